@@ -1,0 +1,128 @@
+//! Settings of the auth service.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, value_parser};
+use signalbox_bus::{BusArgs, BusOptions};
+
+/// How long gateways may take to learn a new public key: they watch the bucket,
+/// so a minute covers one whose watch is being set up again.
+const KEY_PROPAGATION: Duration = Duration::from_secs(60);
+
+/// Command line and environment of the auth service.
+#[derive(Args, Clone, Debug)]
+pub struct AuthArgs {
+    /// The bus
+    #[command(flatten)]
+    pub bus: BusArgs,
+    /// Keys and tokens
+    #[command(flatten)]
+    pub token: TokenArgs,
+}
+
+/// What tokens are signed with and say.
+#[derive(Args, Clone, Debug)]
+pub struct TokenArgs {
+    /// Directory of the keys that sign access tokens: *.pem files with Ed25519 keys in PKCS#8; the newest signs
+    #[arg(long, env = "SIGNALBOX_SIGNING_KEYS", value_name = "DIR")]
+    pub signing_keys: PathBuf,
+    /// Issuer that access tokens name
+    #[arg(long, env = "SIGNALBOX_TOKEN_ISSUER", default_value = "signalbox")]
+    pub token_issuer: String,
+    /// Audience that access tokens name
+    #[arg(long, env = "SIGNALBOX_TOKEN_AUDIENCE", default_value = "signalbox")]
+    pub token_audience: String,
+    /// How long tokens are valid
+    #[command(flatten)]
+    pub lifetime: LifetimeArgs,
+}
+
+/// How long tokens are valid; the part that `up` shares.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct LifetimeArgs {
+    /// Seconds that an access token is valid when its holder asks for no other time
+    #[arg(long, env = "SIGNALBOX_TOKEN_TTL", default_value_t = 900, value_parser = value_parser!(u32).range(1..))]
+    pub token_ttl: u32,
+    /// The most seconds that an access token may be valid
+    #[arg(long, env = "SIGNALBOX_MAX_TOKEN_TTL", default_value_t = 86_400, value_parser = value_parser!(u32).range(1..))]
+    pub max_token_ttl: u32,
+}
+
+/// Settings of the auth service, validated.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The bus.
+    pub bus: BusOptions,
+    /// The directory of the private keys, as `*.pem` files.
+    pub signing_keys: PathBuf,
+    /// What tokens name as their issuer.
+    pub issuer: String,
+    /// Whom tokens are for.
+    pub audience: String,
+    /// How long a token is valid whose holder asks for no other time.
+    pub token_ttl: Duration,
+    /// The longest time for which a token is valid, whatever is asked for.
+    pub max_token_ttl: Duration,
+    /// How long the public half of a key is known before the key signs.
+    pub key_propagation: Duration,
+}
+
+impl Options {
+    /// The settings with this bus.
+    #[must_use]
+    pub fn new(bus: BusOptions, token: TokenArgs) -> Self {
+        Self {
+            bus,
+            signing_keys: token.signing_keys,
+            issuer: token.token_issuer,
+            audience: token.token_audience,
+            token_ttl: Duration::from_secs(token.lifetime.token_ttl.into()),
+            max_token_ttl: Duration::from_secs(token.lifetime.max_token_ttl.into()),
+            key_propagation: KEY_PROPAGATION,
+        }
+    }
+}
+
+impl From<AuthArgs> for Options {
+    fn from(args: AuthArgs) -> Self {
+        Self::new(args.bus.into(), args.token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        auth: AuthArgs,
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_help_text() {
+        let cli = Cli::try_parse_from(["auth", "--signing-keys", "keys"]).unwrap();
+        let options = Options::from(cli.auth);
+        assert_eq!(options.signing_keys, PathBuf::from("keys"));
+        assert_eq!(
+            (options.token_ttl, options.max_token_ttl),
+            (Duration::from_secs(900), Duration::from_secs(86_400))
+        );
+        assert_eq!(
+            (options.issuer.as_str(), options.audience.as_str()),
+            ("signalbox", "signalbox")
+        );
+        assert_eq!(options.key_propagation, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_directory_is_required_and_lifetimes_are_positive() {
+        assert!(Cli::try_parse_from(["auth"]).is_err());
+        for flag in ["--token-ttl", "--max-token-ttl"] {
+            assert!(Cli::try_parse_from(["auth", "--signing-keys", "k", flag, "0"]).is_err());
+        }
+    }
+}

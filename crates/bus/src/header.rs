@@ -1,0 +1,53 @@
+//! The headers of messages on the bus.
+
+use async_nats::HeaderMap;
+use signalbox_protocol::envelope::Headers;
+use signalbox_protocol::trace::{TRACEPARENT, TraceParent};
+
+/// The id under which a stream recognises a repeated publish.
+pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// On TOPICS: the epoch of EVENTS that `Ev-Seq` belongs to.
+pub const EVENT_STREAM: &str = "Ev-Stream";
+/// On TOPICS and DLQ: the event's sequence in EVENTS.
+pub const EVENT_SEQUENCE: &str = "Ev-Seq";
+/// On DLQ: why the event was refused.
+pub const REASON: &str = "Ev-Reason";
+/// On DLQ: the subject that the event was published on.
+pub const ORIGIN: &str = "Ev-Subject";
+
+/// A message's headers, or none, as [`Headers`].
+pub struct MessageHeaders<'a>(pub Option<&'a HeaderMap>);
+
+impl Headers for MessageHeaders<'_> {
+    fn value(&self, name: &str) -> Option<&str> {
+        value(self.0?, name)
+    }
+}
+
+/// A header's value, by its name in our spelling or in lower case.
+#[must_use]
+pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get(name)
+        .or_else(|| headers.get(name.to_ascii_lowercase().as_str()))
+        .map(async_nats::HeaderValue::as_str)
+}
+
+/// The trace that a message belongs to.
+#[must_use]
+pub fn trace(headers: Option<&HeaderMap>) -> Option<TraceParent> {
+    value(headers?, TRACEPARENT)?.parse().ok()
+}
+
+/// A new trace, recorded or not.
+///
+/// # Panics
+/// Never: the ids are drawn until they are not zero.
+#[must_use]
+pub fn new_trace(sampled: bool) -> TraceParent {
+    loop {
+        if let Some(trace) = TraceParent::new(rand::random(), rand::random(), sampled) {
+            return trace;
+        }
+    }
+}

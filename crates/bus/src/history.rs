@@ -1,0 +1,109 @@
+//! Reading stored events back with batch direct get (NATS ADR-31), which
+//! leaves no state on the server.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message};
+use futures_util::StreamExt as _;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::connection::{Bus, BusError};
+use crate::header;
+use crate::reader::Delivery;
+
+/// How long the server may take for the next message of a page.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most bytes of a page.
+const PAGE_BYTES: usize = 512 * 1024;
+
+/// A part of a stream's history.
+#[derive(Debug)]
+pub struct Page {
+    /// Messages in stream order.
+    pub messages: Vec<Delivery>,
+    /// Whether the server has none behind the last of them, on this subject.
+    pub is_last: bool,
+}
+
+/// Reads up to `most` messages of `stream` that match the wildcard `filter`,
+/// beginning with sequence `from`.
+///
+/// # Errors
+/// When the bus does not answer or refuses.
+pub async fn page(
+    bus: &Bus,
+    stream: &'static str,
+    filter: &str,
+    from: u64,
+    most: usize,
+) -> Result<Page, BusError> {
+    let failed =
+        |cause: &dyn std::fmt::Display| BusError::api(format!("read history of {stream}"), cause);
+    let client = bus.client();
+    let inbox = client.new_inbox();
+    let mut answers = client
+        .subscribe(inbox.clone())
+        .await
+        .map_err(|error| failed(&error))?;
+    let request = json!({
+        "seq": from.max(1),
+        "next_by_subj": filter,
+        "batch": most,
+        "max_bytes": PAGE_BYTES,
+    });
+    client
+        .publish_with_reply(
+            format!("$JS.API.DIRECT.GET.{stream}"),
+            inbox,
+            request.to_string().into(),
+        )
+        .await
+        .map_err(|error| failed(&error))?;
+    let mut page = Page {
+        messages: Vec::new(),
+        is_last: false,
+    };
+    loop {
+        let message = match timeout(PATIENCE, answers.next()).await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(failed(&"the connection ended")),
+            Err(_) => return Err(failed(&format!("nothing within {PATIENCE:?}"))),
+        };
+        match message.status.map(|status| status.as_u16()) {
+            None | Some(200) => match delivery(message) {
+                Some(delivery) => page.messages.push(delivery),
+                None => return Err(failed(&"a message without position")),
+            },
+            // End of batch; what is pending lies behind it.
+            Some(204) => {
+                page.is_last = number(message.headers.as_ref(), "Nats-Num-Pending") == Some(0);
+                return Ok(page);
+            }
+            Some(404) => {
+                page.is_last = true;
+                return Ok(page);
+            }
+            Some(status) => {
+                let words = message.description.unwrap_or_default();
+                return Err(failed(&format!("{status} {words}")));
+            }
+        }
+    }
+}
+
+fn delivery(message: Message) -> Option<Delivery> {
+    let headers = message.headers?;
+    let sequence = number(Some(&headers), "Nats-Sequence")?;
+    let subject = header::value(&headers, "Nats-Subject")?.to_owned();
+    Some(Delivery {
+        sequence,
+        subject: subject.into(),
+        headers: Some(headers),
+        payload: message.payload,
+    })
+}
+
+fn number(headers: Option<&HeaderMap>, name: &str) -> Option<u64> {
+    header::value(headers?, name)?.parse().ok()
+}

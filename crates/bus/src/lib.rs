@@ -1,0 +1,34 @@
+//! NATS for Signalbox: the only crate that knows how events, requests and
+//! state lie on the bus.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`connection`] | connecting, the server's version, permission refusals |
+//! | [`subject`], [`key`] | every subject and KV key, built in one place |
+//! | [`header`] | the headers of stored events |
+//! | [`stored_event`] | events as they lie on TOPICS |
+//! | [`stream`] | EVENTS, TOPICS and DLQ: made by `init`, verified by services |
+//! | [`publish`] | publish with acknowledgement, retry and deadline |
+//! | [`work_queue`] | a router's consumer of one domain |
+//! | [`reader`] | a gateway's one ordered reader of TOPICS |
+//! | [`history`] | reading stored events back |
+//! | [`rpc`] | protobuf requests between services |
+//! | [`server`] | the managed `nats-server` child of a single machine |
+//!
+//! It knows subjects and bytes; what an event means is the callers' matter.
+
+pub mod connection;
+pub mod header;
+pub mod history;
+pub mod key;
+pub mod publish;
+pub mod reader;
+pub mod rpc;
+pub mod server;
+pub mod stored_event;
+pub mod stream;
+pub mod subject;
+pub mod work_queue;
+
+pub use crate::connection::{Bus, BusArgs, BusError, BusOptions};
+pub use async_nats::{HeaderMap, Subject};

@@ -1,0 +1,214 @@
+//! Publishing with acknowledgement: retried under the same id until the
+//! deadline, and refused in words where the bus refuses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishError as NatsError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use bytes::Bytes;
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::debug;
+
+use crate::connection::{Bus, Link};
+
+/// How long one attempt waits for its acknowledgement.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// The pause before the second attempt; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// The longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A message to publish.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Where to.
+    pub subject: String,
+    /// The id under which the stream recognises a repeat.
+    pub message_id: String,
+    /// Further headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub payload: Bytes,
+}
+
+/// The bus has stored the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its sequence in the stream, or that of the earlier message with the
+    /// same id.
+    pub sequence: u64,
+    /// Whether an earlier message with the same id was there already.
+    pub duplicate: bool,
+}
+
+/// Why a message was not stored.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PublishError {
+    /// No stream takes the subject.
+    #[error("no stream takes subject `{0}`")]
+    NoStream(String),
+    /// The user may not publish there.
+    #[error("the bus refuses this user subject `{0}`")]
+    Forbidden(String),
+    /// The message exceeds the bus' limit.
+    #[error("message is larger than the bus takes")]
+    TooLarge,
+    /// The stream is full or refuses for another reason.
+    #[error("the bus refused the message: {0}")]
+    Refused(String),
+    /// The subject's last message is not the expected one.
+    #[error("the subject's last message is another than expected")]
+    Fenced,
+    /// No acknowledgement came. The message may have been stored.
+    #[error("no acknowledgement within {0:?}")]
+    Unacknowledged(Duration),
+}
+
+impl PublishError {
+    /// Whether the same publish can succeed a moment later.
+    const fn is_passing(&self) -> bool {
+        match self {
+            Self::Unacknowledged(_) => true,
+            Self::NoStream(_)
+            | Self::Forbidden(_)
+            | Self::TooLarge
+            | Self::Refused(_)
+            | Self::Fenced => false,
+        }
+    }
+}
+
+/// Publishes until it is acknowledged or refused, at most for `patience`.
+/// Every attempt carries the same id, so that the message is stored once.
+///
+/// # Errors
+/// [`PublishError`]; after `Unacknowledged` nobody knows whether it is stored.
+pub async fn publish(
+    bus: &Bus,
+    message: &Outgoing,
+    patience: Duration,
+) -> Result<Stored, PublishError> {
+    let deadline = Instant::now() + patience;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let attempt = timeout_at(deadline, attempt(bus, message, None)).await;
+        let error = match attempt {
+            Ok(Ok(stored)) => return Ok(stored),
+            Ok(Err(error)) => error,
+            Err(_) => return Err(PublishError::Unacknowledged(patience)),
+        };
+        if !error.is_passing() {
+            return Err(error);
+        }
+        debug!(subject = %message.subject, %error, "publishing again");
+        if Instant::now() + pause >= deadline {
+            return Err(PublishError::Unacknowledged(patience));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Publishes once, provided that the subject's last message has the sequence
+/// `last` (0: that it has none).
+///
+/// # Errors
+/// [`PublishError::Fenced`] when it has another.
+pub async fn publish_fenced(
+    bus: &Bus,
+    message: &Outgoing,
+    last: u64,
+) -> Result<Stored, PublishError> {
+    attempt(bus, message, Some(last)).await
+}
+
+async fn attempt(
+    bus: &Bus,
+    message: &Outgoing,
+    fence: Option<u64>,
+) -> Result<Stored, PublishError> {
+    let mut refusals = bus.refusals();
+    let mut link = bus.link();
+    let generation = link.borrow_and_update().generation;
+    let mut publish = PublishMessage::build()
+        .headers(message.headers.clone())
+        .message_id(&message.message_id)
+        .payload(message.payload.clone());
+    if let Some(last) = fence {
+        publish = publish.expected_last_subject_sequence(last);
+    }
+    let sent = timeout(
+        ATTEMPT,
+        bus.jetstream()
+            .send_publish(message.subject.clone(), publish),
+    )
+    .await;
+    let acknowledged = match sent {
+        Ok(Ok(acknowledged)) => acknowledged,
+        Ok(Err(error)) => return Err(explain(message, &error)),
+        Err(_) => return Err(PublishError::Unacknowledged(ATTEMPT)),
+    };
+    tokio::select! {
+        answer = timeout(ATTEMPT, acknowledged) => match answer {
+            Ok(Ok(PublishAck { sequence, duplicate, .. })) => Ok(Stored { sequence, duplicate }),
+            Ok(Err(error)) => Err(explain(message, &error)),
+            Err(_) => Err(PublishError::Unacknowledged(ATTEMPT)),
+        },
+        () = refused(&mut refusals, &message.subject) => {
+            Err(PublishError::Forbidden(message.subject.clone()))
+        }
+        // An acknowledgement that was under way when the link broke is lost.
+        () = relinked(&mut link, generation) => Err(PublishError::Unacknowledged(ATTEMPT)),
+    }
+}
+
+/// Waits for the bus to refuse publishing on `subject`.
+async fn refused(refusals: &mut broadcast::Receiver<Arc<str>>, subject: &str) {
+    let quoted = format!("\"{subject}\"");
+    loop {
+        match refusals.recv().await {
+            Ok(text) if text.contains("Publish") && text.contains(&quoted) => return,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// Waits for the link to have come up anew since `generation`.
+async fn relinked(link: &mut watch::Receiver<Link>, generation: u64) {
+    if link
+        .wait_for(|link| link.generation != generation)
+        .await
+        .is_err()
+    {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn explain(message: &Outgoing, error: &NatsError) -> PublishError {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => PublishError::NoStream(message.subject.clone()),
+        PublishErrorKind::WrongLastSequence => PublishError::Fenced,
+        PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge,
+        PublishErrorKind::TimedOut
+        | PublishErrorKind::BrokenPipe
+        | PublishErrorKind::MaxAckPending => PublishError::Unacknowledged(ATTEMPT),
+        PublishErrorKind::WrongLastMessageId | PublishErrorKind::Other => {
+            PublishError::Refused(sources(error))
+        }
+    }
+}
+
+fn sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}

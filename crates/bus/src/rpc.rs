@@ -1,0 +1,111 @@
+//! Requests between services: protobuf bodies over NATS request/reply.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::client::RequestErrorKind;
+use futures_util::StreamExt as _;
+use prost::Message;
+use signalbox_protocol::trace::{TRACEPARENT, TraceParent};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::connection::{Bus, BusError};
+
+/// Requests that one service works on at once; further ones wait in the
+/// subscription.
+const CONCURRENCY: usize = 256;
+
+/// Why a request got no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody serves it now, or no answer came in time.
+    #[error("no answer: {0}")]
+    Unavailable(String),
+    /// The answer could not be read.
+    #[error("unreadable answer")]
+    Unreadable,
+}
+
+/// Sends a request and waits for its answer for at most `patience`.
+///
+/// # Errors
+/// [`CallError`]; the request may have been served all the same.
+pub async fn call<Req: Message, Rep: Message + Default>(
+    bus: &Bus,
+    subject: &'static str,
+    request: &Req,
+    trace: Option<TraceParent>,
+    patience: Duration,
+) -> Result<Rep, CallError> {
+    let mut headers = HeaderMap::new();
+    if let Some(trace) = trace {
+        headers.insert(TRACEPARENT, trace.to_string());
+    }
+    let body = request.encode_to_vec().into();
+    let request = bus.client().request_with_headers(subject, headers, body);
+    let answer = match timeout(patience, request).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+            return Err(CallError::Unavailable("nobody serves it".to_owned()));
+        }
+        Ok(Err(error)) => return Err(CallError::Unavailable(error.to_string())),
+        Err(_) => {
+            return Err(CallError::Unavailable(format!(
+                "nothing within {patience:?}"
+            )));
+        }
+    };
+    Rep::decode(answer.payload).map_err(|_| CallError::Unreadable)
+}
+
+/// Serves a subject until the connection ends, sharing it with the replicas
+/// in `group`. A request that cannot be read is dropped with a warning: only
+/// our own services may send there.
+///
+/// # Errors
+/// When the subscription cannot be made.
+pub async fn serve<Req, Rep, F, Fut>(
+    bus: Bus,
+    subject: &'static str,
+    group: &'static str,
+    handler: F,
+) -> Result<(), BusError>
+where
+    Req: Message + Default,
+    Rep: Message,
+    F: Fn(Req) -> Fut,
+    Fut: Future<Output = Rep> + Send + 'static,
+{
+    let mut requests = bus
+        .client()
+        .queue_subscribe(subject, group.to_owned())
+        .await
+        .map_err(|error| BusError::api(format!("serve {subject}"), error))?;
+    let permits = Arc::new(Semaphore::new(CONCURRENCY));
+    let mut running = JoinSet::new();
+    while let Some(message) = requests.next().await {
+        while running.try_join_next().is_some() {}
+        let Some(reply) = message.reply else { continue };
+        let Ok(request) = Req::decode(message.payload) else {
+            warn!(subject, "unreadable request");
+            continue;
+        };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            break;
+        };
+        let (answer, client) = (handler(request), bus.client().clone());
+        running.spawn(async move {
+            let body = answer.await.encode_to_vec().into();
+            if let Err(error) = client.publish(reply, body).await {
+                debug!(%error, subject, "answer not sent");
+            }
+            drop(permit);
+        });
+    }
+    Ok(())
+}

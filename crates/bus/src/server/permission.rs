@@ -1,0 +1,236 @@
+//! The users of a generated server configuration and the subjects that each
+//! may publish and subscribe to: one table, deny by default.
+//!
+//! A consumer delivers to whatever subject its creator names, which the server
+//! does not check; the right to create consumers is therefore given only to
+//! services that are trusted with the bus itself, and never to producers.
+
+use std::fmt;
+
+use crate::{
+    key::{API_KEYS, SIGNING_KEYS},
+    stream::{DLQ, EVENTS, TOPICS},
+    subject::{self, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
+};
+
+/// The requests that the auth service answers.
+const AUTH_REQUESTS: &str = "svc.auth.>";
+
+/// Someone who connects to the managed server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum User {
+    /// Creates and changes streams and buckets; may do everything in the account.
+    Admin,
+    /// Publishes events, and nothing else.
+    Producer,
+    /// Takes events in and is the only one to write topics and dead letters.
+    Router,
+    /// Reads topics and public signing keys, and asks the auth service.
+    Gateway,
+    /// Answers the auth requests and owns the buckets of keys.
+    Auth,
+    /// Reads topics and dead letters for people who look on.
+    Observer,
+}
+
+/// The subjects that a user may use; everything else is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permissions {
+    /// Subject patterns that may be published to.
+    pub publish: Vec<String>,
+    /// Subject patterns that may be subscribed to.
+    pub subscribe: Vec<String>,
+    /// Whether a received request may be answered on its reply subject.
+    pub allow_responses: bool,
+}
+
+impl User {
+    /// Every user of the generated configuration.
+    pub const ALL: [Self; 6] = [
+        Self::Admin,
+        Self::Producer,
+        Self::Router,
+        Self::Gateway,
+        Self::Auth,
+        Self::Observer,
+    ];
+
+    /// The name with which the user connects.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Producer => "producer",
+            Self::Router => "router",
+            Self::Gateway => "gateway",
+            Self::Auth => "auth",
+            Self::Observer => "observer",
+        }
+    }
+
+    /// The prefix of the only subjects on which the user may receive answers;
+    /// a client must be told to use it instead of the library's default.
+    #[must_use]
+    pub fn inbox_prefix(self) -> String {
+        subject::inbox_prefix(self.name())
+    }
+
+    /// What the user may do; `None` stands for everything in the account.
+    #[must_use]
+    pub fn permissions(self) -> Option<Permissions> {
+        let mut publish = Vec::new();
+        let mut subscribe = vec![below(&self.inbox_prefix())];
+        let mut allow_responses = false;
+        match self {
+            Self::Admin => return None,
+            Self::Producer => publish.push(below(EVENTS_PREFIX)),
+            Self::Router => {
+                publish.extend([TOPICS_PREFIX, DLQ_PREFIX].map(below));
+                publish.push("$JS.API.INFO".to_owned());
+                publish.extend([EVENTS, TOPICS, DLQ].map(stream_info));
+                publish.extend(take_work(EVENTS));
+                publish.extend(get_messages(TOPICS));
+            }
+            Self::Gateway => {
+                publish.extend(["$JS.API.INFO", "$JS.FC.>", AUTH_REQUESTS].map(str::to_owned));
+                publish.extend(read_stream(TOPICS));
+                publish.extend(read_bucket(SIGNING_KEYS));
+            }
+            Self::Auth => {
+                publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
+                for bucket in [API_KEYS, SIGNING_KEYS] {
+                    publish.push(format!("$KV.{bucket}.>"));
+                    publish.extend(read_bucket(bucket));
+                }
+                subscribe.push(AUTH_REQUESTS.to_owned());
+                allow_responses = true;
+            }
+            Self::Observer => {
+                publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
+                publish.extend(read_stream(TOPICS));
+                publish.extend(read_stream(DLQ));
+            }
+        }
+        Some(Permissions {
+            publish,
+            subscribe,
+            allow_responses,
+        })
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+fn below(prefix: &str) -> String {
+    format!("{prefix}.>")
+}
+
+fn stream_info(stream: &str) -> String {
+    format!("$JS.API.STREAM.INFO.{stream}")
+}
+
+/// Single messages by sequence or subject: from any replica, and from the leader.
+fn get_messages(stream: &str) -> [String; 3] {
+    [
+        format!("$JS.API.DIRECT.GET.{stream}"),
+        format!("$JS.API.DIRECT.GET.{stream}.>"),
+        format!("$JS.API.STREAM.MSG.GET.{stream}"),
+    ]
+}
+
+/// Everything that reading a stream takes, with consumers of one's own.
+fn read_stream(stream: &str) -> Vec<String> {
+    let mut subjects = vec![stream_info(stream)];
+    subjects.extend(get_messages(stream));
+    // Without a token behind the stream for a consumer that has no name yet,
+    // as the library's own ordered consumers and watches of buckets.
+    subjects.push(format!("$JS.API.CONSUMER.CREATE.{stream}"));
+    subjects.extend(
+        ["CREATE", "DELETE", "INFO"].map(|verb| format!("$JS.API.CONSUMER.{verb}.{stream}.>")),
+    );
+    subjects
+}
+
+/// Reading of a bucket, which is a stream with a prefixed name.
+fn read_bucket(bucket: &str) -> Vec<String> {
+    read_stream(&format!("KV_{bucket}"))
+}
+
+/// Fetching and acknowledging by consumers that others have created.
+fn take_work(stream: &str) -> Vec<String> {
+    let mut subjects = vec![format!("$JS.ACK.{stream}.>")];
+    subjects.extend(
+        ["INFO", "RESET", "MSG.NEXT"].map(|verb| format!("$JS.API.CONSUMER.{verb}.{stream}.*")),
+    );
+    subjects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publishes(user: User, subject: &str) -> bool {
+        let Some(permissions) = user.permissions() else {
+            return true;
+        };
+        permissions
+            .publish
+            .iter()
+            .any(|pattern| match pattern.strip_suffix('>') {
+                Some(prefix) => subject.starts_with(prefix),
+                None => subject == pattern,
+            })
+    }
+
+    #[test]
+    fn only_the_router_writes_topics_and_dead_letters() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Router);
+            assert_eq!(publishes(user, "topics.x.-.-.global"), trusted, "{user}");
+            assert_eq!(publishes(user, "dlq.x.y"), trusted, "{user}");
+        }
+    }
+
+    #[test]
+    fn only_auth_writes_keys_and_only_admin_changes_streams() {
+        for user in User::ALL {
+            let admin = user == User::Admin;
+            assert_eq!(
+                publishes(user, "$KV.signing_keys.k1"),
+                admin || user == User::Auth,
+                "{user}"
+            );
+            for subject in [
+                "$JS.API.STREAM.DELETE.TOPICS",
+                "$JS.API.STREAM.PURGE.EVENTS",
+                "$JS.API.STREAM.CREATE.X",
+            ] {
+                assert_eq!(publishes(user, subject), admin, "{user} {subject}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_but_admin_hears_another_users_answers() {
+        for user in User::ALL {
+            let Some(permissions) = user.permissions() else {
+                continue;
+            };
+            assert!(
+                !permissions
+                    .subscribe
+                    .iter()
+                    .any(|subject| subject.starts_with('>') || subject.starts_with('*'))
+            );
+            let inboxes = permissions
+                .subscribe
+                .iter()
+                .filter(|subject| subject.starts_with("_INBOX"));
+            assert_eq!(inboxes.collect::<Vec<_>>(), [&format!("_INBOX_{user}.>")]);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The event streams: what they are, made by one step and verified by all.
+//!
+//! | stream | subjects | keeps |
+//! |---|---|---|
+//! | EVENTS | `events.<known domain>.>` | until a router has stored or refused it |
+//! | TOPICS | `topics.*.*.*` | by age and bytes |
+//! | DLQ | `dlq.>` | refused events for 30 days |
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, kv};
+use signalbox_protocol::cursor::Epoch;
+use signalbox_protocol::domain::Domain;
+
+use crate::connection::{Bus, BusError};
+use crate::{key, subject};
+
+/// The producers' work queue.
+pub const EVENTS: &str = "EVENTS";
+/// The routed events, in the order in which gateways deliver them.
+pub const TOPICS: &str = "TOPICS";
+/// The refused events.
+pub const DLQ: &str = "DLQ";
+
+/// How long a router may hold an event before the bus offers it again.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Events that a router may hold of one domain.
+pub const MAX_HELD: usize = 1_024;
+
+const GIB: u64 = 1024 * 1024 * 1024;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Events of one type that may wait in EVENTS: a domain whose router is stuck
+/// must not fill the stream for the others.
+const MAX_WAITING_PER_TYPE: i64 = 500_000;
+/// Consumers that TOPICS may have: one per gateway and per tool that follows.
+const MAX_TOPICS_CONSUMERS: i32 = 4_096;
+
+/// How the streams are sized and replicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// Copies of each stream: 1 on one machine, 3 in a cluster.
+    pub replicas: usize,
+    /// The most that may wait in EVENTS, in bytes; producers are refused
+    /// beyond it.
+    pub events_bytes: u64,
+    /// The most that TOPICS keeps, in bytes; the oldest go first.
+    pub topics_bytes: u64,
+    /// How long TOPICS keeps an event.
+    pub topics_age: Duration,
+    /// How long TOPICS recognises a repeated publish by its id.
+    pub duplicate_window: Duration,
+    /// How long DLQ keeps a refused event.
+    pub dlq_age: Duration,
+    /// The most that DLQ keeps, in bytes.
+    pub dlq_bytes: u64,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            events_bytes: 4 * GIB,
+            topics_bytes: 8 * GIB,
+            topics_age: DAY,
+            duplicate_window: Duration::from_secs(600),
+            dlq_age: 30 * DAY,
+            dlq_bytes: GIB,
+        }
+    }
+}
+
+impl StreamSettings {
+    /// The same, with all streams together in at most half of `free_bytes`.
+    #[must_use]
+    pub fn fitted_to(self, free_bytes: u64) -> Self {
+        let wanted = self.events_bytes + self.topics_bytes + self.dlq_bytes;
+        let room = free_bytes / 2;
+        if wanted <= room {
+            return self;
+        }
+        let share = |bytes: u64| (u128::from(bytes) * u128::from(room) / u128::from(wanted)) as u64;
+        Self {
+            events_bytes: share(self.events_bytes),
+            topics_bytes: share(self.topics_bytes),
+            dlq_bytes: share(self.dlq_bytes),
+            ..self
+        }
+    }
+}
+
+/// The name of the durable consumer through which routers take a domain's
+/// events.
+#[must_use]
+pub fn router_consumer(domain: Domain) -> String {
+    format!("router-{domain}")
+}
+
+/// Makes streams, consumers and buckets, or brings them up to date. Needs the
+/// administrator's rights.
+///
+/// # Errors
+/// When the bus refuses or does not answer.
+pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> {
+    for config in [events(settings), topics(settings), dlq(settings)] {
+        let name = config.name.clone();
+        bus.jetstream()
+            .create_or_update_stream(config)
+            .await
+            .map_err(|error| BusError::api(format!("make stream {name}"), error))?;
+    }
+    for domain in Domain::ALL {
+        let name = router_consumer(domain);
+        bus.jetstream()
+            .create_consumer_on_stream(consumer(domain, settings), EVENTS)
+            .await
+            .map_err(|error| BusError::api(format!("make consumer {name}"), error))?;
+    }
+    for bucket in [key::API_KEYS, key::SIGNING_KEYS] {
+        let config = kv::Config {
+            bucket: bucket.to_owned(),
+            history: 1,
+            num_replicas: settings.replicas,
+            ..kv::Config::default()
+        };
+        bus.jetstream()
+            .create_or_update_key_value(config)
+            .await
+            .map_err(|error| BusError::api(format!("make bucket {bucket}"), error))?;
+    }
+    Ok(())
+}
+
+/// Checks that a stream is there and does what this version relies on; newer
+/// settings pass. Returns its epoch and state.
+///
+/// # Errors
+/// [`BusError::Stream`] says what is wrong and what to run.
+pub async fn verify(bus: &Bus, name: &'static str) -> Result<StreamState, BusError> {
+    let info = info(bus, name).await?;
+    let wanted = match name {
+        EVENTS => events(&StreamSettings::default()),
+        TOPICS => topics(&StreamSettings::default()),
+        _ => dlq(&StreamSettings::default()),
+    };
+    let problem = |problem: &str| BusError::Stream {
+        stream: name,
+        problem: problem.to_owned(),
+    };
+    let config = &info.config;
+    if wanted
+        .subjects
+        .iter()
+        .any(|subject| !config.subjects.contains(subject))
+    {
+        return Err(problem("it does not take all subjects of this version"));
+    }
+    if config.retention != wanted.retention {
+        return Err(problem("its retention policy is another"));
+    }
+    if config.discard != wanted.discard {
+        return Err(problem("its discard policy is another"));
+    }
+    if name == TOPICS && !config.allow_direct {
+        return Err(problem("it does not allow direct get"));
+    }
+    Ok(StreamState::from(&info))
+}
+
+/// What a reader needs to know of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamState {
+    /// The stream's life.
+    pub epoch: Epoch,
+    /// The sequence of its oldest message; one past the last when empty.
+    pub first: u64,
+    /// The sequence of its newest message, 0 when it never had one.
+    pub last: u64,
+}
+
+impl From<&Info> for StreamState {
+    fn from(info: &Info) -> Self {
+        let micros = info.created.unix_timestamp_nanos() / 1_000;
+        Self {
+            epoch: Epoch::from_unix_micros(u64::try_from(micros).unwrap_or(1).max(1)),
+            first: info.state.first_sequence,
+            last: info.state.last_sequence,
+        }
+    }
+}
+
+/// The stream's state as its leader has it.
+///
+/// # Errors
+/// When the stream does not exist or the bus does not answer.
+pub async fn state(bus: &Bus, name: &'static str) -> Result<StreamState, BusError> {
+    info(bus, name).await.map(|info| StreamState::from(&info))
+}
+
+async fn info(bus: &Bus, name: &'static str) -> Result<Info, BusError> {
+    match bus.jetstream().get_stream(name).await {
+        Ok(stream) => Ok(stream.cached_info().clone()),
+        Err(error) => match error.kind() {
+            jetstream::context::GetStreamErrorKind::JetStream(_) => Err(BusError::Stream {
+                stream: name,
+                problem: error.to_string(),
+            }),
+            _ => Err(BusError::api(format!("look up stream {name}"), error)),
+        },
+    }
+}
+
+fn events(settings: &StreamSettings) -> Config {
+    Config {
+        name: EVENTS.to_owned(),
+        description: Some(
+            "events as producers published them, until a router took them".to_owned(),
+        ),
+        subjects: Domain::ALL.into_iter().map(subject::events_of).collect(),
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        max_bytes: bytes(settings.events_bytes),
+        max_messages_per_subject: MAX_WAITING_PER_TYPE,
+        discard_new_per_subject: true,
+        duplicate_window: settings.duplicate_window,
+        ..base(settings)
+    }
+}
+
+fn topics(settings: &StreamSettings) -> Config {
+    Config {
+        name: TOPICS.to_owned(),
+        description: Some("routed events, in the order of delivery".to_owned()),
+        subjects: vec![format!("{}.*.*.*", subject::TOPICS_PREFIX)],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_bytes: bytes(settings.topics_bytes),
+        max_age: settings.topics_age,
+        duplicate_window: settings.duplicate_window.min(settings.topics_age),
+        max_consumers: MAX_TOPICS_CONSUMERS,
+        allow_direct: true,
+        deny_delete: true,
+        ..base(settings)
+    }
+}
+
+fn dlq(settings: &StreamSettings) -> Config {
+    Config {
+        name: DLQ.to_owned(),
+        description: Some("events that routers refused, with the reason".to_owned()),
+        subjects: vec![format!("{}.>", subject::DLQ_PREFIX)],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_bytes: bytes(settings.dlq_bytes),
+        max_age: settings.dlq_age,
+        duplicate_window: settings.duplicate_window.min(settings.dlq_age),
+        allow_direct: true,
+        ..base(settings)
+    }
+}
+
+fn base(settings: &StreamSettings) -> Config {
+    Config {
+        storage: StorageType::File,
+        num_replicas: settings.replicas,
+        max_messages: -1,
+        metadata: HashMap::from([(
+            "signalbox.version".to_owned(),
+            env!("CARGO_PKG_VERSION").to_owned(),
+        )]),
+        ..Config::default()
+    }
+}
+
+fn consumer(domain: Domain, settings: &StreamSettings) -> pull::Config {
+    pull::Config {
+        durable_name: Some(router_consumer(domain)),
+        filter_subject: subject::events_of(domain),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: MAX_HELD as i64,
+        max_deliver: -1,
+        replay_policy: ReplayPolicy::Instant,
+        num_replicas: settings.replicas,
+        ..pull::Config::default()
+    }
+}
+
+fn bytes(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_fit_half_of_a_small_disk_and_keep_their_proportions() {
+        let wanted = StreamSettings::default();
+        assert_eq!(wanted.fitted_to(100 * GIB), wanted);
+        let small = wanted.fitted_to(2 * GIB);
+        assert!(small.events_bytes + small.topics_bytes + small.dlq_bytes <= GIB);
+        assert_eq!(small.topics_bytes / small.events_bytes, 2);
+    }
+}

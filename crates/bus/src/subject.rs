@@ -1,0 +1,211 @@
+//! Every subject on the bus is built and read here.
+//!
+//! ```text
+//! events.<domain>.<type>                        producers -> routers
+//! topics.<channel>.<object|->.<user|global|->   routers -> gateways
+//! dlq.<domain>.<type>                           routers -> operators
+//! svc.<service>.<method>                        requests between services
+//! ```
+//! Ids in slots are prefixed `=` and have every byte outside `[A-Za-z0-9_-]`
+//! written as `%XX`, so that no id can be mistaken for a reserved word or
+//! reach another subject.
+
+use signalbox_protocol::catalogue::{Audience, Channel, Topic};
+use signalbox_protocol::domain::Domain;
+
+/// Everything that producers publish.
+pub const EVENTS_PREFIX: &str = "events";
+/// Everything that routers store.
+pub const TOPICS_PREFIX: &str = "topics";
+/// Everything that routers refuse.
+pub const DLQ_PREFIX: &str = "dlq";
+
+/// Requests to verify an API key.
+pub const VERIFY_KEY: &str = "svc.auth.verify_key";
+/// Requests to issue an access token.
+pub const ISSUE_TOKEN: &str = "svc.auth.issue_token";
+/// The queue group that auth replicas share.
+pub const AUTH_GROUP: &str = "auth";
+
+/// The prefix of the inboxes of a user, who may subscribe to no other.
+#[must_use]
+pub fn inbox_prefix(user: &str) -> String {
+    format!("_INBOX_{user}")
+}
+
+const EMPTY: &str = "-";
+const GLOBAL: &str = "global";
+
+/// The subject on which producers publish a type of event.
+#[must_use]
+pub fn event(domain: Domain, name: &str) -> String {
+    format!("{EVENTS_PREFIX}.{domain}.{name}")
+}
+
+/// The wildcard for all events of a domain.
+#[must_use]
+pub fn events_of(domain: Domain) -> String {
+    format!("{EVENTS_PREFIX}.{domain}.>")
+}
+
+/// Domain and type name of a producer's subject.
+#[must_use]
+pub fn parse_event(subject: &str) -> Option<(Domain, &str)> {
+    let (prefix, rest) = subject.split_once('.')?;
+    let (domain, name) = rest.split_once('.')?;
+    (prefix == EVENTS_PREFIX && !name.is_empty()).then_some((domain.parse().ok()?, name))
+}
+
+/// The subject of refused events of a type.
+#[must_use]
+pub fn dead_letter(domain: Domain, name: &str) -> String {
+    format!("{DLQ_PREFIX}.{domain}.{name}")
+}
+
+/// The subject of a topic.
+#[must_use]
+pub fn topic(topic: &Topic) -> String {
+    let mut subject = format!("{TOPICS_PREFIX}.{}.", topic.channel);
+    match &topic.object {
+        None => subject.push_str(EMPTY),
+        Some(id) => push_id(&mut subject, id),
+    }
+    subject.push('.');
+    match &topic.audience {
+        Audience::Nobody => subject.push_str(EMPTY),
+        Audience::Everyone => subject.push_str(GLOBAL),
+        Audience::User(id) => push_id(&mut subject, id),
+    }
+    subject
+}
+
+/// The topic of a stored event; `None` for subjects that this version does
+/// not know, which a newer router may write.
+#[must_use]
+pub fn parse_topic(subject: &str) -> Option<Topic> {
+    let mut tokens = subject.split('.');
+    let (prefix, channel) = (tokens.next()?, tokens.next()?);
+    let (object, user) = (tokens.next()?, tokens.next()?);
+    if prefix != TOPICS_PREFIX || tokens.next().is_some() {
+        return None;
+    }
+    Some(Topic {
+        channel: channel.parse::<Channel>().ok()?,
+        object: match object {
+            EMPTY => None,
+            token => Some(parse_id(token)?),
+        },
+        audience: match user {
+            EMPTY => Audience::Nobody,
+            GLOBAL => Audience::Everyone,
+            token => Audience::User(parse_id(token)?),
+        },
+    })
+}
+
+/// The wildcard for everything on a channel, or for one object's part of it.
+#[must_use]
+pub fn topics_of(channel: Channel, object: Option<&str>) -> String {
+    let mut subject = format!("{TOPICS_PREFIX}.{channel}.");
+    match object {
+        None => subject.push('>'),
+        Some(id) => {
+            push_id(&mut subject, id);
+            subject.push_str(".*");
+        }
+    }
+    subject
+}
+
+fn push_id(subject: &mut String, id: &str) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    subject.push('=');
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            subject.push(char::from(byte));
+        } else {
+            subject.push('%');
+            subject.push(char::from(HEX[usize::from(byte >> 4)]));
+            subject.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+}
+
+fn parse_id(token: &str) -> Option<String> {
+    let mut bytes = token.strip_prefix('=')?.bytes();
+    let mut id = Vec::with_capacity(token.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digits = [bytes.next()?, bytes.next()?];
+            let digits = std::str::from_utf8(&digits).ok()?;
+            id.push(u8::from_str_radix(digits, 16).ok()?);
+        } else {
+            id.push(byte);
+        }
+    }
+    String::from_utf8(id).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn producers_subjects_are_read_back() {
+        let subject = event(Domain::Workflow, "step.completed");
+        assert_eq!(subject, "events.workflow.step.completed");
+        assert_eq!(
+            parse_event(&subject),
+            Some((Domain::Workflow, "step.completed"))
+        );
+        for subject in [
+            "events.threat",
+            "events.threat.",
+            "events.nope.x",
+            "topics.threat.x",
+        ] {
+            assert_eq!(parse_event(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn unknown_topics_are_told_apart() {
+        for subject in [
+            "topics.threat_alerts.-",
+            "topics.threat_alerts.-.-.-",
+            "topics.nope.-.-",
+            "topics.threat_alerts.x.-",
+            "topics.threat_alerts.=%4.-",
+            "other.threat_alerts.-.-",
+        ] {
+            assert_eq!(parse_topic(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn wildcards_cover_the_channel_or_one_object() {
+        assert_eq!(
+            topics_of(Channel::ThreatAlerts, None),
+            "topics.threat_alerts.>"
+        );
+        let one = topics_of(Channel::InvestigationProgress, Some("a.b"));
+        assert_eq!(one, "topics.investigation_progress.=a%2Eb.*");
+    }
+
+    proptest! {
+        #[test]
+        fn any_id_survives_in_one_token(object in "\\PC{1,40}", user in "[ -~]{1,40}") {
+            let given = Topic {
+                channel: Channel::InvestigationProgress,
+                object: Some(object),
+                audience: Audience::User(user),
+            };
+            let subject = topic(&given);
+            prop_assert_eq!(subject.split('.').count(), 4);
+            prop_assert!(subject.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'*' && byte != b'>'));
+            prop_assert_eq!(parse_topic(&subject), Some(given));
+        }
+    }
+}

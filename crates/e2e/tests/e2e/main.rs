@@ -1,0 +1,15 @@
+//! End-to-end tests, one module per behaviour.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, too"
+)]
+
+mod clients;
+mod commands;
+mod dead_letters;
+mod events;
+mod resume;
+mod threat;
+mod trace;
+mod up;

@@ -1,0 +1,142 @@
+//! Settings of the gateway.
+
+use std::time::Duration;
+
+use clap::Args;
+use signalbox_bus::{BusArgs, BusOptions};
+use signalbox_identity::Expectations;
+use signalbox_transport::{HttpLimits, WebSocketOptions};
+
+use crate::listener::ListenSpec;
+
+/// How far the clocks of auth and gateway may differ.
+const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
+
+/// Command line and environment of the gateway.
+#[derive(Args, Clone, Debug)]
+pub struct GatewayArgs {
+    /// The bus
+    #[command(flatten)]
+    pub bus: BusArgs,
+    /// Settings that `up` shares
+    #[command(flatten)]
+    pub edge: EdgeArgs,
+}
+
+/// How clients are served.
+#[derive(Args, Clone, Debug)]
+pub struct EdgeArgs {
+    /// Address to serve, with the dialects it serves; repeatable [default: 127.0.0.1:8080 with all, and 8000 and 3001 for the documents that name them]
+    #[arg(
+        long,
+        env = "SIGNALBOX_LISTEN",
+        value_delimiter = ' ',
+        value_name = "ADDR[=DIALECT,...]"
+    )]
+    pub listen: Vec<ListenSpec>,
+    /// Threads that serve connections, 0 = by the number of cores
+    #[arg(long, env = "SIGNALBOX_SHARDS", default_value_t = 0)]
+    pub shards: usize,
+    /// Seconds over which clients are sent elsewhere at a stop
+    #[arg(long, env = "SIGNALBOX_DRAIN_WINDOW", default_value_t = 2.0)]
+    pub drain_window: f64,
+    /// Seconds a connection may stay without a credential [default: as the dialect says]
+    #[arg(long, env = "SIGNALBOX_AUTHENTICATION_TIMEOUT")]
+    pub authentication_timeout: Option<f64>,
+    /// Seconds a connection may be silent before it is closed; half-way it is pinged
+    #[arg(long, env = "SIGNALBOX_SILENCE", default_value_t = 60.0)]
+    pub silence: f64,
+    /// Issuer that access tokens must name
+    #[arg(long, env = "SIGNALBOX_TOKEN_ISSUER", default_value = "signalbox")]
+    pub token_issuer: String,
+    /// Audience that access tokens must name
+    #[arg(long, env = "SIGNALBOX_TOKEN_AUDIENCE", default_value = "signalbox")]
+    pub token_audience: String,
+}
+
+/// Settings of the gateway, validated.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The bus.
+    pub bus: BusOptions,
+    /// The listeners; at least one.
+    pub listen: Vec<ListenSpec>,
+    /// Threads that serve connections; 0 = by the number of cores.
+    pub shards: usize,
+    /// The time over which clients are sent elsewhere at a stop.
+    pub drain_window: Duration,
+    /// How long a connection may stay without a credential; `None` = as its
+    /// dialect says.
+    pub authentication: Option<Duration>,
+    /// Limits of a WebSocket connection.
+    pub websocket: WebSocketOptions,
+    /// Limits of an HTTP connection.
+    pub http: HttpLimits,
+    /// What access tokens must say.
+    pub expectations: Expectations,
+}
+
+/// A setting that cannot be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{setting}: expected {expected}")]
+pub struct InvalidSetting {
+    /// Its flag.
+    pub setting: &'static str,
+    /// What it must be.
+    pub expected: &'static str,
+}
+
+impl Options {
+    /// The settings with this bus.
+    ///
+    /// # Errors
+    /// Names a setting that is out of range.
+    pub fn new(bus: BusOptions, edge: EdgeArgs) -> Result<Self, InvalidSetting> {
+        let listen = if edge.listen.is_empty() {
+            ListenSpec::defaults()
+        } else {
+            edge.listen
+        };
+        let authentication = edge
+            .authentication_timeout
+            .map(|value| seconds("--authentication-timeout", value))
+            .transpose()?;
+        let silence = seconds("--silence", edge.silence)?;
+        Ok(Self {
+            bus,
+            listen,
+            shards: edge.shards,
+            drain_window: seconds("--drain-window", edge.drain_window)?,
+            authentication,
+            websocket: WebSocketOptions {
+                silence,
+                ..WebSocketOptions::default()
+            },
+            http: HttpLimits::default(),
+            expectations: Expectations {
+                issuer: edge.token_issuer,
+                audience: edge.token_audience,
+                leeway: CLOCK_LEEWAY,
+            },
+        })
+    }
+}
+
+impl TryFrom<GatewayArgs> for Options {
+    type Error = InvalidSetting;
+
+    fn try_from(args: GatewayArgs) -> Result<Self, InvalidSetting> {
+        Self::new(args.bus.into(), args.edge)
+    }
+}
+
+fn seconds(setting: &'static str, value: f64) -> Result<Duration, InvalidSetting> {
+    let wrong = InvalidSetting {
+        setting,
+        expected: "seconds, not negative and at most a year",
+    };
+    if !(0.0..=31_536_000.0).contains(&value) {
+        return Err(wrong);
+    }
+    Duration::try_from_secs_f64(value).map_err(|_| wrong)
+}

@@ -1,0 +1,269 @@
+//! Dialect `threat`: `{type, channel, timestamp, data}` in JSON text frames.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use signalbox_identity::Principal;
+use signalbox_protocol::ErrorCode;
+use signalbox_protocol::catalogue::{Channel, ThreatBody};
+use signalbox_protocol::cursor::Cursor;
+use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::threat::{
+    self as frame, ClientFrame, FlatEvent, NestedEvent, RateLimits, ServerFrame,
+};
+use signalbox_transport::Frame;
+
+use super::{Answer, Dialect, Encoding, Name, Request, Subscribe};
+use crate::hub::{Clause, Compare, Filter, HubEvent, Selection};
+
+/// Dialect `threat`. It keeps nothing of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Threat;
+
+/// Which part of an event's data is sent: these top-level keys, or all.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Projection(Option<Vec<String>>);
+
+/// The filter keys of a channel, the field that each looks at, and how.
+type FilterKeys = &'static [(&'static str, &'static str, Compare)];
+
+const ALERT_FILTERS: FilterKeys = &[
+    ("severity", "severity", Compare::EqualIgnoringCase),
+    ("threat_types", "threat_type", Compare::Equal),
+    ("resources", "affected_resources", Compare::Contains),
+];
+const ACTION_FILTERS: FilterKeys = &[
+    ("action_types", "action_type", Compare::Equal),
+    ("approval_status", "status", Compare::Equal),
+];
+
+impl Dialect for Threat {
+    const NAME: Name = Name::Threat;
+    /// People type by hand here.
+    const AUTHENTICATION: Duration = Duration::from_secs(30);
+
+    fn decode(&self, text: &str) -> Result<Request, Complaint> {
+        match ClientFrame::decode(text)? {
+            ClientFrame::Authenticate { token, client } => Ok(Request::Authenticate {
+                credential: token,
+                label: client.name,
+            }),
+            ClientFrame::Subscribe(asked) => subscribe(asked).map(Request::Subscribe),
+            ClientFrame::Unsubscribe { subscription_id } => {
+                Ok(Request::Unsubscribe { subscription_id })
+            }
+            ClientFrame::Ping => Ok(Request::Ping),
+        }
+    }
+
+    fn answer(&self, answer: &Answer<'_>) -> Frame {
+        write(&match *answer {
+            Answer::Authenticated {
+                session_id,
+                principal,
+            } => welcome(session_id, principal),
+            Answer::Subscribed {
+                channel,
+                subscription_id,
+                seq,
+                recovered,
+            } => ServerFrame::SubscriptionConfirmed {
+                channel: channel.name(),
+                subscription_id,
+                seq,
+                recovered,
+            },
+            Answer::Unsubscribed {
+                channel,
+                subscription_id,
+            } => ServerFrame::UnsubscriptionConfirmed {
+                channel: channel.name(),
+                subscription_id,
+            },
+            Answer::Pong => ServerFrame::Pong,
+            Answer::Refused(complaint) => ServerFrame::Error {
+                code: complaint.code,
+                message: &complaint.message,
+                field: complaint.field.as_deref(),
+                retry_after: None,
+            },
+            Answer::Farewell {
+                message,
+                retry_after,
+            } => ServerFrame::Error {
+                code: ErrorCode::ConnectionFailed,
+                message,
+                field: None,
+                retry_after: Some(u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX)),
+            },
+        })
+    }
+}
+
+fn welcome<'a>(session_id: &'a str, principal: &Principal) -> ServerFrame<'a> {
+    ServerFrame::AuthSuccess {
+        session_id,
+        permissions: principal.permissions.words().collect(),
+        rate_limits: RateLimits {
+            messages_per_minute: principal.limits.messages_per_minute,
+            agent_chats_per_hour: principal.limits.agent_chats_per_hour,
+        },
+    }
+}
+
+/// The core's words for a subscription.
+fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
+    let channel = channel(&asked.channel)?;
+    let keys = match channel {
+        Channel::ThreatAlerts => ALERT_FILTERS,
+        Channel::ResponseActions => ACTION_FILTERS,
+        Channel::InvestigationProgress | Channel::SystemMetrics => &[],
+    };
+    let clauses = asked
+        .filters
+        .into_iter()
+        .map(|(key, values)| clause(channel, keys, &key, values))
+        .collect::<Result<Vec<_>, _>>()?;
+    let object = match (channel, asked.investigation_id) {
+        (Channel::InvestigationProgress, id) => id,
+        (_, None) => None,
+        (_, Some(_)) => {
+            return Err(Complaint::field(
+                "investigation_id",
+                "no such field on this channel",
+            ));
+        }
+    };
+    let metrics = match (channel, asked.metrics) {
+        (Channel::SystemMetrics, metrics) => metrics,
+        (_, None) => None,
+        (_, Some(_)) => return Err(Complaint::field("metrics", "no such field on this channel")),
+    };
+    Ok(Subscribe {
+        selection: Selection {
+            channel,
+            object,
+            filter: Filter::new(clauses),
+        },
+        encoding: Encoding::Threat(Projection::new(metrics)),
+        since: asked.since,
+    })
+}
+
+fn channel(name: &str) -> Result<Channel, Complaint> {
+    const CHANNELS: [Channel; 4] = [
+        Channel::ThreatAlerts,
+        Channel::InvestigationProgress,
+        Channel::SystemMetrics,
+        Channel::ResponseActions,
+    ];
+    CHANNELS
+        .into_iter()
+        .find(|channel| channel.name() == name)
+        .ok_or_else(|| Complaint {
+            code: ErrorCode::UnknownChannel,
+            message: format!(
+                "unknown channel `{name}`: expected {}",
+                CHANNELS.map(Channel::name).join(", ")
+            ),
+            field: Some("channel".to_owned()),
+        })
+}
+
+fn clause(
+    channel: Channel,
+    keys: FilterKeys,
+    key: &str,
+    values: Vec<String>,
+) -> Result<Clause, Complaint> {
+    if let Some((_, field, compare)) = keys.iter().find(|(known, ..)| *known == key) {
+        return Ok(Clause::new(field, *compare, values));
+    }
+    let known: Vec<&str> = keys.iter().map(|(known, ..)| *known).collect();
+    let message = if known.is_empty() {
+        format!("unknown filter `{key}`: channel {channel} has no filters")
+    } else {
+        format!(
+            "unknown filter `{key}`: channel {channel} has {}",
+            known.join(", ")
+        )
+    };
+    Err(Complaint {
+        code: ErrorCode::UnknownFilter,
+        message,
+        field: Some(format!("filters.{key}")),
+    })
+}
+
+impl Projection {
+    fn new(keys: Option<Vec<String>>) -> Self {
+        Self(keys.map(|mut keys| {
+            keys.sort_unstable();
+            keys.dedup();
+            keys
+        }))
+    }
+}
+
+/// The frame for an event; `None` when the dialect has no word for its type,
+/// or the projection leaves nothing of it.
+pub(crate) fn encode(event: &HubEvent, cursor: Cursor, projection: &Projection) -> Option<Frame> {
+    let inner = &event.event;
+    let word = inner.kind.words.threat?;
+    match word.body {
+        ThreatBody::Flat { fields } => Some(write(&FlatEvent {
+            kind: word.kind,
+            fields: &pick(&inner.data, |key| fields.contains(&key)),
+            timestamp: inner.time,
+            id: &inner.id,
+            seq: cursor,
+        })),
+        ThreatBody::Nested { lifted } => {
+            let nested = |lifted: &Map<String, Value>, data: &Map<String, Value>| {
+                write(&NestedEvent {
+                    kind: word.kind,
+                    channel: event.topic.channel.name(),
+                    lifted,
+                    timestamp: inner.time,
+                    data,
+                    id: &inner.id,
+                    seq: cursor,
+                })
+            };
+            match &projection.0 {
+                None if lifted.is_empty() => Some(nested(&Map::new(), &inner.data)),
+                None => {
+                    let beside = pick(&inner.data, |key| lifted.contains(&key));
+                    Some(nested(
+                        &beside,
+                        &pick(&inner.data, |key| !lifted.contains(&key)),
+                    ))
+                }
+                Some(keys) => {
+                    let data = pick(&inner.data, |key| keys.iter().any(|wanted| wanted == key));
+                    (!data.is_empty()).then(|| nested(&Map::new(), &data))
+                }
+            }
+        }
+    }
+}
+
+fn pick(data: &Map<String, Value>, wanted: impl Fn(&str) -> bool) -> Map<String, Value> {
+    data.iter()
+        .filter(|(key, _)| wanted(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// A text frame with a value's JSON.
+///
+/// # Panics
+/// Never: every value written here has string keys and finite numbers.
+fn write(value: &impl Serialize) -> Frame {
+    let json = serde_json::to_vec(value).expect("frames have string keys and finite numbers");
+    Frame::text_bytes(&json)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! From the bus to the hubs: the gateway's one reader of TOPICS. Each batch is
+//! decoded once and handed to every shard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signalbox_bus::reader::{Delivery, OrderedReader, Reading};
+use signalbox_bus::stored_event;
+use signalbox_protocol::cursor::Epoch;
+use signalbox_service::{Condition, Shutdown};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::hub::HubEvent;
+
+/// Messages that one batch has at most.
+const BATCH: usize = 256;
+/// Batches that wait for a shard; when full, the reader waits and flow control
+/// holds the bus back.
+pub(crate) const FEED_CAPACITY: usize = 16;
+/// How long the gateway may be without the bus before it is not ready.
+const BUS_ABSENCE: Duration = Duration::from_secs(5);
+/// What an event takes in memory beyond its payload, in payloads: parsed JSON
+/// is some four times its text.
+const PARSED_FACTOR: usize = 4;
+
+/// What a shard is told.
+#[derive(Clone, Debug)]
+pub(crate) enum News {
+    /// Events in stream order, and where in the stream they end.
+    Batch {
+        /// The events; those of unknown types are left out.
+        events: Arc<[Arc<HubEvent>]>,
+        /// The stream sequence behind them.
+        position: u64,
+    },
+    /// The stream was made anew.
+    Restart {
+        /// Its new life.
+        epoch: Epoch,
+        /// Where reading begins.
+        position: u64,
+    },
+}
+
+/// Reads until shutdown, or until a shard is gone.
+pub(crate) async fn run(
+    mut reader: OrderedReader,
+    shards: Vec<mpsc::Sender<News>>,
+    ready: Condition,
+    shutdown: Shutdown,
+) {
+    let mut absent_since: Option<Instant> = None;
+    loop {
+        let reading = tokio::select! {
+            () = shutdown.wait() => return,
+            () = absence(absent_since) => {
+                ready.set_not_ready("the bus has been out of reach for 5 s");
+                absent_since = None;
+                continue;
+            }
+            reading = reader.next(BATCH) => reading,
+        };
+        let news = match reading {
+            Reading::Batch(batch) => News::Batch {
+                events: batch.iter().filter_map(decode).collect(),
+                position: reader.position(),
+            },
+            Reading::Recreated(state) => {
+                warn!(epoch = %state.epoch, "the event stream was made anew");
+                News::Restart {
+                    epoch: state.epoch,
+                    position: reader.position(),
+                }
+            }
+            Reading::Interrupted(cause) => {
+                debug!(%cause, "reading interrupted");
+                absent_since.get_or_insert_with(Instant::now);
+                continue;
+            }
+            Reading::Resumed => {
+                info!(position = reader.position(), "reading on");
+                absent_since = None;
+                ready.set_ready();
+                continue;
+            }
+        };
+        for shard in &shards {
+            if shard.send(news.clone()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Ends when the bus has been away for too long.
+async fn absence(since: Option<Instant>) {
+    match since {
+        Some(since) => sleep_until(since + BUS_ABSENCE).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The event in a message of TOPICS; `None` for what this version does not
+/// know.
+pub(crate) fn decode(delivery: &Delivery) -> Option<Arc<HubEvent>> {
+    let Some(stored) = stored_event::decode(delivery) else {
+        debug!(subject = %delivery.subject, sequence = delivery.sequence, "event skipped");
+        return None;
+    };
+    Some(Arc::new(HubEvent {
+        sequence: stored.sequence,
+        topic: stored.topic,
+        event: stored.event,
+        trace: stored.trace.map(|trace| trace.trace_id()),
+        weight: size_of::<HubEvent>() + PARSED_FACTOR * delivery.payload.len(),
+    }))
+}

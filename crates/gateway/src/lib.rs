@@ -1,0 +1,229 @@
+//! The gateway: one core that delivers events, with the dialects around it.
+//!
+//! | direction | what |
+//! |---|---|
+//! | in | everything on `topics.>`, through one ordered reader |
+//! | in | frames of clients, over WebSocket |
+//! | out | frames to clients; requests on `svc.auth.>` |
+//!
+//! Invariants:
+//! - `hub` knows no dialect, `dialect` knows no socket and no bus.
+//! - A connection belongs to one shard, a single thread; only that thread
+//!   touches its state and writes to its socket.
+//! - A subscription gets each of its events once, in stream order, from its
+//!   start on.
+
+mod access;
+mod authority;
+mod config;
+mod dialect;
+mod error;
+mod feed;
+mod history;
+mod hub;
+mod listener;
+mod routes;
+mod session;
+mod shard;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use signalbox_bus::Bus;
+use signalbox_bus::reader::OrderedReader;
+use signalbox_bus::stream::{self, StreamState, TOPICS};
+use signalbox_service::{Condition, Health, Shutdown, Tasks};
+use signalbox_transport::{Shards, shard_count_for};
+use tokio::sync::{mpsc, oneshot};
+use tracing::info;
+
+use crate::authority::Authority;
+pub use crate::config::{EdgeArgs, GatewayArgs, InvalidSetting, Options};
+pub use crate::error::Error;
+use crate::feed::{FEED_CAPACITY, News};
+use crate::history::History;
+use crate::listener::Listener;
+pub use crate::listener::{InvalidListenSpec, ListenSpec};
+use crate::shard::{Shared, Start};
+
+/// How long background tasks may take to end after a stop.
+const TASK_GRACE: Duration = Duration::from_secs(1);
+
+/// Runs the gateway until `shutdown`. The addresses that were bound are sent
+/// to `bound`, in the order of [`Options::listen`] without those given up.
+///
+/// # Errors
+/// When the bus is out of reach at start or not as needed, or when a required
+/// listener cannot be bound.
+pub async fn run(
+    options: Options,
+    health: &Health,
+    bound: oneshot::Sender<Vec<SocketAddr>>,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
+    let ready = health.condition("gateway");
+    let bus = Bus::connect(&options.bus, "signalbox-gateway").await?;
+    let state = stream::verify(&bus, TOPICS).await?;
+    let authority = Arc::new(Authority::new(bus.clone(), options.expectations.clone()).await?);
+    let tasks = Tasks::new(shutdown.clone());
+    let (keys, stop) = (Arc::clone(&authority), shutdown.clone());
+    tasks.spawn("signing keys", async move {
+        tokio::select! {
+            () = keys.follow_keys() => {}
+            () = stop.wait() => {}
+        }
+    });
+
+    let listeners = bind(&options)?;
+    let addresses: Vec<SocketAddr> = listeners
+        .iter()
+        .filter_map(|listener| listener.addr().ok())
+        .collect();
+    let count = shard_count(options.shards);
+    let shared = Shared {
+        options: Arc::new(options),
+        authority,
+        history: Arc::new(History::new(bus.clone())),
+        shutdown: shutdown.clone(),
+    };
+    let (senders, starts) = prepare(&listeners, count, state)?;
+    drop(listeners);
+    let reader = Reader {
+        state,
+        senders,
+        ready,
+        shutdown: shutdown.clone(),
+    };
+    let shards = if count.get() == 1 {
+        // On one shard the bus is read by the thread that writes the sockets,
+        // which saves a wake-up per batch.
+        start_shards(count, &shared, starts, Some(reader))?
+    } else {
+        tasks.spawn_critical("event feed", reader.run_on(bus.clone()));
+        start_shards(count, &shared, starts, None)?
+    };
+    info!(shards = count, "serving");
+    bound.send(addresses).ok();
+    let ended = shards.join().await;
+    tasks.drain(TASK_GRACE).await;
+    bus.drain().await;
+    Ok(ended?)
+}
+
+/// The feed before it runs.
+struct Reader {
+    state: StreamState,
+    senders: Vec<mpsc::Sender<News>>,
+    ready: Condition,
+    shutdown: Shutdown,
+}
+
+impl Reader {
+    /// Reads with this connection to the bus.
+    async fn run_on(self, bus: Bus) {
+        let reader = OrderedReader::from_tip(bus, TOPICS, self.state);
+        // Ready once the first consumer stands: clients confirmed before it
+        // would only wait for their events.
+        self.ready.set_ready();
+        feed::run(reader, self.senders, self.ready, self.shutdown).await;
+    }
+}
+
+fn bind(options: &Options) -> Result<Vec<Listener>, Error> {
+    let mut listeners = Vec::new();
+    for spec in &options.listen {
+        let bound = Listener::bind(spec).map_err(|cause| Error::Bind {
+            addr: spec.addr,
+            cause,
+        })?;
+        listeners.extend(bound);
+    }
+    Ok(listeners)
+}
+
+fn shard_count(asked: usize) -> NonZeroUsize {
+    NonZeroUsize::new(asked).unwrap_or_else(|| {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        shard_count_for(cores)
+    })
+}
+
+/// What each shard starts with, and where its news go in.
+fn prepare(
+    listeners: &[Listener],
+    count: NonZeroUsize,
+    state: StreamState,
+) -> Result<(Vec<mpsc::Sender<News>>, Vec<Start>), Error> {
+    let mut senders = Vec::new();
+    let mut starts = Vec::new();
+    for _ in 0..count.get() {
+        let (sender, news) = mpsc::channel(FEED_CAPACITY);
+        let listeners = listeners
+            .iter()
+            .map(Listener::try_clone)
+            .collect::<Result<_, _>>()
+            .map_err(Error::Shards)?;
+        senders.push(sender);
+        starts.push(Start {
+            listeners,
+            news,
+            epoch: state.epoch,
+            position: state.last,
+        });
+    }
+    Ok((senders, starts))
+}
+
+/// Starts the shards; the first one also reads the bus, if `reader` is given.
+fn start_shards(
+    count: NonZeroUsize,
+    shared: &Shared,
+    starts: Vec<Start>,
+    reader: Option<Reader>,
+) -> Result<Shards, Error> {
+    // Each thread takes its own part out; what a shard owns cannot be cloned.
+    let starts: Arc<Vec<Mutex<Option<Start>>>> = Arc::new(
+        starts
+            .into_iter()
+            .map(|start| Mutex::new(Some(start)))
+            .collect(),
+    );
+    let reader = Arc::new(Mutex::new(reader));
+    let shared = shared.clone();
+    Shards::start(count, "shard", move |index| {
+        let start = starts
+            .get(index.as_usize())
+            .and_then(|start| start.lock().take());
+        let (shared, reader) = (shared.clone(), reader.lock().take());
+        async move {
+            let Some(start) = start else { return };
+            let reading = async {
+                match reader {
+                    Some(reader) => read_here(reader, shared.clone()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shard::run(shared.clone(), start) => {}
+                () = reading => {}
+            }
+        }
+    })
+    .map_err(Error::Shards)
+}
+
+/// Reads the bus on the calling shard, with a connection of its own: its
+/// socket is then served by the same thread.
+async fn read_here(reader: Reader, shared: Shared) {
+    match Bus::connect(&shared.options.bus, "signalbox-gateway-feed").await {
+        Ok(bus) => reader.run_on(bus).await,
+        Err(error) => {
+            shared.shutdown.fail(format!("event feed: {error}"));
+        }
+    }
+    // The shard drains on, without news.
+    std::future::pending::<()>().await;
+}

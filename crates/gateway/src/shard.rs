@@ -1,0 +1,281 @@
+//! One shard: a thread with its listeners, its hub and the sessions of the
+//! connections that it accepted.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use signalbox_protocol::cursor::Epoch;
+use signalbox_service::Shutdown;
+use signalbox_transport::{Outbound, WebSocket, serve_http};
+use slab::Slab;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{sleep, timeout};
+use tower::Service as _;
+use tracing::{debug, info, warn};
+
+use crate::authority::Authority;
+use crate::config::Options;
+use crate::dialect::Encoding;
+use crate::dialect::threat::Threat;
+use crate::feed::News;
+use crate::history::History;
+use crate::hub::{FanOut, Hub, RingLimits};
+use crate::listener::Listener;
+use crate::routes::{self, Arrival, Doors};
+use crate::session;
+
+/// Upgraded connections that wait for the shard; when full, further upgrades
+/// are answered 503.
+const ARRIVALS_CAPACITY: usize = 1_024;
+/// Sockets written between two looks at everything else.
+const FLUSH_SOCKETS: usize = 256;
+/// The pause after `accept` failed, as it does without free descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections told to leave at once when draining.
+const FAREWELL_BATCH: usize = 64;
+
+/// What all shards share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) options: Arc<Options>,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) history: Arc<History>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// What one shard starts with.
+pub(crate) struct Start {
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) news: mpsc::Receiver<News>,
+    pub(crate) epoch: Epoch,
+    pub(crate) position: u64,
+}
+
+/// The state of one shard.
+pub(crate) struct Shard {
+    pub(crate) shared: Shared,
+    pub(crate) hub: RefCell<Hub<Encoding, Outbound>>,
+    /// The open connections, to say farewell to.
+    connections: RefCell<Slab<Outbound>>,
+    /// Woken when the last connection has left.
+    empty: Notify,
+    next_session: Cell<u64>,
+}
+
+/// Keeps a connection listed for as long as it lives.
+pub(crate) struct Presence {
+    shard: Rc<Shard>,
+    index: usize,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut connections = self.shard.connections.borrow_mut();
+        connections.remove(self.index);
+        if connections.is_empty() {
+            self.shard.empty.notify_waiters();
+        }
+    }
+}
+
+impl Shard {
+    /// Lists a connection until the guard is dropped.
+    pub(crate) fn enter(self: &Rc<Self>, outbound: Outbound) -> Presence {
+        let index = self.connections.borrow_mut().insert(outbound);
+        Presence {
+            shard: Rc::clone(self),
+            index,
+        }
+    }
+}
+
+/// Runs a shard until shutdown and drains it.
+pub(crate) async fn run(shared: Shared, mut start: Start) {
+    let shard = Rc::new(Shard {
+        hub: RefCell::new(Hub::new(start.epoch, start.position, RingLimits::default())),
+        connections: RefCell::default(),
+        empty: Notify::new(),
+        next_session: Cell::new(0),
+        shared,
+    });
+    let (arrivals_sender, arrivals) = mpsc::channel(ARRIVALS_CAPACITY);
+    let mut accepting = JoinSet::new();
+    for listener in start.listeners {
+        let doors = Doors::new(
+            &shard.shared,
+            listener.dialects.clone(),
+            arrivals_sender.clone(),
+        );
+        match listener.into_tokio() {
+            Ok(socket) => {
+                accepting.spawn_local(accept(socket, doors, shard.shared.clone()));
+            }
+            Err(error) => warn!(%error, "listener lost"),
+        }
+    }
+    drop(arrivals_sender);
+    let mut welcoming = JoinSet::new();
+    welcoming.spawn_local(welcome(Rc::clone(&shard), arrivals));
+    tokio::select! {
+        () = deliver(&shard, &mut start.news) => {}
+        () = drain(&shard, &mut accepting) => {}
+    }
+}
+
+/// Hands news to the hub and frames to the sockets.
+async fn deliver(shard: &Shard, news: &mut mpsc::Receiver<News>) {
+    while let Some(news) = news.recv().await {
+        match news {
+            News::Batch { events, position } => {
+                shard.hub.borrow_mut().publish(&events, position);
+                let mut total = FanOut::default();
+                loop {
+                    let (part, more) = shard.hub.borrow_mut().flush(FLUSH_SOCKETS);
+                    total.written += part.written;
+                    total.queued += part.queued;
+                    total.dropped += part.dropped;
+                    if !more {
+                        break;
+                    }
+                    yield_now().await;
+                }
+                for event in events.iter() {
+                    if let Some(trace_id) = event.trace {
+                        debug!(%trace_id, id = %event.event.id, sequence = event.sequence, "fanned out");
+                    }
+                }
+                debug!(
+                    events = events.len(),
+                    written = total.written,
+                    queued = total.queued,
+                    dropped = total.dropped,
+                    "batch delivered"
+                );
+            }
+            News::Restart { epoch, position } => shard.hub.borrow_mut().restart(epoch, position),
+        }
+    }
+    // Without news the feed is gone, which is its owner's to notice.
+    std::future::pending().await
+}
+
+/// Waits for shutdown, then stops accepting and tells the clients to return
+/// elsewhere, spread over the drain window.
+async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
+    shard.shared.shutdown.wait().await;
+    accepting.shutdown().await;
+    let options = &shard.shared.options;
+    let leaving: Vec<Outbound> = shard
+        .connections
+        .borrow()
+        .iter()
+        .map(|(_, outbound)| outbound.clone())
+        .collect();
+    let count = leaving.len();
+    info!(connections = count, "telling clients to return elsewhere");
+    let batches = count.div_ceil(FAREWELL_BATCH).max(1);
+    let pause = options.drain_window / u32::try_from(batches).unwrap_or(u32::MAX);
+    for batch in leaving.chunks(FAREWELL_BATCH) {
+        for outbound in batch {
+            session::say_farewell(outbound);
+        }
+        sleep(pause).await;
+    }
+    let empty = async {
+        loop {
+            let left = shard.empty.notified();
+            if shard.connections.borrow().is_empty() {
+                return;
+            }
+            left.await;
+        }
+    };
+    if timeout(options.websocket.outbound.close_grace, empty)
+        .await
+        .is_err()
+    {
+        let left = shard.connections.borrow().len();
+        warn!(left, "connections left behind");
+    }
+}
+
+/// Accepts connections and serves HTTP on them.
+async fn accept(listener: TcpListener, doors: Doors, shared: Shared) {
+    let mut serving = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = serving.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let router = routes::router(doors.clone());
+                serving.spawn_local(serve(stream, peer, router, shared.clone()));
+            }
+            Err(error) => {
+                warn!(%error, "not accepting");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, router: axum::Router, shared: Shared) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request: Request = request.map(Body::new);
+        request.extensions_mut().insert(routes::Peer(peer));
+        router.clone().call(request)
+    });
+    let shutdown = shared.shutdown.clone();
+    let stop = async move { shutdown.wait().await };
+    if let Err(error) = serve_http(stream, service, &shared.options.http, stop).await {
+        debug!(%peer, %error, "http connection ended");
+    }
+}
+
+/// Turns upgraded connections into sessions.
+async fn welcome(shard: Rc<Shard>, mut arrivals: mpsc::Receiver<Arrival>) {
+    let mut sessions = JoinSet::new();
+    loop {
+        tokio::select! {
+            arrival = arrivals.recv() => match arrival {
+                Some(arrival) => {
+                    sessions.spawn_local(begin(Rc::clone(&shard), arrival));
+                }
+                // The listeners are closed; the sessions go on.
+                None if sessions.is_empty() => return,
+                None => {
+                    sessions.join_next().await;
+                }
+            },
+            Some(_) = sessions.join_next() => {}
+        }
+    }
+}
+
+async fn begin(shard: Rc<Shard>, arrival: Arrival) {
+    let (stream, read_ahead) = match arrival.upgrade.complete().await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            debug!(peer = %arrival.peer, %error, "upgrade not completed");
+            return;
+        }
+    };
+    match WebSocket::new(stream, read_ahead, &shard.shared.options.websocket) {
+        Ok(socket) => {
+            let number = shard.next_session.get();
+            shard.next_session.set(number + 1);
+            session::run(Threat, shard, socket, arrival.peer, arrival.credential).await;
+        }
+        Err(error) => debug!(peer = %arrival.peer, %error, "connection lost at its start"),
+    }
+}

@@ -1,0 +1,13 @@
+// Shared by the example that writes the generated code and the test that
+// compares it, so that the two can't drift apart.
+
+const FILES: [&str; 2] = ["signalbox/v1/auth.proto", "signalbox/v1/event.proto"];
+
+fn generate(proto: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile(FILES, [proto])?;
+    let mut config = prost_build::Config::new();
+    config.out_dir(out);
+    config.bytes(["."]);
+    config.compile_fds(descriptors)?;
+    Ok(())
+}

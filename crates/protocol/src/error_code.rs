@@ -1,0 +1,138 @@
+//! The error codes that clients see, and the only tables from them to HTTP
+//! and WebSocket statuses.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Why a request was not served, as every dialect spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ErrorCode {
+    /// The frame is not JSON.
+    InvalidJson,
+    /// A field is missing or of the wrong kind; the message names it.
+    InvalidMessage,
+    /// The frame's `type` is not one that the dialect knows.
+    UnknownType,
+    /// The channel does not exist.
+    UnknownChannel,
+    /// The filter key does not exist on that channel.
+    UnknownFilter,
+    /// The permission is missing.
+    Forbidden,
+    /// What the frame refers to does not exist.
+    NotFound,
+    /// Too many requests.
+    RateLimit,
+    /// The credential is missing, bad or expired.
+    AuthFailed,
+    /// The server cannot serve the connection now; the client may return.
+    ConnectionFailed,
+    /// The service that decides is out of reach; the same request may succeed
+    /// later.
+    Unavailable,
+    /// Our own fault.
+    Internal,
+}
+
+impl ErrorCode {
+    /// Every code.
+    pub const ALL: [Self; 12] = [
+        Self::InvalidJson,
+        Self::InvalidMessage,
+        Self::UnknownType,
+        Self::UnknownChannel,
+        Self::UnknownFilter,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::RateLimit,
+        Self::AuthFailed,
+        Self::ConnectionFailed,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJson => "INVALID_JSON",
+            Self::InvalidMessage => "INVALID_MESSAGE",
+            Self::UnknownType => "UNKNOWN_TYPE",
+            Self::UnknownChannel => "UNKNOWN_CHANNEL",
+            Self::UnknownFilter => "UNKNOWN_FILTER",
+            Self::Forbidden => "FORBIDDEN",
+            Self::NotFound => "NOT_FOUND",
+            Self::RateLimit => "RATE_LIMIT",
+            Self::AuthFailed => "AUTH_FAILED",
+            Self::ConnectionFailed => "CONNECTION_FAILED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// The code behind a word, if there is one.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == word)
+    }
+
+    /// The HTTP status of an answer that carries this code.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::InvalidJson
+            | Self::InvalidMessage
+            | Self::UnknownType
+            | Self::UnknownChannel
+            | Self::UnknownFilter => 400,
+            Self::AuthFailed => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::RateLimit => 429,
+            Self::Internal => 500,
+            Self::ConnectionFailed | Self::Unavailable => 503,
+        }
+    }
+
+    /// The WebSocket close code (RFC 6455, 7.4) of a connection that ends for
+    /// this reason.
+    #[must_use]
+    pub const fn close_code(self) -> u16 {
+        match self {
+            Self::InvalidJson
+            | Self::InvalidMessage
+            | Self::UnknownType
+            | Self::UnknownChannel
+            | Self::UnknownFilter
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::RateLimit
+            | Self::AuthFailed => 1008,
+            Self::Internal => 1011,
+            Self::ConnectionFailed | Self::Unavailable => 1013,
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_match_serde_and_round_trip() {
+        for code in ErrorCode::ALL {
+            let json = serde_json::to_value(code).unwrap();
+            assert_eq!(json, code.as_str());
+            assert_eq!(ErrorCode::parse(code.as_str()), Some(code));
+        }
+        assert_eq!(ErrorCode::parse("NOPE"), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! Reading a client's frame field by field, so that every complaint names the
+//! field and says what was expected.
+
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use crate::error_code::ErrorCode;
+use crate::name;
+
+/// The longest token that is read, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 8_192;
+/// The most entries that a list in a frame may have.
+pub const MAX_LIST_ENTRIES: usize = 256;
+
+/// What is wrong with a client's frame.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{message}")]
+pub struct Complaint {
+    /// The code that the client sees.
+    pub code: ErrorCode,
+    /// A sentence that names the field and what was expected.
+    pub message: String,
+    /// The field, where it is one field's fault.
+    pub field: Option<String>,
+}
+
+impl Complaint {
+    /// A field that is missing or not what it must be.
+    #[must_use]
+    pub fn field(field: &str, expected: &str) -> Self {
+        Self {
+            code: ErrorCode::InvalidMessage,
+            message: format!("field `{field}`: expected {expected}"),
+            field: Some(field.to_owned()),
+        }
+    }
+
+    /// A complaint that names no field.
+    #[must_use]
+    pub fn plain(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            field: None,
+        }
+    }
+}
+
+/// The fields of one JSON object.
+#[derive(Debug)]
+pub struct Fields {
+    map: Map<String, Value>,
+    /// Where the object stands, as a prefix of its fields' names.
+    path: String,
+}
+
+impl Fields {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// INVALID_JSON when it is no JSON, INVALID_MESSAGE when it is no object.
+    pub fn parse(text: &str) -> Result<Self, Complaint> {
+        let value = serde_json::from_str(text).map_err(|_| {
+            Complaint::plain(
+                ErrorCode::InvalidJson,
+                "expected a JSON object in one text frame",
+            )
+        })?;
+        match value {
+            Value::Object(map) => Ok(Self {
+                map,
+                path: String::new(),
+            }),
+            _ => Err(Complaint::plain(
+                ErrorCode::InvalidMessage,
+                "expected a JSON object",
+            )),
+        }
+    }
+
+    fn complaint(&self, field: &str, expected: &str) -> Complaint {
+        Complaint::field(&format!("{}{field}", self.path), expected)
+    }
+
+    /// A string that must be there, of 1 to `max_bytes` bytes.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn text(&mut self, field: &str, max_bytes: usize) -> Result<String, Complaint> {
+        match self.map.remove(field) {
+            Some(Value::String(text)) if !text.is_empty() && text.len() <= max_bytes => Ok(text),
+            _ => Err(self.complaint(field, &format!("a string of 1 to {max_bytes} bytes"))),
+        }
+    }
+
+    /// A string that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no such string.
+    pub fn optional_text(
+        &mut self,
+        field: &str,
+        max_bytes: usize,
+    ) -> Result<Option<String>, Complaint> {
+        match self.map.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => self.text(field, max_bytes).map(Some),
+        }
+    }
+
+    /// An id that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no id.
+    pub fn optional_id(&mut self, field: &str) -> Result<Option<String>, Complaint> {
+        match self.map.remove(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if name::is_valid(&text) => Ok(Some(text)),
+            Some(_) => Err(self.complaint(field, "an id of 1 to 128 bytes without white space")),
+        }
+    }
+
+    /// A whole number that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no whole number within `range`.
+    pub fn optional_integer(
+        &mut self,
+        field: &str,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<u32>, Complaint> {
+        let value = match self.map.remove(field) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(value) => value,
+        };
+        value
+            .as_u64()
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| range.contains(number))
+            .map(Some)
+            .ok_or_else(|| {
+                let (least, most) = range.into_inner();
+                self.complaint(field, &format!("a whole number from {least} to {most}"))
+            })
+    }
+
+    /// A list of strings that may be absent or null, but not empty.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no such list.
+    pub fn optional_texts(&mut self, field: &str) -> Result<Option<Vec<String>>, Complaint> {
+        match self.map.remove(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => self.texts(field, value).map(Some),
+        }
+    }
+
+    fn texts(&self, field: &str, value: Value) -> Result<Vec<String>, Complaint> {
+        let wrong = || {
+            self.complaint(
+                field,
+                &format!(
+                    "a list of 1 to {MAX_LIST_ENTRIES} strings of at most {} bytes",
+                    name::MAX_NAME_BYTES
+                ),
+            )
+        };
+        let Value::Array(items) = value else {
+            return Err(wrong());
+        };
+        if items.is_empty() || items.len() > MAX_LIST_ENTRIES {
+            return Err(wrong());
+        }
+        items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) if text.len() <= name::MAX_NAME_BYTES => Ok(text),
+                _ => Err(wrong()),
+            })
+            .collect()
+    }
+
+    /// An object that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no object.
+    pub fn optional_object(&mut self, field: &str) -> Result<Option<Self>, Complaint> {
+        match self.map.remove(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Self {
+                map,
+                path: format!("{}{field}.", self.path),
+            })),
+            Some(_) => Err(self.complaint(field, "an object")),
+        }
+    }
+
+    /// What is left of the object, as lists of strings by key.
+    ///
+    /// # Errors
+    /// Names the first key whose value is no list of strings.
+    pub fn into_lists(mut self) -> Result<Vec<(String, Vec<String>)>, Complaint> {
+        let map = std::mem::take(&mut self.map);
+        map.into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| {
+                let list = self.texts(&key, value)?;
+                Ok((key, list))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_name_the_nested_field() {
+        let mut frame = Fields::parse(r#"{"client_info": {"name": 5}}"#).unwrap();
+        let mut info = frame.optional_object("client_info").unwrap().unwrap();
+        let complaint = info.optional_text("name", 10).unwrap_err();
+        assert_eq!(complaint.field.as_deref(), Some("client_info.name"));
+        assert_eq!(complaint.code, ErrorCode::InvalidMessage);
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_apart_from_what_is_no_json() {
+        assert_eq!(Fields::parse("{").unwrap_err().code, ErrorCode::InvalidJson);
+        assert_eq!(
+            Fields::parse("[]").unwrap_err().code,
+            ErrorCode::InvalidMessage
+        );
+    }
+    #[test]
+    fn integers_are_whole_and_in_range() {
+        let read = |value: &str| {
+            let frame = format!(r#"{{"ttl": {value}}}"#);
+            Fields::parse(&frame)
+                .unwrap()
+                .optional_integer("ttl", 1..=60)
+        };
+        assert_eq!(read("1"), Ok(Some(1)));
+        assert_eq!(read("60"), Ok(Some(60)));
+        assert_eq!(read("null"), Ok(None));
+        for wrong in ["0", "61", "-1", "1.5", "1e1", "4294967297", "\"5\"", "[5]"] {
+            let complaint = read(wrong).unwrap_err();
+            assert_eq!(
+                complaint.message,
+                "field `ttl`: expected a whole number from 1 to 60"
+            );
+        }
+        let absent = Fields::parse("{}").unwrap().optional_integer("ttl", 1..=60);
+        assert_eq!(absent, Ok(None));
+    }
+}

@@ -1,0 +1,248 @@
+//! One domain's worker: takes events in order, keeps one publish in flight per
+//! TOPICS subject and many subjects in flight at once, and acknowledges what
+//! is stored.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use signalbox_bus::publish::{self, Outgoing};
+use signalbox_bus::stream::{ACK_WAIT, EVENTS, MAX_HELD};
+use signalbox_bus::work_queue::{Receipt, Taken, Work, WorkQueue};
+use signalbox_bus::{Bus, stream};
+use signalbox_protocol::cursor::Epoch;
+use signalbox_protocol::domain::Domain;
+use signalbox_protocol::trace::TraceId;
+use signalbox_service::Shutdown;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{debug, error, info, warn};
+
+use crate::fence;
+use crate::routing::{Routed, Routing};
+
+/// How often the bus is told that held events are still being worked on.
+const PROGRESS: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
+/// The pause before a consumer that could not be reset is tried again.
+const RESET_PAUSE: Duration = Duration::from_millis(200);
+/// How long one round of publishing a dead letter lasts.
+const DEAD_LETTER_PATIENCE: Duration = Duration::from_secs(30);
+/// Subjects whose last sequence is remembered; beyond it all are forgotten and
+/// read anew when needed.
+const MAX_TIPS: usize = 65_536;
+
+/// A future that ends with an event stored.
+type Storing = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// An event on its way to TOPICS.
+struct Job {
+    sequence: u64,
+    epoch: Epoch,
+    message: Outgoing,
+    trace: TraceId,
+}
+
+/// An event that is stored or refused.
+struct Done {
+    sequence: u64,
+    /// The TOPICS subject, and its last sequence where known.
+    subject: Option<(String, Option<u64>)>,
+}
+
+pub(crate) struct Worker {
+    bus: Bus,
+    domain: Domain,
+    routing: Routing,
+    shutdown: Shutdown,
+    queue: WorkQueue,
+    epoch: Option<Epoch>,
+    /// Every event taken and not acknowledged, with its latest receipt.
+    held: HashMap<u64, Receipt>,
+    /// Events waiting behind the one in flight, by TOPICS subject. A subject
+    /// has an entry for as long as one is in flight.
+    waiting: HashMap<String, VecDeque<Job>>,
+    in_flight: FuturesUnordered<Storing>,
+    /// The last sequence of TOPICS subjects.
+    tips: HashMap<String, u64>,
+}
+
+impl Worker {
+    pub(crate) fn new(bus: Bus, domain: Domain, routing: Routing, shutdown: Shutdown) -> Self {
+        let queue = WorkQueue::new(bus.clone(), domain);
+        Self {
+            bus,
+            domain,
+            routing,
+            shutdown,
+            queue,
+            epoch: None,
+            held: HashMap::new(),
+            waiting: HashMap::new(),
+            in_flight: FuturesUnordered::new(),
+            tips: HashMap::new(),
+        }
+    }
+
+    /// Works until shutdown, then finishes what is in flight.
+    pub(crate) async fn run(mut self) {
+        let mut progress = interval(PROGRESS);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shutdown = self.shutdown.clone();
+        let mut stopping = std::pin::pin!(shutdown.wait());
+        loop {
+            tokio::select! {
+                () = &mut stopping => break,
+                Some(done) = self.in_flight.next() => self.settle(done).await,
+                _ = progress.tick() => self.tell_progress().await,
+                taken = self.queue.next(), if self.held.len() < MAX_HELD => match taken {
+                    Taken::Work(work) => self.admit(work),
+                    Taken::Interrupted(cause) => self.restart(cause).await,
+                },
+            }
+        }
+        // What waits behind it comes again to the next router.
+        self.waiting.values_mut().for_each(VecDeque::clear);
+        while let Some(done) = self.in_flight.next().await {
+            self.settle(done).await;
+        }
+        debug!(domain = %self.domain, "worker ended");
+    }
+
+    /// Starts over at the acknowledgement floor. What is held stays held.
+    async fn restart(&mut self, cause: &'static str) {
+        debug!(domain = %self.domain, cause, "consumer starts over");
+        let restarted = async {
+            let state = stream::state(&self.bus, EVENTS).await?;
+            self.queue.reset().await?;
+            Ok::<_, signalbox_bus::BusError>(state.epoch)
+        };
+        match restarted.await {
+            Ok(epoch) => {
+                if self.epoch.is_some_and(|known| known != epoch) {
+                    warn!(domain = %self.domain, "EVENTS was made anew");
+                    self.held.clear();
+                }
+                self.epoch = Some(epoch);
+            }
+            Err(cause) => {
+                info!(domain = %self.domain, %cause, "consumer not started");
+                sleep(RESET_PAUSE).await;
+            }
+        }
+    }
+
+    fn admit(&mut self, work: Work) {
+        let Some(epoch) = self.epoch else { return };
+        let held = self.held.insert(work.sequence, work.receipt.clone());
+        if held.is_some() {
+            // It came again after a reset; the new receipt is what counts.
+            return;
+        }
+        let (routed, trace) = self.routing.route(&work, epoch);
+        match routed {
+            Routed::Topic(message) => {
+                self.enqueue(Job {
+                    sequence: work.sequence,
+                    epoch,
+                    message,
+                    trace,
+                });
+            }
+            Routed::DeadLetter { message, reason } => {
+                warn!(subject = %work.subject, sequence = work.sequence, trace_id = %trace, %reason, "event refused");
+                let bus = self.bus.clone();
+                self.in_flight
+                    .push(Box::pin(refuse(bus, message, work.sequence)));
+            }
+        }
+    }
+
+    fn enqueue(&mut self, job: Job) {
+        match self.waiting.get_mut(&job.message.subject) {
+            Some(waiting) => waiting.push_back(job),
+            None => {
+                self.waiting
+                    .insert(job.message.subject.clone(), VecDeque::new());
+                self.launch(job);
+            }
+        }
+    }
+
+    fn launch(&mut self, job: Job) {
+        let (bus, tip) = (
+            self.bus.clone(),
+            self.tips.get(&job.message.subject).copied(),
+        );
+        self.in_flight.push(Box::pin(async move {
+            let tip = fence::store(&bus, &job.message, job.epoch, job.sequence, tip).await;
+            debug!(
+                trace_id = %job.trace,
+                message_id = %job.message.message_id,
+                subject = %job.message.subject,
+                "routed"
+            );
+            Done {
+                sequence: job.sequence,
+                subject: Some((job.message.subject, tip)),
+            }
+        }));
+    }
+
+    /// Acknowledges an event and launches the next on its subject.
+    async fn settle(&mut self, done: Done) {
+        if let Some(receipt) = self.held.remove(&done.sequence) {
+            receipt.acknowledge().await;
+        }
+        let Some((subject, tip)) = done.subject else {
+            return;
+        };
+        self.remember(&subject, tip);
+        let next = self.waiting.get_mut(&subject).and_then(VecDeque::pop_front);
+        match next {
+            Some(job) => self.launch(job),
+            None => {
+                self.waiting.remove(&subject);
+            }
+        }
+    }
+
+    fn remember(&mut self, subject: &str, tip: Option<u64>) {
+        match tip {
+            Some(tip) => {
+                if self.tips.len() >= MAX_TIPS && !self.tips.contains_key(subject) {
+                    self.tips.clear();
+                }
+                self.tips.insert(subject.to_owned(), tip);
+            }
+            None => {
+                self.tips.remove(subject);
+            }
+        }
+    }
+
+    async fn tell_progress(&mut self) {
+        for receipt in self.held.values() {
+            receipt.in_progress().await;
+        }
+    }
+}
+
+/// Keeps a refused event on DLQ, trying for as long as it takes.
+async fn refuse(bus: Bus, message: Outgoing, sequence: u64) -> Done {
+    loop {
+        match publish::publish(&bus, &message, DEAD_LETTER_PATIENCE).await {
+            Ok(_) => {
+                return Done {
+                    sequence,
+                    subject: None,
+                };
+            }
+            Err(cause) => {
+                error!(subject = %message.subject, %cause, "refused event not kept, trying again");
+                sleep(RESET_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What the tools print on standard output. A reader that has gone away, as
+//! `head` does, ends the program quietly.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use signalbox_service::ExitError;
+
+/// Prints a line. `Ok(false)` when nobody reads any more.
+///
+/// # Errors
+/// When standard output cannot be written for another reason.
+pub(crate) fn line(text: impl Display) -> Result<bool, ExitError> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(ExitError::runtime(error)),
+    }
+}

@@ -1,0 +1,169 @@
+//! `signalbox publish`: events from the command line or standard input, each
+//! acknowledged by the bus before the next.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use signalbox_bus::publish::{Outgoing, publish};
+use signalbox_bus::{Bus, BusOptions, HeaderMap, header, subject};
+use signalbox_protocol::catalogue;
+use signalbox_protocol::domain::Domain;
+use signalbox_protocol::envelope::{self, CE_ID, CE_PRIORITY, CE_SOURCE, Headers, Submission};
+use signalbox_protocol::timestamp::Timestamp;
+use signalbox_protocol::trace::TRACEPARENT;
+use signalbox_service::{ExitError, run as run_service};
+use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
+use tracing::debug;
+use uuid::Uuid;
+
+use crate::cli::PublishArgs;
+use crate::output;
+use crate::runtime::Runtime;
+
+/// How long the bus may take to answer at the start.
+const BUS_WAIT: Duration = Duration::from_secs(10);
+/// The source of events of types that the catalogue does not have.
+const UNKNOWN_SOURCE: &str = "unknown";
+
+/// Where the events of one invocation go.
+struct Target {
+    domain: Domain,
+    name: String,
+    kind: Option<&'static catalogue::EventType>,
+}
+
+pub(crate) fn run(args: &PublishArgs) -> Result<(), ExitError> {
+    let target = Target::parse(&args.subject).map_err(ExitError::config)?;
+    let url = match &args.nats_url {
+        Some(url) => url.clone(),
+        None => Runtime::read(&args.data.data_dir)?.nats_url,
+    };
+    run_service("publish", Duration::ZERO, async |_shutdown| {
+        let bus = Bus::connect(
+            &BusOptions {
+                url,
+                wait: BUS_WAIT,
+            },
+            "signalbox-publish",
+        )
+        .await?;
+        if args.data_json == "-" {
+            let mut lines = BufReader::new(stdin()).lines();
+            let mut number = 0_u64;
+            while let Some(line) = lines.next_line().await.context("standard input")? {
+                number += 1;
+                if !line.trim().is_empty() {
+                    send(&bus, args, &target, line)
+                        .await
+                        .with_context(|| format!("line {number}"))?;
+                }
+            }
+        } else {
+            send(&bus, args, &target, args.data_json.clone()).await?;
+        }
+        bus.drain().await;
+        Ok::<_, anyhow::Error>(())
+    })
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Self, String> {
+        let full = if text.starts_with("events.") {
+            text.to_owned()
+        } else {
+            format!("events.{text}")
+        };
+        let (domain, name) = subject::parse_event(&full).ok_or_else(|| {
+            let domains: Vec<&str> = Domain::ALL.into_iter().map(Domain::token).collect();
+            format!(
+                "`{text}`: expected <domain>.<type>, with a domain of {}",
+                domains.join(", ")
+            )
+        })?;
+        Ok(Self {
+            domain,
+            name: name.to_owned(),
+            kind: catalogue::find(domain, name),
+        })
+    }
+
+    fn source<'a>(&self, args: &'a PublishArgs) -> &'a str {
+        match &args.source {
+            Some(source) => source,
+            None => self.kind.map_or(UNKNOWN_SOURCE, |kind| kind.source),
+        }
+    }
+}
+
+async fn send(
+    bus: &Bus,
+    args: &PublishArgs,
+    target: &Target,
+    payload: String,
+) -> anyhow::Result<()> {
+    let id = args
+        .id
+        .clone()
+        .unwrap_or_else(|| Uuid::now_v7().to_string());
+    let source = target.source(args);
+    let trace = header::new_trace(true);
+    let mut headers = HeaderMap::new();
+    headers.insert(CE_ID, id.as_str());
+    headers.insert(CE_SOURCE, source);
+    headers.insert(TRACEPARENT, trace.to_string());
+    if let Some(priority) = &args.priority {
+        headers.insert(CE_PRIORITY, priority.as_str());
+    }
+    if !args.unchecked {
+        check(target, &headers, &payload)?;
+    }
+    let message = Outgoing {
+        subject: subject::event(target.domain, &target.name),
+        message_id: format!("{}/{source}/{id}", target.domain),
+        headers,
+        payload: payload.into(),
+    };
+    let stored = publish(bus, &message, Duration::from_secs(args.patience)).await?;
+    let trace_id = trace.trace_id();
+    debug!(%trace_id, %id, sequence = stored.sequence, "published");
+    if !args.quiet {
+        let state = if stored.duplicate {
+            "known already"
+        } else {
+            "stored"
+        };
+        output::line(format_args!(
+            "{state} {} id={id} trace={trace_id}",
+            message.subject
+        ))?;
+    }
+    Ok(())
+}
+
+/// Says now what a router would say later, when nobody is looking.
+fn check(target: &Target, headers: &HeaderMap, payload: &str) -> anyhow::Result<()> {
+    let Some(kind) = target.kind else {
+        let known: Vec<&str> = catalogue::all()
+            .filter(|kind| kind.domain == target.domain)
+            .map(|kind| kind.name)
+            .collect();
+        return Err(anyhow!(
+            "domain {} has no event type `{}`, only: {}; --unchecked sends it all the same",
+            target.domain,
+            target.name,
+            known.join(", ")
+        ));
+    };
+    let headers = header::MessageHeaders(Some(headers));
+    let event = envelope::decode(&Submission {
+        kind,
+        headers: &headers as &dyn Headers,
+        payload: payload.as_bytes(),
+        fallback_id: "-",
+        stored_at: Timestamp::from_unix_millis(0).context("the epoch")?,
+    });
+    match event.and_then(|event| event.topic().map_err(Into::into)) {
+        Ok(_) => Ok(()),
+        Err(rejection) => Err(anyhow!("{rejection}; --unchecked sends it all the same")),
+    }
+}

@@ -1,0 +1,102 @@
+//! One service per process.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use signalbox_auth::bootstrap;
+use signalbox_bus::stream::{self, StreamSettings};
+use signalbox_bus::{Bus, BusOptions};
+use signalbox_service::{AdminServer, ExitError, Health, Shutdown, run};
+use tokio::sync::oneshot;
+use tracing::info;
+
+use crate::cli::{AdminArgs, AuthCommand, GatewayCommand, InitArgs, RouterCommand};
+use crate::output;
+
+/// The largest number of hours that retention may be set to: ten years.
+const MAX_RETENTION_HOURS: u64 = 87_600;
+
+pub(crate) fn gateway(command: GatewayCommand) -> Result<(), ExitError> {
+    let options =
+        signalbox_gateway::Options::try_from(command.gateway).map_err(ExitError::config)?;
+    serve("gateway", &command.admin, async |health, shutdown| {
+        let (bound, _addresses): (oneshot::Sender<Vec<SocketAddr>>, _) = oneshot::channel();
+        signalbox_gateway::run(options, health, bound, shutdown)
+            .await
+            .map_err(anyhow::Error::from)
+    })
+}
+
+pub(crate) fn router(command: RouterCommand) -> Result<(), ExitError> {
+    let options = signalbox_router::Options::from(command.router);
+    serve("router", &command.admin, async |health, shutdown| {
+        signalbox_router::run(options, health, shutdown)
+            .await
+            .map_err(anyhow::Error::from)
+    })
+}
+
+pub(crate) fn auth(command: AuthCommand) -> Result<(), ExitError> {
+    let options = signalbox_auth::Options::from(command.auth);
+    serve("auth", &command.admin, async |health, shutdown| {
+        signalbox_auth::run(options, health, shutdown)
+            .await
+            .map_err(anyhow::Error::from)
+    })
+}
+
+/// Makes the streams, and with `--credentials` what auth needs to begin.
+pub(crate) fn init(args: InitArgs) -> Result<(), ExitError> {
+    if !(1..=MAX_RETENTION_HOURS).contains(&args.retention_hours) {
+        return Err(ExitError::config("--retention-hours: expected 1 to 87600"));
+    }
+    let settings = StreamSettings {
+        replicas: args.replicas,
+        topics_age: Duration::from_secs(args.retention_hours * 3_600),
+        ..StreamSettings::default()
+    };
+    let options = BusOptions::from(args.bus);
+    run("init", Duration::ZERO, async |_shutdown| {
+        let bus = Bus::connect(&options, "signalbox-init").await?;
+        stream::init(&bus, &settings).await?;
+        if let Some(dir) = &args.credentials {
+            bootstrap::ensure_signing_key(&dir.join(SIGNING_KEYS))?;
+            bootstrap::ensure_api_keys(&bus, &dir.join(CREDENTIALS)).await?;
+        }
+        bus.drain().await;
+        output::line("streams, consumers and buckets are ready").ok();
+        Ok::<_, anyhow::Error>(())
+    })
+}
+
+/// Directory of the keys that sign access tokens, below the data directory.
+pub(crate) const SIGNING_KEYS: &str = "signing-keys";
+/// File with the API keys that were made at the first start.
+pub(crate) const CREDENTIALS: &str = "credentials.json";
+
+/// Runs a service beside its admin listener.
+fn serve(
+    name: &'static str,
+    admin: &AdminArgs,
+    service: impl AsyncFnOnce(&Health, Shutdown) -> anyhow::Result<()>,
+) -> Result<(), ExitError> {
+    let grace = Duration::from_secs(admin.shutdown_grace);
+    run(name, grace, async |shutdown| {
+        let health = Health::new(shutdown.clone());
+        let listener = start_admin(admin, &health)?;
+        info!(service = name, admin = %listener.addr(), "starting");
+        service(&health, shutdown).await
+    })
+}
+
+/// Starts the admin listener.
+pub(crate) fn start_admin(
+    admin: &AdminArgs,
+    health: &Health,
+) -> Result<AdminServer, signalbox_service::AdminError> {
+    AdminServer::start(
+        admin.admin,
+        health.clone(),
+        signalbox_service::AdminFallback::FreePort,
+    )
+}

@@ -1,0 +1,210 @@
+//! From command line, environment and settings file to what a subcommand runs
+//! with, in this order of precedence; and the commands that show it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
+use signalbox_bus::connection::without_password;
+use signalbox_service::ExitError;
+
+use crate::cli::{Cli, ConfigCommand};
+use crate::config_file::{ConfigFile, Defaults};
+use crate::output;
+
+/// The environment variable that names the settings file.
+const FILE_VARIABLE: &str = "SIGNALBOX_CONFIG";
+/// What stands in for a secret.
+const HIDDEN: &str = "(hidden)";
+
+/// What is known of settings beyond the parsed command line.
+pub(crate) struct Settings {
+    /// The settings file in use.
+    path: Option<PathBuf>,
+}
+
+/// Reads everything. `None` when help or the version was asked for and shown.
+pub(crate) fn load() -> Result<Option<(Cli, Settings)>, ExitError> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let path =
+        file_named_in(&arguments).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
+    let checking = is_check(&arguments);
+    let mut command = Cli::command();
+    if let (Some(path), false) = (&path, checking) {
+        let file = ConfigFile::read(path).map_err(ExitError::config)?;
+        let (changed, problems) = file.apply(command);
+        command = changed;
+        if let Some(problem) = problems.first() {
+            return Err(ExitError::config(problem.clone()));
+        }
+    }
+    let parsed = command
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => Ok(Some((cli, Settings { path }))),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            ) =>
+        {
+            output::line(error.render().ansi())?;
+            Ok(None)
+        }
+        Err(error) => Err(ExitError::config(short(&error))),
+    }
+}
+
+/// Clap's complaint without its heading.
+fn short(error: &clap::Error) -> String {
+    error
+        .to_string()
+        .trim()
+        .trim_start_matches("error: ")
+        .to_owned()
+}
+
+/// The value of `--config`, which has to be known before the rest is parsed.
+fn file_named_in(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_str()?;
+        if text == "--config" {
+            return arguments.next().map(PathBuf::from);
+        }
+        if let Some(path) = text.strip_prefix("--config=") {
+            return Some(PathBuf::from(path));
+        }
+    }
+    None
+}
+
+/// Whether this is `config check`, which reads the file by itself.
+fn is_check(arguments: &[OsString]) -> bool {
+    let words: Vec<&str> = arguments
+        .iter()
+        .filter_map(|argument| argument.to_str())
+        .collect();
+    words.windows(2).any(|pair| pair == ["config", "check"])
+}
+
+impl Settings {
+    /// Runs `config check` or `config print`.
+    pub(crate) fn run(&self, command: &ConfigCommand) -> Result<(), ExitError> {
+        match command {
+            ConfigCommand::Check { file } => {
+                let path = file
+                    .as_ref()
+                    .or(self.path.as_ref())
+                    .ok_or_else(|| ExitError::config("name the file to check, or set --config"))?;
+                check(path)
+            }
+            ConfigCommand::Print { command } => print(command, self.path.as_deref()),
+        }
+    }
+}
+
+fn check(path: &Path) -> Result<(), ExitError> {
+    let file = ConfigFile::read(path).map_err(ExitError::config)?;
+    let (command, mut problems) = file.apply(Cli::command());
+    for section in file.sections() {
+        if command.find_subcommand(section).is_none() {
+            continue;
+        }
+        let attempt = command.clone().try_get_matches_from(["signalbox", section]);
+        match attempt {
+            Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {}
+            Err(error) => problems.push(format!("[{section}] {}", short(&error))),
+            Ok(_) => {}
+        }
+    }
+    if problems.is_empty() {
+        output::line(format_args!("{}: no problems", path.display()))?;
+        return Ok(());
+    }
+    let list = problems.join("\n  ");
+    Err(ExitError::config(format!("{}:\n  {list}", path.display())))
+}
+
+fn print(name: &str, path: Option<&Path>) -> Result<(), ExitError> {
+    let file = path
+        .map(ConfigFile::read)
+        .transpose()
+        .map_err(ExitError::config)?;
+    let mut command = Cli::command();
+    let mut defaults = Defaults::default();
+    if let Some(file) = &file {
+        (command, _) = file.apply(command);
+        defaults = file.defaults();
+    }
+    command.build();
+    let Some(subcommand) = command.find_subcommand(name).cloned() else {
+        return Err(ExitError::config(format!(
+            "there is no subcommand `{name}`"
+        )));
+    };
+    let matches = command
+        .try_get_matches_from(["signalbox", name])
+        .map_err(|error| ExitError::config(short(&error)))?;
+    let (_, matches) = matches
+        .subcommand()
+        .ok_or_else(|| ExitError::config("no such subcommand"))?;
+    output::line(format_args!("[{name}]"))?;
+    for line in lines(&subcommand, matches, &defaults, name) {
+        if !output::line(line)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One line per setting: key, value, where from.
+fn lines(command: &Command, matches: &ArgMatches, file: &Defaults, section: &str) -> Vec<String> {
+    command
+        .get_arguments()
+        .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version" | "config"))
+        .filter_map(|arg| {
+            let key = arg.get_long()?;
+            let source = match matches.value_source(arg.get_id().as_str()) {
+                Some(ValueSource::EnvVariable) => "environment",
+                Some(_) if file.has(section, key) => "file",
+                Some(_) => "default",
+                None => return Some(format!("# {key} is not set")),
+            };
+            Some(format!("{key} = {}  # {source}", value(arg, matches)))
+        })
+        .collect()
+}
+
+fn value(arg: &Arg, matches: &ArgMatches) -> String {
+    let raw: Vec<String> = matches
+        .get_raw(arg.get_id().as_str())
+        .into_iter()
+        .flatten()
+        .map(|raw| raw.to_string_lossy().into_owned())
+        .collect();
+    let shown = match arg.get_id().as_str() {
+        "nats_url" => raw.iter().map(|url| without_password(url)).collect(),
+        _ if arg.is_hide_env_values_set() => vec![HIDDEN.to_owned()],
+        _ => raw,
+    };
+    match shown.as_slice() {
+        [one] => quoted(one),
+        many => {
+            let items: Vec<String> = many.iter().map(|item| quoted(item)).collect();
+            format!("[{}]", items.join(", "))
+        }
+    }
+}
+
+/// A TOML value: numbers and booleans as they are, the rest as strings.
+fn quoted(text: &str) -> String {
+    if text.parse::<f64>().is_ok() || text == "true" || text == "false" {
+        text.to_owned()
+    } else {
+        toml::Value::String(text.to_owned()).to_string()
+    }
+}

@@ -1,0 +1,28 @@
+//! Real things for tests: a `nats-server` per test, the `signalbox` binary as
+//! a process that can be killed, and clients that are not ours.
+//!
+//! Everything panics with a sentence that says what failed, and with the
+//! command to run where something is not installed: a test never skips. All
+//! waits end at a deadline. No process outlives the test program, however that
+//! ends, and no fixed port is used, so tests run side by side.
+
+mod child;
+mod deadline;
+mod nats;
+mod node;
+mod output;
+mod platform;
+mod process;
+mod threat;
+mod websocket;
+
+pub use self::{
+    deadline::{DEADLINE, eventually},
+    nats::NatsServer,
+    node::NodeClient,
+    output::Output,
+    platform::{Platform, Service, api_key, get, post},
+    process::{Process, signalbox},
+    threat::{Follower, Record},
+    websocket::{Closed, Refused, WsClient},
+};

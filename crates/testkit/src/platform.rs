@@ -1,0 +1,284 @@
+//! A whole Signalbox of separate processes around a NATS server of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use signalbox_bus::server::User;
+use signalbox_bus::{Bus, BusOptions};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::{DEADLINE, NatsServer, Process, eventually, signalbox};
+
+/// What tests see of the services' work: single events in logs.
+const LOG_FILTER: &str = "debug,async_nats=info,hyper=info";
+
+/// Auth, a router and gateways, each a process. Dropping it ends them.
+#[derive(Debug)]
+pub struct Platform {
+    /// The gateways, in the order in which they were started.
+    pub gateways: Vec<Service>,
+    /// The router.
+    pub router: Service,
+    /// The auth service.
+    pub auth: Service,
+    /// The bus.
+    pub nats: NatsServer,
+    dir: TempDir,
+}
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    /// Its process.
+    pub process: Process,
+    /// Where it tells how it is.
+    pub admin: SocketAddr,
+    /// Where clients connect; services without clients have none.
+    pub listener: Option<SocketAddr>,
+}
+
+impl Platform {
+    /// Starts everything, with this many gateways, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When a part does not start.
+    pub async fn start(gateways: usize) -> Self {
+        Self::start_with(gateways, &[]).await
+    }
+
+    /// As [`start`](Self::start), with further arguments for the gateways.
+    ///
+    /// # Panics
+    /// When a part does not start.
+    pub async fn start_with(gateways: usize, arguments: &[&str]) -> Self {
+        let nats = NatsServer::start().await;
+        let dir = tempfile::tempdir().expect("a temporary directory can be created");
+        let mut init = command(&nats, User::Admin, "init");
+        init.arg("--credentials").arg(dir.path());
+        let init = Process::spawn(init);
+        let status = init.wait(DEADLINE).await;
+        assert!(
+            status.success(),
+            "init failed\n{}",
+            init.stderr().lines().join("\n")
+        );
+        let mut auth = command(&nats, User::Auth, "auth");
+        auth.arg("--signing-keys")
+            .arg(dir.path().join("signing-keys"));
+        let auth = Service::spawn(auth);
+        let router = Service::spawn(command(&nats, User::Router, "router"));
+        let (auth, router) = (auth.ready().await, router.ready().await);
+        let mut platform = Self {
+            gateways: Vec::new(),
+            router,
+            auth,
+            nats,
+            dir,
+        };
+        for _ in 0..gateways {
+            let gateway = platform.start_gateway(arguments).await;
+            platform.gateways.push(gateway);
+        }
+        platform
+    }
+
+    /// Starts one more gateway, which the caller keeps.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_gateway(&self, arguments: &[&str]) -> Service {
+        let mut gateway = command(&self.nats, User::Gateway, "gateway");
+        gateway.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        Service::spawn(gateway).ready().await
+    }
+
+    /// Starts one more router, which the caller keeps.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_router(&self) -> Service {
+        Service::spawn(command(&self.nats, User::Router, "router"))
+            .ready()
+            .await
+    }
+
+    /// The API key that was made for a role.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn api_key(&self, role: &str) -> String {
+        api_key(&self.dir.path().join("credentials.json"), role)
+    }
+
+    /// An access token for a role, from the first gateway.
+    ///
+    /// # Panics
+    /// When it is not issued.
+    pub async fn token(&self, role: &str) -> String {
+        let body = serde_json::json!({"api_key": self.api_key(role)}).to_string();
+        let (status, answer) = post(self.gateways[0].listener(), "/api/v1/auth/token", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let answer: Value = serde_json::from_str(&answer).expect("the answer is JSON");
+        answer["access_token"]
+            .as_str()
+            .expect("the answer has a token")
+            .to_owned()
+    }
+
+    /// A connection to the bus as `user`, as services have it.
+    ///
+    /// # Panics
+    /// When the bus does not let it in.
+    pub async fn bus(&self, user: User) -> Bus {
+        let options = BusOptions {
+            url: self.nats.url(user),
+            wait: DEADLINE,
+        };
+        Bus::connect(&options, "test")
+            .await
+            .expect("the bus is there")
+    }
+}
+
+/// The API key for a role in a credentials file.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn api_key(credentials: &Path, role: &str) -> String {
+    let text = std::fs::read_to_string(PathBuf::from(credentials)).expect("there are credentials");
+    let credentials: Value = serde_json::from_str(&text).expect("credentials are JSON");
+    credentials["keys"][role]
+        .as_str()
+        .expect("each role has a key")
+        .to_owned()
+}
+
+impl Service {
+    /// Starts a service whose command takes `--admin`.
+    fn spawn(mut command: Command) -> Starting {
+        command.args(["--admin", "127.0.0.1:0"]);
+        Starting(Process::spawn(command))
+    }
+
+    /// Where clients connect.
+    ///
+    /// # Panics
+    /// When it serves none.
+    #[must_use]
+    pub fn listener(&self) -> SocketAddr {
+        self.listener.expect("the service has a listener")
+    }
+
+    /// The URL of dialect `threat` there.
+    #[must_use]
+    pub fn threat_url(&self) -> String {
+        format!("ws://{}/v1/ws", self.listener())
+    }
+}
+
+/// A service that is not ready yet.
+struct Starting(Process);
+
+impl Starting {
+    async fn ready(self) -> Service {
+        let line = self.0.wait_for_line("admin=", DEADLINE).await;
+        let admin = address(&line, "admin=").expect("the line names the admin address");
+        eventually("readiness", DEADLINE, async || {
+            assert_eq!(
+                self.0.exit_status(),
+                None,
+                "{}",
+                self.0.stderr().lines().join("\n")
+            );
+            (get(admin, "/ready").await.0 == 200).then_some(())
+        })
+        .await;
+        let lines = self.0.stderr().lines();
+        let listener = lines
+            .iter()
+            .find(|line| line.contains("listening"))
+            .and_then(|line| address(line, "addr="));
+        Service {
+            process: self.0,
+            admin,
+            listener,
+        }
+    }
+}
+
+/// The address behind `key` in a log line.
+fn address(line: &str, key: &str) -> Option<SocketAddr> {
+    line.split_once(key)?
+        .1
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+fn command(nats: &NatsServer, user: User, subcommand: &str) -> Command {
+    let mut command = signalbox();
+    command
+        .arg(subcommand)
+        .env("NATS_URL", nats.url(user))
+        .env("SIGNALBOX_LOG", LOG_FILTER);
+    command
+}
+
+/// Asks for a page; gives status and body.
+///
+/// # Panics
+/// When there is no answer within [`DEADLINE`].
+pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+    exchange(
+        addr,
+        &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"),
+    )
+    .await
+}
+
+/// Posts JSON; gives status and body.
+///
+/// # Panics
+/// When there is no answer within [`DEADLINE`].
+pub async fn post(addr: SocketAddr, path: &str, body: &str) -> (u16, String) {
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    exchange(addr, &format!("{head}{body}")).await
+}
+
+async fn exchange(addr: SocketAddr, request: &str) -> (u16, String) {
+    let answer = timeout(DEADLINE, async {
+        let mut stream = TcpStream::connect(addr).await.expect("there is a listener");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("the request can be sent");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("the answer is text");
+        answer
+    });
+    let answer = answer
+        .await
+        .unwrap_or_else(|_| panic!("{addr} does not answer"));
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .expect("an HTTP answer has a head");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (
+        status.expect("an HTTP answer has a status"),
+        body.to_owned(),
+    )
+}
