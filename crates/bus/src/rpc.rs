@@ -107,5 +107,7 @@ where
             drop(permit);
         });
     }
+    // Those who asked before the end still get their answers.
+    while running.join_next().await.is_some() {}
     Ok(())
 }

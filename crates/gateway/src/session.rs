@@ -80,7 +80,9 @@ pub(crate) fn say_farewell(outbound: &Outbound) {
         message: "the gateway is going away",
         retry_after: RETRY_AFTER,
     });
-    outbound.close_with(farewell, CloseCode::GOING_AWAY, "going away");
+    // What is queued goes first: a client that gets it need not resume.
+    let _sent = outbound.send_frame(&farewell);
+    outbound.close_after_flush(CloseCode::GOING_AWAY, "going away");
 }
 
 /// Serves a connection to its end. `credential` came with the upgrade.

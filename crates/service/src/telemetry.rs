@@ -6,8 +6,8 @@
 use std::io::{self, IsTerminal};
 
 use clap::{Args, ValueEnum};
-use tracing::Subscriber;
-use tracing_subscriber::filter::ParseError;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt as _, ParseError, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -16,6 +16,9 @@ use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 /// What is logged when nothing is configured: the client library of the bus
 /// tells at `info` what the services say themselves.
 const DEFAULT_FILTER: &str = "info,async_nats=warn";
+
+/// What the targets of our own lines begin with.
+const OUR_TARGETS: [&str; 2] = ["signalbox", "audit"];
 
 /// How logs are written, as arguments of a command.
 #[derive(Args, Clone, Debug)]
@@ -90,7 +93,17 @@ where
         LogFormat::Text => lines.with_ansi(coloured).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
     };
-    Ok(Registry::default().with(filter).with(lines))
+    let lines = lines.with_filter(filter.and(filter_fn(is_harmless)));
+    Ok(Registry::default().with(lines))
+}
+
+/// Whether a line cannot hold what clients and services send each other:
+/// libraries log payloads, and with them credentials, at `trace`.
+fn is_harmless(metadata: &Metadata<'_>) -> bool {
+    let ours = OUR_TARGETS
+        .iter()
+        .any(|prefix| metadata.target().starts_with(prefix));
+    ours || *metadata.level() < Level::TRACE
 }
 
 #[cfg(test)]
@@ -150,6 +163,20 @@ mod tests {
         assert_eq!(logged("info", LogFormat::Text, emit), "");
         let text = logged("info,signalbox_service=debug", LogFormat::Text, emit);
         assert!(text.contains("detail") && !text.contains("noise"), "{text}");
+    }
+
+    #[test]
+    fn libraries_never_log_payloads() {
+        let text = logged("trace", LogFormat::Text, || {
+            tracing::trace!(target: "async_nats::connection", "sbk_secret");
+            tracing::debug!(target: "async_nats::connection", "reconnecting");
+            tracing::trace!(target: "signalbox_bus::reader", "own detail");
+        });
+        assert!(!text.contains("sbk_secret"), "{text}");
+        assert!(
+            text.contains("reconnecting") && text.contains("own detail"),
+            "{text}"
+        );
     }
 
     #[test]
