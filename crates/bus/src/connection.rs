@@ -9,7 +9,7 @@ use async_nats::jetstream;
 use async_nats::{ConnectOptions, Event, ServerError};
 use clap::Args;
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::server::{MINIMUM_VERSION, Version};
@@ -160,6 +160,31 @@ pub struct Link {
     /// How often it came up; a change means that what was under way before
     /// may have been lost.
     pub generation: u64,
+}
+
+/// Tells when the bus has been away for `patience`, with `false`, and when it
+/// is back, with `true`. Ends with the connection.
+pub async fn follow_link(
+    mut link: watch::Receiver<Link>,
+    patience: Duration,
+    mut tell: impl FnMut(bool),
+) {
+    loop {
+        if link.wait_for(|link| !link.up).await.is_err() {
+            return;
+        }
+        if timeout(patience, link.wait_for(|link| link.up))
+            .await
+            .is_ok()
+        {
+            continue;
+        }
+        tell(false);
+        if link.wait_for(|link| link.up).await.is_err() {
+            return;
+        }
+        tell(true);
+    }
 }
 
 /// A connection to the bus. Clones share it.
@@ -348,6 +373,34 @@ fn note(event: &Event, link: &watch::Sender<Link>, refusals: &broadcast::Sender<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn short_absences_are_not_told() {
+        let (sender, link) = watch::channel(Link {
+            up: true,
+            generation: 1,
+        });
+        let (told_sender, mut told) = tokio::sync::mpsc::channel(4);
+        let patience = Duration::from_secs(5);
+        let following = follow_link(link, patience, move |up| {
+            told_sender.try_send(up).unwrap();
+        });
+        let following = tokio::spawn(following);
+        let set = async |up| {
+            sender.send_modify(|link| link.up = up);
+            sleep(Duration::from_secs(1)).await;
+        };
+        set(false).await;
+        set(true).await;
+        assert!(told.try_recv().is_err());
+        set(false).await;
+        sleep(patience).await;
+        assert_eq!(told.recv().await, Some(false));
+        set(true).await;
+        assert_eq!(told.recv().await, Some(true));
+        drop(sender);
+        following.await.unwrap();
+    }
 
     #[test]
     fn passwords_never_reach_logs() {

@@ -8,7 +8,7 @@ use signalbox_bus::reader::{Delivery, OrderedReader, Reading};
 use signalbox_bus::stored_event;
 use signalbox_protocol::cursor::Epoch;
 use signalbox_service::{Condition, Shutdown};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -44,11 +44,34 @@ pub(crate) enum News {
     },
 }
 
+/// Tells the gateway whether it may rely on what it knows: without the bus it
+/// would not hear of new events, nor of credentials that were revoked.
+pub(crate) struct Presence {
+    /// For the readiness probe.
+    pub(crate) ready: Condition,
+    /// For the shards.
+    pub(crate) present: watch::Sender<bool>,
+}
+
+impl Presence {
+    fn lost(&self) {
+        self.ready
+            .set_not_ready("the bus has been out of reach for 5 s");
+        self.present.send_replace(false);
+        warn!("without the bus: admitting no one until it is back");
+    }
+
+    pub(crate) fn found(&self) {
+        self.ready.set_ready();
+        self.present.send_replace(true);
+    }
+}
+
 /// Reads until shutdown, or until a shard is gone.
 pub(crate) async fn run(
     mut reader: OrderedReader,
     shards: Vec<mpsc::Sender<News>>,
-    ready: Condition,
+    presence: Presence,
     shutdown: Shutdown,
 ) {
     let mut absent_since: Option<Instant> = None;
@@ -56,7 +79,7 @@ pub(crate) async fn run(
         let reading = tokio::select! {
             () = shutdown.wait() => return,
             () = absence(absent_since) => {
-                ready.set_not_ready("the bus has been out of reach for 5 s");
+                presence.lost();
                 absent_since = None;
                 continue;
             }
@@ -82,7 +105,7 @@ pub(crate) async fn run(
             Reading::Resumed => {
                 info!(position = reader.position(), "reading on");
                 absent_since = None;
-                ready.set_ready();
+                presence.found();
                 continue;
             }
         };

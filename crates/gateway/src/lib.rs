@@ -35,15 +35,15 @@ use parking_lot::Mutex;
 use signalbox_bus::Bus;
 use signalbox_bus::reader::OrderedReader;
 use signalbox_bus::stream::{self, StreamState, TOPICS};
-use signalbox_service::{Condition, Health, Shutdown, Tasks};
+use signalbox_service::{Health, Shutdown, Tasks};
 use signalbox_transport::{Shards, shard_count_for};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
 use crate::authority::Authority;
 pub use crate::config::{EdgeArgs, GatewayArgs, InvalidSetting, Options};
 pub use crate::error::Error;
-use crate::feed::{FEED_CAPACITY, News};
+use crate::feed::{FEED_CAPACITY, News, Presence};
 use crate::history::History;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
@@ -83,7 +83,9 @@ pub async fn run(
         .filter_map(|listener| listener.addr().ok())
         .collect();
     let count = shard_count(options.shards);
+    let (present, bus_present) = watch::channel(true);
     let shared = Shared {
+        bus_present,
         options: Arc::new(options),
         authority,
         history: Arc::new(History::new(bus.clone())),
@@ -94,7 +96,7 @@ pub async fn run(
     let reader = Reader {
         state,
         senders,
-        ready,
+        presence: Presence { ready, present },
         shutdown: shutdown.clone(),
     };
     let shards = if count.get() == 1 {
@@ -117,7 +119,7 @@ pub async fn run(
 struct Reader {
     state: StreamState,
     senders: Vec<mpsc::Sender<News>>,
-    ready: Condition,
+    presence: Presence,
     shutdown: Shutdown,
 }
 
@@ -127,8 +129,8 @@ impl Reader {
         let reader = OrderedReader::from_tip(bus, TOPICS, self.state);
         // Ready once the first consumer stands: clients confirmed before it
         // would only wait for their events.
-        self.ready.set_ready();
-        feed::run(reader, self.senders, self.ready, self.shutdown).await;
+        self.presence.found();
+        feed::run(reader, self.senders, self.presence, self.shutdown).await;
     }
 }
 

@@ -209,7 +209,12 @@ impl<D: Dialect> Session<D> {
     }
 
     async fn authenticate(&mut self, credential: &str) {
-        let verdict = self.shard.shared.authority.authenticate(credential).await;
+        let verdict = if *self.shard.shared.bus_present.borrow() {
+            self.shard.shared.authority.authenticate(credential).await
+        } else {
+            // A token that was revoked meanwhile would pass here.
+            Err(Refusal::Unavailable)
+        };
         let verdict = verdict.and_then(|principal| self.acceptable(principal));
         match verdict {
             Ok(principal) => self.adopt(principal),
@@ -341,6 +346,15 @@ impl<D: Dialect> Session<D> {
 
     /// Whether everything behind `since` can still be delivered.
     async fn is_recoverable(&self, since: Cursor) -> Result<bool, Complaint> {
+        let unavailable = || {
+            Complaint::plain(
+                ErrorCode::Unavailable,
+                "history is out of reach, subscribe again",
+            )
+        };
+        if !*self.shard.shared.bus_present.borrow() {
+            return Err(unavailable());
+        }
         {
             let hub = self.shard.hub.borrow();
             let here = hub.cursor();
@@ -358,10 +372,7 @@ impl<D: Dialect> Session<D> {
             .await
             .map_err(|error| {
                 debug!(%error, "history out of reach");
-                Complaint::plain(
-                    ErrorCode::Unavailable,
-                    "history is out of reach, subscribe again",
-                )
+                unavailable()
             })
     }
 
@@ -396,7 +407,12 @@ impl<D: Dialect> Session<D> {
 /// Takes a subscription to the live edge, at the pace of its connection.
 async fn replay(shard: Rc<Shard>, outbound: Outbound, id: SubscriptionId) {
     let moved = shard.hub.borrow().moved();
+    let mut bus_present = shard.shared.bus_present.clone();
     loop {
+        // Without the bus nothing is delivered from memory.
+        if bus_present.wait_for(|present| *present).await.is_err() {
+            return;
+        }
         let changed = moved.notified();
         let progress = shard.hub.borrow_mut().catch_up(id);
         match progress {

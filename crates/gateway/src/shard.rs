@@ -16,7 +16,7 @@ use signalbox_service::Shutdown;
 use signalbox_transport::{Outbound, WebSocket, serve_http};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tower::Service as _;
@@ -46,6 +46,8 @@ const FAREWELL_BATCH: usize = 64;
 /// What all shards share.
 #[derive(Clone)]
 pub(crate) struct Shared {
+    /// False once the bus has been away for too long.
+    pub(crate) bus_present: watch::Receiver<bool>,
     pub(crate) options: Arc<Options>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) history: Arc<History>,

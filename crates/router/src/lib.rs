@@ -20,6 +20,9 @@ mod fence;
 mod routing;
 mod worker;
 
+use std::time::Duration;
+
+use signalbox_bus::connection::follow_link;
 use signalbox_bus::{Bus, stream};
 use signalbox_protocol::domain::Domain;
 use signalbox_service::{Condition, Health, Shutdown, Tasks};
@@ -29,6 +32,9 @@ pub use crate::config::{Options, RouterArgs, RoutingArgs};
 pub use crate::error::Error;
 use crate::routing::Routing;
 use crate::worker::Worker;
+
+/// How long the router may be without the bus before it is not ready.
+const BUS_ABSENCE: Duration = Duration::from_secs(5);
 
 /// Runs the router until `shutdown`.
 ///
@@ -47,6 +53,13 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         tasks.spawn_critical("router worker", worker.run());
     }
     ready.set_ready();
+    tasks.spawn(
+        "readiness",
+        follow_link(bus.link(), BUS_ABSENCE, move |up| match up {
+            true => ready.set_ready(),
+            false => ready.set_not_ready("the bus has been out of reach for 5 s"),
+        }),
+    );
     info!("routing");
     shutdown.wait().await;
     tasks.drain(options.drain).await;
