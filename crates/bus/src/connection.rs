@@ -230,6 +230,12 @@ impl Bus {
             debug!(url = %safe_url, %cause, "bus is not there yet");
             sleep(MAX_RECONNECT_DELAY).await;
         };
+        // Told of a moment later: a publish before that would take the news for
+        // a link that broke.
+        let mut seen = link.clone();
+        timeout(CONNECT_ATTEMPT, seen.wait_for(|link| link.up))
+            .await
+            .ok();
         let server = client.server_info();
         let found = server.version.parse::<Version>();
         if !found.is_ok_and(|found| found >= MINIMUM_VERSION) {

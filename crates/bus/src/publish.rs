@@ -41,7 +41,8 @@ pub struct Stored {
     /// Its sequence in the stream, or that of the earlier message with the
     /// same id.
     pub sequence: u64,
-    /// Whether an earlier message with the same id was there already.
+    /// Whether a message with the same id was there before. After an attempt
+    /// that got no answer this is not known, and false.
     pub duplicate: bool,
 }
 
@@ -94,10 +95,17 @@ pub async fn publish(
 ) -> Result<Stored, PublishError> {
     let deadline = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
+    let mut first = true;
     loop {
         let attempt = timeout_at(deadline, attempt(bus, message, None)).await;
         let error = match attempt {
-            Ok(Ok(stored)) => return Ok(stored),
+            Ok(Ok(stored)) => {
+                let duplicate = stored.duplicate && first;
+                return Ok(Stored {
+                    duplicate,
+                    ..stored
+                });
+            }
             Ok(Err(error)) => error,
             Err(_) => return Err(PublishError::Unacknowledged(patience)),
         };
@@ -105,6 +113,7 @@ pub async fn publish(
             return Err(error);
         }
         debug!(subject = %message.subject, %error, "publishing again");
+        first = false;
         if Instant::now() + pause >= deadline {
             return Err(PublishError::Unacknowledged(patience));
         }

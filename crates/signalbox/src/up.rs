@@ -212,6 +212,9 @@ fn greeting(runtime: &Runtime, data_dir: &Path) -> String {
         .first()
         .map(ToString::to_string)
         .unwrap_or_default();
+    let program = std::env::args()
+        .next()
+        .unwrap_or_else(|| "signalbox".to_owned());
     let dir = if data_dir == Path::new(".signalbox") {
         String::new()
     } else {
@@ -223,9 +226,9 @@ fn greeting(runtime: &Runtime, data_dir: &Path) -> String {
          listening on     {}\n  \
          health           http://{}/ready\n  \
          API keys         {}\n\n  \
-         a token          signalbox token --as analyst{dir}\n  \
-         watch events     signalbox tail{dir}\n  \
-         publish one      signalbox publish{dir} threat.threat_alert '{{\"incident_id\":\"t-1\",\"threat_type\":\"port_scanning\",\"severity\":\"HIGH\"}}'\n",
+         a token          {program} token --as analyst{dir}\n  \
+         watch events     {program} tail{dir}\n  \
+         publish one      {program} publish{dir} threat.threat_alert '{{\"incident_id\":\"t-1\",\"threat_type\":\"port_scanning\",\"severity\":\"HIGH\"}}'\n",
         addresses.into_iter().collect::<Vec<_>>().join(", "),
         runtime.admin,
         data_dir.join(CREDENTIALS).display(),
