@@ -10,12 +10,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use signalbox_bus::{Bus, key};
 use signalbox_identity::{ApiKey, ApiKeyRecord, Limits, Role, SigningKey, UserId};
+use signalbox_service::private_file;
 use time::OffsetDateTime;
 use tracing::info;
 
 use crate::error::Error;
 use crate::key_dir::failed;
-use crate::{api_keys, key_dir, private_file};
+use crate::{api_keys, key_dir};
 
 /// Makes sure that a directory holds a signing key: creates the directory
 /// (mode 0700) and a new key in it (mode 0600) where there is none. Returns the

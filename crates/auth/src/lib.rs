@@ -23,7 +23,6 @@ mod grant;
 mod handler;
 mod key_dir;
 mod keyring;
-mod private_file;
 mod publication;
 mod rejection;
 

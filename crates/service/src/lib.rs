@@ -41,6 +41,7 @@ mod captured;
 pub mod exit;
 pub mod health;
 mod own_thread;
+pub mod private_file;
 pub mod run;
 pub mod shutdown;
 pub mod tasks;

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use clap::Command;
 use clap::builder::OsStr;
+use clap::{Arg, Command, Id};
 
 /// Values as the command line would have them, by section and key.
 type Sections = HashMap<String, HashMap<String, Vec<String>>>;
@@ -75,39 +75,57 @@ impl ConfigFile {
         Defaults(self.sections.clone())
     }
 
-    /// The command with the file's values as defaults, and what in the file
-    /// fits nowhere.
-    pub(crate) fn apply(&self, mut command: Command) -> (Command, Vec<String>) {
-        command.build();
+    /// What in the file fits no setting of any subcommand.
+    pub(crate) fn problems(&self, command: &Command) -> Vec<String> {
         let mut problems = Vec::new();
         for (section, keys) in &self.sections {
             let Some(subcommand) = command.find_subcommand(section) else {
                 problems.push(format!("[{section}]: there is no such subcommand"));
                 continue;
             };
-            let mut found = Vec::new();
-            for (key, values) in keys {
-                let arg = subcommand
-                    .get_arguments()
-                    .find(|arg| arg.get_long() == Some(key));
-                match arg {
-                    Some(arg) => found.push((arg.get_id().clone(), values.clone())),
-                    None => problems.push(format!("[{section}] {key}: there is no such setting")),
+            for key in keys.keys() {
+                if id_of(subcommand, key)
+                    .or_else(|| id_of(command, key))
+                    .is_none()
+                {
+                    problems.push(format!("[{section}] {key}: there is no such setting"));
                 }
             }
-            command = command.mut_subcommand(section, |mut subcommand| {
-                for (id, values) in found {
-                    subcommand = subcommand.mut_arg(id, |arg| {
-                        arg.required(false)
-                            .default_values(values.into_iter().map(OsStr::from))
-                    });
-                }
-                subcommand
-            });
         }
         problems.sort();
-        (command, problems)
+        problems
     }
+
+    /// The command with the values of one section as defaults. Not to be built
+    /// before: clap then has its arguments by number.
+    pub(crate) fn apply(&self, mut command: Command, section: &str) -> Command {
+        let keys = self.sections.get(section).into_iter().flatten();
+        for (key, values) in keys {
+            let values = values.clone();
+            let change = |arg: Arg| {
+                arg.required(false)
+                    .default_values(values.into_iter().map(OsStr::from))
+            };
+            let Some(subcommand) = command.find_subcommand(section) else {
+                break;
+            };
+            if let Some(id) = id_of(subcommand, key) {
+                command =
+                    command.mut_subcommand(section, |subcommand| subcommand.mut_arg(id, change));
+            } else if let Some(id) = id_of(&command, key) {
+                command = command.mut_arg(id, change);
+            }
+        }
+        command
+    }
+}
+
+/// The argument with this long flag.
+fn id_of(command: &Command, key: &str) -> Option<Id> {
+    let arg = command
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(key))?;
+    Some(arg.get_id().clone())
 }
 
 /// A value as the command line would have it.
@@ -130,8 +148,9 @@ mod tests {
     use crate::cli::{self, Cli};
 
     fn parse(file: &str, arguments: &[&str]) -> Cli {
-        let (command, problems) = ConfigFile::parse(file).unwrap().apply(Cli::command());
-        assert_eq!(problems, Vec::<String>::new());
+        let file = ConfigFile::parse(file).unwrap();
+        assert_eq!(file.problems(&Cli::command()), Vec::<String>::new());
+        let command = file.apply(Cli::command(), arguments[1]);
         let matches = command.try_get_matches_from(arguments).unwrap();
         Cli::from_arg_matches(&matches).unwrap()
     }
@@ -167,9 +186,8 @@ mod tests {
     #[test]
     fn what_fits_nowhere_is_named() {
         let file = ConfigFile::parse("[gatewya]\n[gateway]\nshrads = 1\n").unwrap();
-        let (_, problems) = file.apply(Cli::command());
         assert_eq!(
-            problems,
+            file.problems(&Cli::command()),
             [
                 "[gateway] shrads: there is no such setting",
                 "[gatewya]: there is no such subcommand"

@@ -3,7 +3,6 @@
 
 mod cli;
 mod config_file;
-mod credentials;
 mod output;
 mod publish;
 mod runtime;

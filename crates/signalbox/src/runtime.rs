@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use signalbox_service::ExitError;
-
-use crate::credentials::write_private;
+use signalbox_service::{ExitError, private_file};
 
 const FILE: &str = "runtime.json";
 
@@ -32,7 +30,7 @@ impl Runtime {
     /// Writes the file, for as long as the guard lives.
     pub(crate) fn publish(&self, data_dir: &Path) -> io::Result<Published> {
         let path = data_dir.join(FILE);
-        write_private(&path, serde_json::to_string_pretty(self)?.as_bytes())?;
+        private_file::write(&path, &serde_json::to_string_pretty(self)?)?;
         Ok(Published(path))
     }
 

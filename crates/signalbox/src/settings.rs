@@ -34,10 +34,11 @@ pub(crate) fn load() -> Result<Option<(Cli, Settings)>, ExitError> {
     let mut command = Cli::command();
     if let (Some(path), false) = (&path, checking) {
         let file = ConfigFile::read(path).map_err(ExitError::config)?;
-        let (changed, problems) = file.apply(command);
-        command = changed;
-        if let Some(problem) = problems.first() {
+        if let Some(problem) = file.problems(&command).first() {
             return Err(ExitError::config(problem.clone()));
+        }
+        if let Some(section) = subcommand_in(&arguments, &command) {
+            command = file.apply(command, &section);
         }
     }
     let parsed = command
@@ -82,6 +83,17 @@ fn file_named_in(arguments: &[OsString]) -> Option<PathBuf> {
     None
 }
 
+/// The subcommand that will run.
+fn subcommand_in(arguments: &[OsString], command: &Command) -> Option<String> {
+    let mut words = arguments
+        .iter()
+        .skip(1)
+        .filter_map(|argument| argument.to_str());
+    words
+        .find(|word| command.find_subcommand(word).is_some())
+        .map(str::to_owned)
+}
+
 /// Whether this is `config check`, which reads the file by itself.
 fn is_check(arguments: &[OsString]) -> bool {
     let words: Vec<&str> = arguments
@@ -109,12 +121,13 @@ impl Settings {
 
 fn check(path: &Path) -> Result<(), ExitError> {
     let file = ConfigFile::read(path).map_err(ExitError::config)?;
-    let (command, mut problems) = file.apply(Cli::command());
+    let mut problems = file.problems(&Cli::command());
     for section in file.sections() {
+        let command = file.apply(Cli::command(), section);
         if command.find_subcommand(section).is_none() {
             continue;
         }
-        let attempt = command.clone().try_get_matches_from(["signalbox", section]);
+        let attempt = command.try_get_matches_from(["signalbox", section]);
         match attempt {
             Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {}
             Err(error) => problems.push(format!("[{section}] {}", short(&error))),
@@ -137,7 +150,7 @@ fn print(name: &str, path: Option<&Path>) -> Result<(), ExitError> {
     let mut command = Cli::command();
     let mut defaults = Defaults::default();
     if let Some(file) = &file {
-        (command, _) = file.apply(command);
+        command = file.apply(command, name);
         defaults = file.defaults();
     }
     command.build();

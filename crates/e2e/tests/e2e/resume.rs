@@ -101,7 +101,8 @@ async fn clients_of_a_killed_gateway_go_on_at_another() {
 
 #[tokio::test]
 async fn a_killed_bus_loses_nothing() {
-    let platform = Platform::start(1).await;
+    // More than one shard: the bus is then read by a thread of its own.
+    let platform = Platform::start_with(1, &["--shards", "2"]).await;
     let (expect, expected) = watch::channel(None);
     let clients = followers(&platform, &expected).await;
     let bus = platform.bus(User::Producer).await;

@@ -8,7 +8,10 @@ use tempfile::NamedTempFile;
 
 /// Writes a file with mode 0600. At any moment, also after a crash, `path` is
 /// absent, the earlier file or the new one whole.
-pub(crate) fn write(path: &Path, contents: &str) -> io::Result<()> {
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn write(path: &Path, contents: &str) -> io::Result<()> {
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
