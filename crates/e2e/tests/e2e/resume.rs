@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use signalbox_bus::Bus;
 use signalbox_bus::server::User;
-use signalbox_testkit::{DEADLINE, Follower, Platform, Record, WsClient};
+use signalbox_bus::stream::{StreamSettings, TOPICS, init, state};
+use signalbox_testkit::{DEADLINE, Follower, Platform, Record, WsClient, eventually};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -115,6 +116,36 @@ async fn a_killed_bus_loses_nothing() {
     verify(clients, &published).await;
 }
 
+/// What was stored while a gateway's reader was cut off comes when it is back.
+#[tokio::test]
+async fn a_gateway_that_slept_through_a_restart_of_the_bus_reads_on() {
+    let platform = Platform::start(1).await;
+    let bus = platform.bus(User::Producer).await;
+    let mut client = WsClient::connect(&platform.gateways[0].threat_url(), &[]).await;
+    client.authenticate(&platform.api_key("viewer")).await;
+    client.subscribe(json!({"channel": "threat_alerts"})).await;
+    send(&bus, "threat_alert", "before", &alert("HIGH")).await;
+    assert_eq!(client.expect("threat_alert").await["id"], "before");
+    platform.gateways[0].process.sigstop();
+    platform.nats.kill9();
+    platform.nats.restart().await;
+    for number in 0..50 {
+        send(&bus, "threat_alert", &number.to_string(), &alert("HIGH")).await;
+    }
+    let admin = platform.bus(User::Admin).await;
+    eventually("all events to be stored", DEADLINE, async || {
+        (state(&admin, TOPICS).await.unwrap().last == 51).then_some(())
+    })
+    .await;
+    platform.gateways[0].process.sigcont();
+    for number in 0..50 {
+        assert_eq!(
+            client.expect("threat_alert").await["id"],
+            number.to_string()
+        );
+    }
+}
+
 /// A killed router's successor goes on where it stopped.
 #[tokio::test]
 async fn a_killed_router_loses_nothing() {
@@ -169,6 +200,50 @@ async fn a_return_beyond_memory_is_served_from_the_stream() {
             number.to_string()
         );
     }
+    assert_eq!(client.expect("threat_alert").await["id"], "live");
+}
+
+/// Retention has passed a position by: the client is told, and what comes from
+/// then on reaches it.
+#[tokio::test]
+async fn a_position_beyond_retention_is_told() {
+    let platform = Platform::start(0).await;
+    let admin = platform.bus(User::Admin).await;
+    let small = StreamSettings {
+        topics_bytes: 64 * 1024,
+        ..StreamSettings::default()
+    };
+    init(&admin, &small).await.unwrap();
+    let bus = platform.bus(User::Producer).await;
+    let empty = state(&admin, TOPICS).await.unwrap();
+    for number in 0..400 {
+        send(&bus, "threat_alert", &number.to_string(), &alert("HIGH")).await;
+    }
+    let kept = eventually("the oldest events to be gone", DEADLINE, async || {
+        let state = state(&admin, TOPICS).await.unwrap();
+        (state.last == 400 && state.first > 2).then_some(state)
+    })
+    .await;
+    // A gateway that was started now has nothing in memory.
+    let gateway = platform.start_gateway(&[]).await;
+    let mut client = WsClient::connect(&gateway.threat_url(), &[]).await;
+    client.authenticate(&platform.api_key("viewer")).await;
+    let since = |sequence: u64| json!({"channel": "threat_alerts", "since": format!("{}-{sequence}", empty.epoch)});
+    let lost = client.subscribe(since(kept.first - 2)).await;
+    assert_eq!(
+        (&lost["recovered"], &lost["seq"]),
+        (&json!(false), &json!(format!("{}-400", empty.epoch)))
+    );
+    let found = client.subscribe(since(kept.first - 1)).await;
+    assert_eq!(found["recovered"], true);
+    for number in kept.first..=400 {
+        // Sequences count from 1, ids from 0.
+        assert_eq!(
+            client.expect("threat_alert").await["id"],
+            (number - 1).to_string()
+        );
+    }
+    send(&bus, "threat_alert", "live", &alert("HIGH")).await;
     assert_eq!(client.expect("threat_alert").await["id"], "live");
 }
 
