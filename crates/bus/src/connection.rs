@@ -2,6 +2,7 @@
 //! user's own inbox, and permission refusals as such.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,6 +133,12 @@ pub enum BusError {
         action: String,
         /// What the server or client said.
         cause: String,
+    },
+    /// The user lacks a right. The client library would report a time-out.
+    #[error("the bus refuses this user `{subject}`")]
+    Forbidden {
+        /// What it tried to publish or subscribe to.
+        subject: String,
     },
     /// A stream is missing or not as this version needs it.
     #[error("stream {stream}: {problem}; run `signalbox init`")]
@@ -283,10 +290,25 @@ impl Bus {
         self.link.clone()
     }
 
-    /// Permission refusals from now on, as the server words them.
-    #[must_use]
-    pub fn refusals(&self) -> broadcast::Receiver<Arc<str>> {
-        self.refusals.subscribe()
+    /// Waits for `operation`, unless the server refuses this user `subject`, or
+    /// one that begins with it where it ends with a dot: the server says so
+    /// beside the request, which would only time out.
+    ///
+    /// # Errors
+    /// [`BusError::Forbidden`].
+    pub async fn unless_refused<T>(
+        &self,
+        subject: &str,
+        operation: impl Future<Output = T>,
+    ) -> Result<T, BusError> {
+        // Listens before the operation begins.
+        let mut refusals = self.refusals.subscribe();
+        tokio::select! {
+            outcome = operation => Ok(outcome),
+            () = refused(&mut refusals, subject) => {
+                Err(BusError::Forbidden { subject: subject.to_owned() })
+            }
+        }
     }
 
     /// Opens a KV bucket.
@@ -294,9 +316,9 @@ impl Bus {
     /// # Errors
     /// When the bucket does not exist or the bus does not answer.
     pub async fn bucket(&self, name: &str) -> Result<jetstream::kv::Store, BusError> {
-        self.jetstream
-            .get_key_value(name)
-            .await
+        let subject = format!("$JS.API.STREAM.INFO.KV_{name}");
+        self.unless_refused(&subject, self.jetstream.get_key_value(name))
+            .await?
             .map_err(|error| BusError::api(format!("open bucket {name}"), error))
     }
 
@@ -304,6 +326,20 @@ impl Bus {
     pub async fn drain(&self) {
         if let Err(error) = self.client.drain().await {
             debug!(%error, "drain");
+        }
+    }
+}
+
+/// Waits for the server to refuse a subject, as described at
+/// [`Bus::unless_refused`].
+async fn refused(refusals: &mut broadcast::Receiver<Arc<str>>, subject: &str) {
+    let end = if subject.ends_with('.') { "" } else { "\"" };
+    let quoted = format!("\"{subject}{end}");
+    loop {
+        match refusals.recv().await {
+            Ok(text) if text.contains(&quoted) => return,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }

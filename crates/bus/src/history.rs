@@ -38,6 +38,18 @@ pub async fn page(
     from: u64,
     most: usize,
 ) -> Result<Page, BusError> {
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    bus.unless_refused(&subject, read(bus, stream, filter, from, most))
+        .await?
+}
+
+async fn read(
+    bus: &Bus,
+    stream: &'static str,
+    filter: &str,
+    from: u64,
+    most: usize,
+) -> Result<Page, BusError> {
     let failed =
         |cause: &dyn std::fmt::Display| BusError::api(format!("read history of {stream}"), cause);
     let client = bus.client();

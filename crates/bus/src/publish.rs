@@ -1,7 +1,6 @@
 //! Publishing with acknowledgement: retried under the same id until the
 //! deadline, and refused in words where the bus refuses.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -9,7 +8,7 @@ use async_nats::jetstream::context::{PublishError as NatsError, PublishErrorKind
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
@@ -140,7 +139,12 @@ async fn attempt(
     message: &Outgoing,
     fence: Option<u64>,
 ) -> Result<Stored, PublishError> {
-    let mut refusals = bus.refusals();
+    bus.unless_refused(&message.subject, send(bus, message, fence))
+        .await
+        .unwrap_or_else(|_| Err(PublishError::Forbidden(message.subject.clone())))
+}
+
+async fn send(bus: &Bus, message: &Outgoing, fence: Option<u64>) -> Result<Stored, PublishError> {
     let mut link = bus.link();
     let generation = link.borrow_and_update().generation;
     let mut publish = PublishMessage::build()
@@ -150,13 +154,10 @@ async fn attempt(
     if let Some(last) = fence {
         publish = publish.expected_last_subject_sequence(last);
     }
-    let sent = timeout(
-        ATTEMPT,
-        bus.jetstream()
-            .send_publish(message.subject.clone(), publish),
-    )
-    .await;
-    let acknowledged = match sent {
+    let publish = bus
+        .jetstream()
+        .send_publish(message.subject.clone(), publish);
+    let acknowledged = match timeout(ATTEMPT, publish).await {
         Ok(Ok(acknowledged)) => acknowledged,
         Ok(Err(error)) => return Err(explain(message, &error)),
         Err(_) => return Err(PublishError::Unacknowledged(ATTEMPT)),
@@ -167,23 +168,8 @@ async fn attempt(
             Ok(Err(error)) => Err(explain(message, &error)),
             Err(_) => Err(PublishError::Unacknowledged(ATTEMPT)),
         },
-        () = refused(&mut refusals, &message.subject) => {
-            Err(PublishError::Forbidden(message.subject.clone()))
-        }
         // An acknowledgement that was under way when the link broke is lost.
         () = relinked(&mut link, generation) => Err(PublishError::Unacknowledged(ATTEMPT)),
-    }
-}
-
-/// Waits for the bus to refuse publishing on `subject`.
-async fn refused(refusals: &mut broadcast::Receiver<Arc<str>>, subject: &str) {
-    let quoted = format!("\"{subject}\"");
-    loop {
-        match refusals.recv().await {
-            Ok(text) if text.contains("Publish") && text.contains(&quoted) => return,
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-        }
     }
 }
 

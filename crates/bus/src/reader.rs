@@ -250,10 +250,14 @@ impl OrderedReader {
             inactive_threshold: INACTIVE,
             ..push::Config::default()
         };
-        self.bus
+        let subject = format!("$JS.API.CONSUMER.CREATE.{}.", self.stream);
+        let create = self
+            .bus
             .jetstream()
-            .create_consumer_on_stream(config, self.stream)
-            .await
+            .create_consumer_on_stream(config, self.stream);
+        self.bus
+            .unless_refused(&subject, create)
+            .await?
             .map_err(|error| BusError::api(format!("read {}", self.stream), error))?;
         self.consumer = Some(Consumer {
             subscriber,

@@ -26,6 +26,9 @@ pub enum CallError {
     /// Nobody serves it now, or no answer came in time.
     #[error("no answer: {0}")]
     Unavailable(String),
+    /// This user may not ask.
+    #[error("the bus refuses this user `{0}`")]
+    Forbidden(&'static str),
     /// The answer could not be read.
     #[error("unreadable answer")]
     Unreadable,
@@ -48,7 +51,13 @@ pub async fn call<Req: Message, Rep: Message + Default>(
     }
     let body = request.encode_to_vec().into();
     let request = bus.client().request_with_headers(subject, headers, body);
-    let answer = match timeout(patience, request).await {
+    let Ok(answer) = bus
+        .unless_refused(subject, timeout(patience, request))
+        .await
+    else {
+        return Err(CallError::Forbidden(subject));
+    };
+    let answer = match answer {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
             return Err(CallError::Unavailable("nobody serves it".to_owned()));

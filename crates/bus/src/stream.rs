@@ -200,7 +200,11 @@ pub async fn state(bus: &Bus, name: &'static str) -> Result<StreamState, BusErro
 }
 
 async fn info(bus: &Bus, name: &'static str) -> Result<Info, BusError> {
-    match bus.jetstream().get_stream(name).await {
+    let subject = format!("$JS.API.STREAM.INFO.{name}");
+    match bus
+        .unless_refused(&subject, bus.jetstream().get_stream(name))
+        .await?
+    {
         Ok(stream) => Ok(stream.cached_info().clone()),
         Err(error) => match error.kind() {
             jetstream::context::GetStreamErrorKind::JetStream(_) => Err(BusError::Stream {
