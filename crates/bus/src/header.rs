@@ -14,6 +14,12 @@ pub const EVENT_SEQUENCE: &str = "Ev-Seq";
 pub const REASON: &str = "Ev-Reason";
 /// On DLQ: the subject that the event was published on.
 pub const ORIGIN: &str = "Ev-Subject";
+/// On DLQ: the [`MESSAGE_ID`] that the event was published with.
+pub const ORIGIN_MESSAGE_ID: &str = "Ev-Msg-Id";
+/// On DLQ: how many bytes the body had before it was cut.
+pub const CUT_FROM: &str = "Ev-Cut-From";
+/// In answers to reads: when the stream stored the message.
+pub const STORED_AT: &str = "Nats-Time-Stamp";
 
 /// A message's headers, or none, as [`Headers`].
 pub struct MessageHeaders<'a>(pub Option<&'a HeaderMap>);

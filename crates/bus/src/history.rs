@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Message};
 use futures_util::StreamExt as _;
 use serde_json::json;
+use signalbox_protocol::timestamp::Timestamp;
 use tokio::time::timeout;
 
 use crate::connection::{Bus, BusError};
@@ -26,6 +27,15 @@ pub struct Page {
     pub is_last: bool,
 }
 
+/// Where a page begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With this sequence or the next one that matches.
+    Sequence(u64),
+    /// With the first message that was stored then or later.
+    Time(Timestamp),
+}
+
 /// Reads up to `most` messages of `stream` that match the wildcard `filter`,
 /// beginning with sequence `from`.
 ///
@@ -38,8 +48,22 @@ pub async fn page(
     from: u64,
     most: usize,
 ) -> Result<Page, BusError> {
+    page_from(bus, stream, filter, Start::Sequence(from), most).await
+}
+
+/// As [`page`], beginning with a sequence or a time.
+///
+/// # Errors
+/// When the bus does not answer or refuses.
+pub async fn page_from(
+    bus: &Bus,
+    stream: &'static str,
+    filter: &str,
+    start: Start,
+    most: usize,
+) -> Result<Page, BusError> {
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    bus.unless_refused(&subject, read(bus, stream, filter, from, most))
+    bus.unless_refused(&subject, read(bus, stream, filter, start, most))
         .await?
 }
 
@@ -47,7 +71,7 @@ async fn read(
     bus: &Bus,
     stream: &'static str,
     filter: &str,
-    from: u64,
+    start: Start,
     most: usize,
 ) -> Result<Page, BusError> {
     let failed =
@@ -58,12 +82,15 @@ async fn read(
         .subscribe(inbox.clone())
         .await
         .map_err(|error| failed(&error))?;
-    let request = json!({
-        "seq": from.max(1),
+    let mut request = json!({
         "next_by_subj": filter,
         "batch": most,
         "max_bytes": PAGE_BYTES,
     });
+    match start {
+        Start::Sequence(from) => request["seq"] = from.max(1).into(),
+        Start::Time(time) => request["start_time"] = time.to_string().into(),
+    }
     client
         .publish_with_reply(
             format!("$JS.API.DIRECT.GET.{stream}"),

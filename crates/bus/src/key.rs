@@ -1,9 +1,19 @@
 //! Every KV bucket and key is named here.
 
+use signalbox_protocol::cursor::Cursor;
+
 /// Bucket: API keys by id.
 pub const API_KEYS: &str = "api_keys";
 /// Bucket: public halves of the keys that sign access tokens, by key id.
 pub const SIGNING_KEYS: &str = "signing_keys";
+/// Bucket: which dead letters were replayed, by their position in DLQ.
+pub const REPLAYS: &str = "dlq_replays";
+
+/// The key of a dead letter in [`REPLAYS`].
+#[must_use]
+pub fn replay(letter: Cursor) -> String {
+    letter.to_string()
+}
 
 /// Whether `text` can be a key of a bucket as it is: what NATS allows, less
 /// the dot.
@@ -13,4 +23,21 @@ pub fn is_plain(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use signalbox_protocol::cursor::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_plain() {
+        let letter = Cursor {
+            epoch: Epoch::from_unix_micros(0xabc),
+            sequence: 7,
+        };
+        assert_eq!(replay(letter), "abc-7");
+        assert!(is_plain(&replay(letter)) && !is_plain("a.b"));
+    }
 }

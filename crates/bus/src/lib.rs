@@ -7,6 +7,7 @@
 //! | [`subject`], [`key`] | every subject and KV key, built in one place |
 //! | [`header`] | the headers of stored events |
 //! | [`stored_event`] | events as they lie on TOPICS |
+//! | [`dead_letter`] | refused events as they lie on DLQ, and their replay |
 //! | [`stream`] | EVENTS, TOPICS and DLQ: made by `init`, verified by services |
 //! | [`publish`] | publish with acknowledgement, retry and deadline |
 //! | [`work_queue`] | a router's consumer of one domain |
@@ -18,6 +19,7 @@
 //! It knows subjects and bytes; what an event means is the callers' matter.
 
 pub mod connection;
+pub mod dead_letter;
 pub mod header;
 pub mod history;
 pub mod key;

@@ -130,6 +130,18 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
             .await
             .map_err(|error| BusError::api(format!("make bucket {bucket}"), error))?;
     }
+    let replays = kv::Config {
+        bucket: key::REPLAYS.to_owned(),
+        history: 1,
+        // A letter that is gone needs no record.
+        max_age: settings.dlq_age,
+        num_replicas: settings.replicas,
+        ..kv::Config::default()
+    };
+    bus.jetstream()
+        .create_or_update_key_value(replays)
+        .await
+        .map_err(|error| BusError::api(format!("make bucket {}", key::REPLAYS), error))?;
     Ok(())
 }
 
@@ -197,6 +209,16 @@ impl From<&Info> for StreamState {
 /// When the stream does not exist or the bus does not answer.
 pub async fn state(bus: &Bus, name: &'static str) -> Result<StreamState, BusError> {
     info(bus, name).await.map(|info| StreamState::from(&info))
+}
+
+/// How long the stream recognises a repeated publish by its id.
+///
+/// # Errors
+/// When the stream does not exist or the bus does not answer.
+pub async fn duplicate_window(bus: &Bus, name: &'static str) -> Result<Duration, BusError> {
+    info(bus, name)
+        .await
+        .map(|info| info.config.duplicate_window)
 }
 
 async fn info(bus: &Bus, name: &'static str) -> Result<Info, BusError> {

@@ -62,6 +62,15 @@ pub fn dead_letter(domain: Domain, name: &str) -> String {
     format!("{DLQ_PREFIX}.{domain}.{name}")
 }
 
+/// The wildcard for all refused events, or for those of a domain.
+#[must_use]
+pub fn dead_letters(domain: Option<Domain>) -> String {
+    match domain {
+        None => format!("{DLQ_PREFIX}.>"),
+        Some(domain) => format!("{DLQ_PREFIX}.{domain}.>"),
+    }
+}
+
 /// The subject of a topic.
 #[must_use]
 pub fn topic(topic: &Topic) -> String {

@@ -114,6 +114,49 @@ pub fn decode(submission: &Submission<'_>) -> Result<Event, Rejection> {
     finish(submission, inside, data)
 }
 
+/// What a message says of itself, whether or not it is an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stated {
+    /// The event's id.
+    pub id: Option<String>,
+    /// The event's time.
+    pub time: Option<String>,
+}
+
+/// Reads what a message says of itself, as far as it can be read. Nothing is
+/// checked: this is for messages that [`decode`] rejects.
+#[must_use]
+pub fn stated(headers: &dyn Headers, payload: &[u8]) -> Stated {
+    let form = headers.value(CONTENT_TYPE).unwrap_or_default();
+    let inside = if form.starts_with(PROTOBUF) {
+        let event = wire::Event::decode(payload).unwrap_or_default();
+        let given = |text: String| (!text.is_empty()).then_some(text);
+        Stated {
+            id: given(event.id),
+            time: given(event.time),
+        }
+    } else {
+        let body = object(payload)
+            .ok()
+            .filter(|body| form.starts_with(STRUCTURED) || is_structured(body))
+            .unwrap_or_default();
+        let given = |field| match body.get(field) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(other) => Some(other.to_string()),
+        };
+        Stated {
+            id: given("id"),
+            time: given("time"),
+        }
+    };
+    let header = |name| headers.value(name).map(str::to_owned);
+    Stated {
+        id: header(CE_ID).or(inside.id),
+        time: header(CE_TIME).or(inside.time),
+    }
+}
+
 /// Fills in headers and defaults.
 fn finish(
     submission: &Submission<'_>,

@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 use signalbox_bus::publish::Outgoing;
 use signalbox_bus::stored_event::{self, Origin};
 use signalbox_bus::work_queue::Work;
-use signalbox_bus::{header, subject};
+use signalbox_bus::{HeaderMap, dead_letter, header, subject};
 use signalbox_protocol::catalogue;
 use signalbox_protocol::cursor::{Cursor, Epoch};
 use signalbox_protocol::envelope::{
-    self, CE_ID, CE_PRIORITY, CE_SOURCE, CE_TIME, CONTENT_TYPE, MAX_PAYLOAD_BYTES, Submission,
+    self, CE_ID, CE_TIME, Headers as _, MAX_PAYLOAD_BYTES, Submission,
 };
 use signalbox_protocol::json;
 use signalbox_protocol::trace::TraceId;
@@ -78,7 +78,7 @@ impl Routing {
             kind,
             headers: &header::MessageHeaders(work.headers.as_ref()),
             payload: &work.payload,
-            fallback_id: &format!("{SEQUENCE_ID_PREFIX}{}", position(origin)),
+            fallback_id: &fallback_id(origin),
             stored_at: work.stored_at,
         })
         .map_err(|rejection| rejection.to_string())?;
@@ -88,14 +88,28 @@ impl Routing {
 
     fn dead_letter(&self, work: &Work, origin: &Origin, reason: &str) -> Outgoing {
         let mut headers = origin.headers();
-        for name in [CE_ID, CE_SOURCE, CE_TIME, CE_PRIORITY, CONTENT_TYPE] {
-            if let Some(value) = work
-                .headers
-                .as_ref()
-                .and_then(|given| header::value(given, name))
+        for (name, values) in work.headers.iter().flat_map(HeaderMap::iter) {
+            if dead_letter::decides_the_event(name.as_ref())
+                && let Some(value) = values.first()
             {
-                headers.insert(name, value);
+                headers.insert(name.clone(), value.clone());
             }
+        }
+        // What the event gets from its place in EVENTS, it keeps when it is
+        // published again.
+        let given = header::MessageHeaders(work.headers.as_ref());
+        let stated = envelope::stated(&given, &work.payload);
+        if stated.id.is_none() {
+            headers.insert(CE_ID, fallback_id(origin));
+        }
+        if stated.time.is_none() {
+            headers.insert(CE_TIME, work.stored_at.to_string());
+        }
+        if let Some(id) = given.value(header::MESSAGE_ID) {
+            headers.insert(header::ORIGIN_MESSAGE_ID, id);
+        }
+        if work.payload.len() > MAX_PAYLOAD_BYTES {
+            headers.insert(header::CUT_FROM, work.payload.len().to_string());
         }
         headers.insert(header::ORIGIN, work.subject.as_str());
         headers.insert(header::REASON, reason.replace(['\r', '\n'], " "));
@@ -123,6 +137,11 @@ impl Routing {
         };
         clean.slice(..clean.len().min(MAX_PAYLOAD_BYTES))
     }
+}
+
+/// The id of an event that brings none.
+fn fallback_id(origin: &Origin) -> String {
+    format!("{SEQUENCE_ID_PREFIX}{}", position(origin))
 }
 
 /// An event's position in EVENTS, as ids write it.

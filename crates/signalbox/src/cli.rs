@@ -11,8 +11,10 @@ use signalbox_identity::Role;
 use signalbox_router::{RouterArgs, RoutingArgs};
 use signalbox_service::LogArgs;
 
+use crate::dlq::DlqCommand;
+
 /// Where `up` keeps its data unless told otherwise.
-const DATA_DIR: &str = ".signalbox";
+pub(crate) const DATA_DIR: &str = ".signalbox";
 /// Where health is served unless told otherwise.
 const ADMIN: &str = "127.0.0.1:9090";
 
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Print an access token
     Token(TokenCommand),
+    /// List, show and replay refused events
+    Dlq(DlqCommand),
     /// Check or print settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -64,7 +68,9 @@ impl Command {
             Self::Up(_) | Self::Init(_) | Self::Gateway(_) | Self::Router(_) | Self::Auth(_) => {
                 true
             }
-            Self::Publish(_) | Self::Tail(_) | Self::Token(_) | Self::Config(_) => false,
+            Self::Publish(_) | Self::Tail(_) | Self::Token(_) | Self::Dlq(_) | Self::Config(_) => {
+                false
+            }
         }
     }
 }

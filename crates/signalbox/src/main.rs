@@ -3,6 +3,7 @@
 
 mod cli;
 mod config_file;
+mod dlq;
 mod output;
 mod publish;
 mod runtime;
@@ -59,6 +60,7 @@ fn run() -> Result<(), ExitError> {
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Token(args) => token::run(&args),
+        Command::Dlq(command) => dlq::run(&command),
         Command::Config(_) => Ok(()),
     }
 }

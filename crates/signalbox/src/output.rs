@@ -12,7 +12,20 @@ use signalbox_service::ExitError;
 /// When standard output cannot be written for another reason.
 pub(crate) fn line(text: impl Display) -> Result<bool, ExitError> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    told(writeln!(out, "{text}").and_then(|()| out.flush()))
+}
+
+/// Writes bytes as they are. `Ok(false)` when nobody reads any more.
+///
+/// # Errors
+/// When standard output cannot be written for another reason.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<bool, ExitError> {
+    let mut out = io::stdout().lock();
+    told(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+fn told(outcome: io::Result<()>) -> Result<bool, ExitError> {
+    match outcome {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(ExitError::runtime(error)),

@@ -20,6 +20,8 @@ pub(crate) struct Runtime {
     pub(crate) nats_url: String,
     /// The bus, for tools that only look.
     pub(crate) observer_url: String,
+    /// The bus, for tools that handle dead letters.
+    pub(crate) operator_url: String,
     /// The gateway's listeners.
     pub(crate) listeners: Vec<SocketAddr>,
     /// Health.

@@ -129,7 +129,13 @@ fn check(path: &Path) -> Result<(), ExitError> {
         }
         let attempt = command.try_get_matches_from(["signalbox", section]);
         match attempt {
-            Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::MissingRequiredArgument
+                        | ErrorKind::MissingSubcommand
+                        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                ) => {}
             Err(error) => problems.push(format!("[{section}] {}", short(&error))),
             Ok(_) => {}
         }

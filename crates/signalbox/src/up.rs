@@ -42,6 +42,7 @@ struct BusUrls {
     gateway: String,
     producer: String,
     observer: String,
+    operator: String,
 }
 
 impl BusUrls {
@@ -53,6 +54,7 @@ impl BusUrls {
             gateway: server.url(User::Gateway),
             producer: server.url(User::Producer),
             observer: server.url(User::Observer),
+            operator: server.url(User::Operator),
         }
     }
 
@@ -65,7 +67,8 @@ impl BusUrls {
             router: url.clone(),
             gateway: url.clone(),
             producer: url.clone(),
-            observer: url,
+            observer: url.clone(),
+            operator: url,
         }
     }
 }
@@ -193,6 +196,7 @@ async fn announce(
         pid: std::process::id(),
         nats_url: urls.producer.clone(),
         observer_url: urls.observer.clone(),
+        operator_url: urls.operator.clone(),
         listeners,
         admin,
     };

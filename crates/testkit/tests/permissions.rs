@@ -106,7 +106,7 @@ async fn server() -> NatsServer {
             stream.create_consumer(config).await.unwrap();
         }
     }
-    for bucket in ["api_keys", "signing_keys"] {
+    for bucket in ["api_keys", "signing_keys", "dlq_replays"] {
         let config = kv::Config {
             bucket: bucket.to_owned(),
             ..kv::Config::default()
@@ -325,6 +325,47 @@ async fn observer_reads_topics_and_dead_letters_and_writes_nothing() {
         .await;
     observer
         .must_not_subscribe(&["dlq.>", "events.>", "_INBOX_admin.>"])
+        .await;
+}
+
+#[tokio::test]
+async fn operator_reads_dead_letters_and_publishes_them_again() {
+    let server = server().await;
+    let admin = jetstream::new(server.connect(User::Admin).await);
+    publish(&admin, "dlq.threat.threat_alert").await;
+
+    let mut operator = Tried::connect(&server, User::Operator).await;
+    let jetstream = operator.jetstream();
+    let letters = jetstream.get_stream("DLQ").await.unwrap();
+    letters.direct_get(1).await.unwrap();
+    jetstream.get_stream("EVENTS").await.unwrap();
+    publish(&jetstream, "events.threat.threat_alert").await;
+    let replays = jetstream.get_key_value("dlq_replays").await.unwrap();
+    let revision = replays.create("1-1", "begun".into()).await.unwrap();
+    replays
+        .update("1-1", "stored".into(), revision)
+        .await
+        .unwrap();
+    assert_eq!(replays.get("1-1").await.unwrap().unwrap(), "stored");
+    operator.all_passed().await;
+
+    operator
+        .must_not_publish(&[
+            "dlq.threat.threat_alert",
+            "topics.threat_alerts.-.-.global",
+            "svc.auth.verify",
+            "$KV.signing_keys.k1",
+            "$JS.API.DIRECT.GET.KV_api_keys.$KV.api_keys.k1",
+            "$JS.API.STREAM.INFO.TOPICS",
+            "$JS.API.DIRECT.GET.EVENTS",
+            "$JS.API.CONSUMER.CREATE.DLQ.spy",
+            "$JS.API.CONSUMER.CREATE.EVENTS.spy",
+            "$JS.API.STREAM.PURGE.DLQ",
+            "$JS.API.STREAM.MSG.DELETE.DLQ",
+        ])
+        .await;
+    operator
+        .must_not_subscribe(&["dlq.>", "events.>", "$KV.>", "_INBOX_admin.>"])
         .await;
 }
 

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::{
-    key::{API_KEYS, SIGNING_KEYS},
+    key::{API_KEYS, REPLAYS, SIGNING_KEYS},
     stream::{DLQ, EVENTS, TOPICS},
     subject::{self, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
 };
@@ -31,6 +31,8 @@ pub enum User {
     Auth,
     /// Reads topics and dead letters for people who look on.
     Observer,
+    /// Reads dead letters and publishes them again as events.
+    Operator,
 }
 
 /// The subjects that a user may use; everything else is refused.
@@ -46,13 +48,14 @@ pub struct Permissions {
 
 impl User {
     /// Every user of the generated configuration.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Admin,
         Self::Producer,
         Self::Router,
         Self::Gateway,
         Self::Auth,
         Self::Observer,
+        Self::Operator,
     ];
 
     /// The name with which the user connects.
@@ -65,6 +68,7 @@ impl User {
             Self::Gateway => "gateway",
             Self::Auth => "auth",
             Self::Observer => "observer",
+            Self::Operator => "operator",
         }
     }
 
@@ -109,6 +113,14 @@ impl User {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
                 publish.extend(read_stream(TOPICS));
                 publish.extend(read_stream(DLQ));
+            }
+            Self::Operator => {
+                let replays = format!("KV_{REPLAYS}");
+                publish.extend([below(EVENTS_PREFIX), format!("$KV.{REPLAYS}.>")]);
+                publish.push("$JS.API.INFO".to_owned());
+                publish.extend([DLQ, EVENTS, replays.as_str()].map(stream_info));
+                publish.extend(get_messages(DLQ));
+                publish.extend(get_messages(&replays));
             }
         }
         Some(Permissions {
@@ -211,6 +223,14 @@ mod tests {
             ] {
                 assert_eq!(publishes(user, subject), admin, "{user} {subject}");
             }
+        }
+    }
+
+    #[test]
+    fn only_the_operator_keeps_the_record_of_replays() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Operator);
+            assert_eq!(publishes(user, "$KV.dlq_replays.a-1"), trusted, "{user}");
         }
     }
 

@@ -9,6 +9,7 @@ mod bus_absence;
 mod clients;
 mod commands;
 mod dead_letters;
+mod dlq;
 mod events;
 mod resume;
 mod threat;

@@ -124,6 +124,35 @@ fn refusals_name_the_field() {
 }
 
 #[test]
+fn what_a_rejected_message_says_of_itself_is_read() {
+    let says = |headers: &[(&'static str, &'static str)], payload: &[u8]| {
+        let headers: HashMap<&str, &str> = headers.iter().copied().collect();
+        let stated = stated(&headers, payload);
+        (stated.id, stated.time)
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(says(&[], b"{\"id\":\"data\"}"), (None, None));
+    assert_eq!(says(&[(CE_ID, "1")], b"{"), (some("1"), None));
+    let cloud = json!({"specversion": "0.3", "data": [], "id": 5, "time": "noon"}).to_string();
+    assert_eq!(says(&[], cloud.as_bytes()), (some("5"), some("noon")));
+    assert_eq!(says(&[(CE_ID, "outer")], cloud.as_bytes()).0, some("outer"));
+    let bare = json!({"id": "1"}).to_string();
+    assert_eq!(
+        says(&[(CONTENT_TYPE, STRUCTURED)], bare.as_bytes()),
+        (some("1"), None)
+    );
+    let event = wire::Event {
+        id: "p".into(),
+        ..wire::Event::default()
+    };
+    assert_eq!(
+        says(&[(CONTENT_TYPE, PROTOBUF)], &event.encode_to_vec()),
+        (some("p"), None)
+    );
+    assert_eq!(says(&[(CONTENT_TYPE, PROTOBUF)], b"\xff"), (None, None));
+}
+
+#[test]
 fn what_is_no_object_is_malformed() {
     for payload in [&b""[..], b"null", b"[]", b"{", b"\xff", b"{}{}"] {
         assert!(matches!(
