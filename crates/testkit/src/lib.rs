@@ -8,11 +8,14 @@
 
 mod child;
 mod deadline;
+pub mod ledger;
 mod nats;
 mod node;
 mod output;
 mod platform;
 mod process;
+mod proxy;
+mod subscriber;
 mod threat;
 mod websocket;
 
@@ -23,6 +26,8 @@ pub use self::{
     output::Output,
     platform::{Platform, Service, api_key, get, post},
     process::{Process, signalbox},
+    proxy::{Direction, Flow, Proxy},
+    subscriber::{LiveLedger, Subscriber},
     threat::{Follower, Record},
     websocket::{Closed, Refused, WsClient},
 };

@@ -66,6 +66,12 @@ impl NatsServer {
         self.config.users.url(user, self.port)
     }
 
+    /// As [`url`](Self::url), through another port of this machine.
+    #[must_use]
+    pub fn url_through(&self, user: User, port: u16) -> String {
+        self.config.users.url(user, port)
+    }
+
     /// As [`url`](Self::url), by the name of the user.
     ///
     /// # Panics

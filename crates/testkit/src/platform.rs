@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::Value;
 use signalbox_bus::server::User;
@@ -97,6 +98,28 @@ impl Platform {
         Service::spawn(gateway).ready().await
     }
 
+    /// Starts one more gateway that listens on `listen` and reaches the bus on
+    /// another port, of a [`Proxy`](crate::Proxy) for instance. The caller
+    /// keeps it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_gateway_at(&self, listen: SocketAddr, bus_port: u16) -> Service {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let mut gateway = command(&self.nats, User::Gateway, "gateway");
+            gateway
+                .env("NATS_URL", self.nats.url_through(User::Gateway, bus_port))
+                .args(["--listen", &listen.to_string()]);
+            match Service::spawn(gateway).settle().await {
+                Ok(service) => return service,
+                // The system may have lent the port to a passing connection.
+                Err(words) if words.contains("in use") && Instant::now() < deadline => {}
+                Err(words) => panic!("the gateway does not start\n{words}"),
+            }
+        }
+    }
+
     /// Starts one more router, which the caller keeps.
     ///
     /// # Panics
@@ -188,28 +211,37 @@ struct Starting(Process);
 
 impl Starting {
     async fn ready(self) -> Service {
+        match self.settle().await {
+            Ok(service) => service,
+            Err(words) => panic!("the service ended\n{words}"),
+        }
+    }
+
+    /// The service once it is ready, or what it said before it ended.
+    async fn settle(self) -> Result<Service, String> {
         let line = self.0.wait_for_line("admin=", DEADLINE).await;
         let admin = address(&line, "admin=").expect("the line names the admin address");
-        eventually("readiness", DEADLINE, async || {
-            assert_eq!(
-                self.0.exit_status(),
-                None,
-                "{}",
-                self.0.stderr().lines().join("\n")
-            );
-            (get(admin, "/ready").await.0 == 200).then_some(())
-        })
-        .await;
+        let ready = eventually("readiness", DEADLINE, async || {
+            if self.0.exit_status().is_some() {
+                return Some(false);
+            }
+            let (status, _) = try_get(admin, "/ready").await?;
+            (status == 200).then_some(true)
+        });
+        let ready = ready.await;
         let lines = self.0.stderr().lines();
+        if !ready {
+            return Err(lines.join("\n"));
+        }
         let listener = lines
             .iter()
             .find(|line| line.contains("listening"))
             .and_then(|line| address(line, "addr="));
-        Service {
+        Ok(Service {
             process: self.0,
             admin,
             listener,
-        }
+        })
     }
 }
 
@@ -237,11 +269,14 @@ fn command(nats: &NatsServer, user: User, subcommand: &str) -> Command {
 /// # Panics
 /// When there is no answer within [`DEADLINE`].
 pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
-    exchange(
-        addr,
-        &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"),
-    )
-    .await
+    try_get(addr, path).await.expect("there is a listener")
+}
+
+/// As [`get`]; `None` when nobody listens there.
+async fn try_get(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let stream = TcpStream::connect(addr).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    Some(exchange(stream, addr, &request).await)
 }
 
 /// Posts JSON; gives status and body.
@@ -253,12 +288,12 @@ pub async fn post(addr: SocketAddr, path: &str, body: &str) -> (u16, String) {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
-    exchange(addr, &format!("{head}{body}")).await
+    let stream = TcpStream::connect(addr).await.expect("there is a listener");
+    exchange(stream, addr, &format!("{head}{body}")).await
 }
 
-async fn exchange(addr: SocketAddr, request: &str) -> (u16, String) {
+async fn exchange(mut stream: TcpStream, addr: SocketAddr, request: &str) -> (u16, String) {
     let answer = timeout(DEADLINE, async {
-        let mut stream = TcpStream::connect(addr).await.expect("there is a listener");
         stream
             .write_all(request.as_bytes())
             .await
