@@ -11,6 +11,7 @@ mod commands;
 mod dead_letters;
 mod dlq;
 mod events;
+mod faults;
 mod planted;
 mod resume;
 mod threat;
