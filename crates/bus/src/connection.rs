@@ -17,8 +17,9 @@ use crate::server::{MINIMUM_VERSION, Version};
 
 /// The largest message that the bus must take, in bytes.
 pub const MIN_MAX_PAYLOAD_BYTES: usize = 4 * 1024 * 1024;
-/// How often an idle link is probed; two unanswered probes cut it.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the link is probed; at the third probe with two unanswered it is
+/// cut. Nobody tells a client of a link that died silently but this.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// How long one attempt to connect may take.
 const CONNECT_ATTEMPT: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts to reconnect.

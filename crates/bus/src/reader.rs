@@ -201,7 +201,13 @@ impl OrderedReader {
             self.link.changed().await.ok();
             return None;
         }
-        match self.try_start().await {
+        let mut link = self.link.clone();
+        let started = tokio::select! {
+            started = self.try_start() => started,
+            // An answer that was under way on the old link never comes.
+            Ok(()) = link.changed() => return None,
+        };
+        match started {
             Ok(None) => {
                 let resumed = std::mem::take(&mut self.interrupted);
                 resumed.then_some(Reading::Resumed)

@@ -11,7 +11,7 @@ use serde_json::json;
 use signalbox_bus::Bus;
 use signalbox_bus::server::User;
 use signalbox_testkit::ledger::{Entitlement, Event, FaultKind};
-use signalbox_testkit::{DEADLINE, LiveLedger, Platform, Proxy, Service, Subscriber};
+use signalbox_testkit::{DEADLINE, LiveLedger, Platform, Proxy, Service, Subscriber, WsClient};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -38,7 +38,10 @@ const LANE_EVENTS: usize = 150;
 /// The latest moment of a round at which its fault strikes, in milliseconds.
 const LATEST_FAULT_MS: u64 = 1_500;
 /// How late an event may come once everything works again.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(15);
+/// How long a link to the bus that died silently may go unnoticed: twice what
+/// the probes need.
+const NOTICED: Duration = Duration::from_secs(12);
 /// How long after a round its last event may come.
 const SETTLING: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
@@ -313,4 +316,19 @@ async fn nothing_is_lost_doubled_or_misordered_in_ten_rounds_of_faults() {
         returns >= CLIENTS / GATEWAYS / 2,
         "{SEED_VARIABLE}={seed}: only {returns} returns"
     );
+}
+
+/// Nothing tells a gateway that a cable was pulled, but that its probes remain
+/// unanswered.
+#[tokio::test]
+async fn a_link_to_the_bus_that_dies_silently_is_noticed() {
+    let stage = Stage::set().await;
+    let mut client = WsClient::connect(&stage.platform.gateways[0].threat_url(), &[]).await;
+    client.authenticate(&stage.platform.api_key("viewer")).await;
+    client.subscribe(json!({"channel": "threat_alerts"})).await;
+    let bus = stage.platform.bus(User::Producer).await;
+    stage.backs[0].silence();
+    send(&bus, "threat_alert", "behind", &alert("HIGH")).await;
+    let frame = client.next_json(NOTICED).await;
+    assert_eq!(frame["id"], "behind");
 }
