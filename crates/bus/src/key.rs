@@ -1,9 +1,36 @@
 //! Every KV bucket and key is named here.
 
+use signalbox_protocol::domain::Domain;
+
 /// Bucket: API keys by id.
 pub const API_KEYS: &str = "api_keys";
 /// Bucket: public halves of the keys that sign access tokens, by key id.
 pub const SIGNING_KEYS: &str = "signing_keys";
+/// Bucket: who does what of the things that one at a time may do, and who is
+/// there to do them.
+pub const LEASES: &str = "leases";
+/// The stream that the bucket of leases is.
+pub const LEASES_STREAM: &str = "KV_leases";
+
+const MEMBER: &str = "member.";
+
+/// The lease of the router that works on a domain.
+#[must_use]
+pub fn router_lease(domain: Domain) -> String {
+    format!("router.{domain}")
+}
+
+/// The lease by which a router says that it is alive.
+#[must_use]
+pub fn member(id: &str) -> String {
+    format!("{MEMBER}{id}")
+}
+
+/// Whether a key of the bucket of leases is a router's sign of life.
+#[must_use]
+pub fn is_member(key: &str) -> bool {
+    key.starts_with(MEMBER)
+}
 
 /// Whether `text` can be a key of a bucket as it is: what NATS allows, less
 /// the dot.

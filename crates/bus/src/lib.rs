@@ -10,6 +10,7 @@
 //! | [`stream`] | EVENTS, TOPICS and DLQ: made by `init`, verified by services |
 //! | [`publish`] | publish with acknowledgement, retry and deadline |
 //! | [`work_queue`] | a router's consumer of one domain |
+//! | [`lease`] | who may do what only one may do, for a while |
 //! | [`reader`] | a gateway's one ordered reader of TOPICS |
 //! | [`history`] | reading stored events back |
 //! | [`rpc`] | protobuf requests between services |
@@ -21,6 +22,7 @@ pub mod connection;
 pub mod header;
 pub mod history;
 pub mod key;
+pub mod lease;
 pub mod publish;
 pub mod reader;
 pub mod rpc;

@@ -3,6 +3,12 @@
 //! Every publish names the sequence that the subject's last message must have.
 //! A lease or a duplicate window would not do: a router may be stopped for
 //! longer than either and go on afterwards.
+//!
+//! The fence rests on two things. Whoever publishes an event has seen all
+//! earlier ones of its subject stored, since it took them from a consumer that
+//! nobody shares, and has one publish per subject in flight. And whatever is
+//! known of a subject's last message includes which event that is: a sequence
+//! alone would let an event pass that lies behind it already.
 
 use std::time::Duration;
 
@@ -20,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The last message of a TOPICS subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tip {
+pub(crate) struct Tip {
     /// Its sequence in TOPICS; 0 when there is none.
     sequence: u64,
     /// The position in EVENTS of the event that it holds.
@@ -28,7 +34,7 @@ struct Tip {
 }
 
 /// Stores an event, trying for as long as it takes. `tip` is the subject's
-/// last TOPICS sequence where known; returns the new one where known.
+/// last message where known; returns the new one where known.
 ///
 /// Cancelling is safe at any point: whoever stores the event next finds out
 /// whether it is stored.
@@ -37,15 +43,14 @@ pub(crate) async fn store(
     message: &Outgoing,
     epoch: Epoch,
     sequence: u64,
-    mut tip: Option<u64>,
-) -> Option<u64> {
+    mut tip: Option<Tip>,
+) -> Option<Tip> {
     let mut pause = PAUSE;
     loop {
         let last = match tip {
             Some(last) => last,
             None => match read_tip(bus, &message.subject).await {
-                Ok(found) if found.covers(epoch, sequence) => return Some(found.sequence),
-                Ok(found) => found.sequence,
+                Ok(found) => found,
                 Err(cause) => {
                     debug!(subject = %message.subject, %cause, "tip not read");
                     back_off(&mut pause).await;
@@ -53,17 +58,31 @@ pub(crate) async fn store(
                 }
             },
         };
-        match publish_fenced(bus, message, last).await {
+        // Also where the tip is remembered: an event whose acknowledgement was
+        // lost comes again, and one that this router held while it was stopped
+        // may have been stored by another, with others behind it.
+        if last.covers(epoch, sequence) {
+            return Some(last);
+        }
+        match publish_fenced(bus, message, last.sequence).await {
             Ok(Stored {
-                sequence,
+                sequence: stored,
                 duplicate: false,
-            }) => return Some(sequence),
+            }) => {
+                return Some(Tip {
+                    sequence: stored,
+                    source: Some((epoch, sequence)),
+                });
+            }
             // The acknowledgement names the earlier message, which need not be
             // the subject's last.
             Ok(Stored {
                 duplicate: true, ..
             }) => return None,
-            Err(PublishError::Fenced) => tip = None,
+            Err(PublishError::Fenced) => {
+                debug!(subject = %message.subject, sequence, "fenced");
+                tip = None;
+            }
             Err(PublishError::Unacknowledged(_)) => {
                 tip = None;
                 back_off(&mut pause).await;

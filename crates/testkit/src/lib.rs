@@ -21,7 +21,7 @@ pub use self::{
     nats::NatsServer,
     node::NodeClient,
     output::Output,
-    platform::{Platform, Service, api_key, get, post},
+    platform::{Arguments, Platform, Service, api_key, get, post},
     process::{Process, signalbox},
     threat::{Follower, Record},
     websocket::{Closed, Refused, WsClient},

@@ -10,6 +10,7 @@ mod commands;
 mod dead_letters;
 mod events;
 mod resume;
+mod routers;
 mod threat;
 mod trace;
 mod up;
