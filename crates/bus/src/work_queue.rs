@@ -121,8 +121,6 @@ pub struct WorkQueue {
     domain: Domain,
     generation: Generation,
     name: String,
-    /// Whether the consumer is there, as far as known.
-    claimed: bool,
     messages: Option<pull::Stream>,
     /// The number of the last delivery.
     delivered: u64,
@@ -139,7 +137,6 @@ impl WorkQueue {
             domain,
             generation,
             name: consumer_name(domain, generation),
-            claimed: false,
             messages: None,
             delivered: 0,
             link,
@@ -147,8 +144,8 @@ impl WorkQueue {
     }
 
     /// Starts over at the acknowledgement floor: everything unacknowledged
-    /// comes again, in order. The first time, and whenever its consumer is
-    /// gone, it puts its own in the place of those of earlier holders.
+    /// comes again, in order. Where its consumer is not there, the queue puts
+    /// it in the place of those of earlier holders.
     ///
     /// # Errors
     /// [`QueueError::Superseded`] when a later holder was first. When the bus
@@ -162,11 +159,8 @@ impl WorkQueue {
             .get_stream_no_info(EVENTS)
             .await
             .map_err(|error| self.failed("reset", &error))?;
-        if !self.claimed {
-            self.claim(&stream).await?;
-        }
-        // Whatever goes wrong, the consumer may be gone.
-        self.claimed = false;
+        // Each time: it may be gone, and then nobody would answer.
+        self.claim(&stream).await?;
         let reset = stream
             .reset_consumer(&self.name, None)
             .await
@@ -185,7 +179,6 @@ impl WorkQueue {
             .map_err(|error| self.failed("pull from", &error))?;
         self.delivered = reset.info.delivered.consumer_sequence;
         self.messages = Some(messages);
-        self.claimed = true;
         Ok(())
     }
 

@@ -142,7 +142,108 @@ async fn back_off(pause: &mut Duration) {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::HeaderMap;
+    use signalbox_bus::BusOptions;
+    use signalbox_bus::server::User;
+    use signalbox_bus::stream::StreamSettings;
+    use signalbox_testkit::{DEADLINE, NatsServer};
+
     use super::*;
+
+    const SUBJECT: &str = "topics.threat_alerts.-.-";
+
+    /// The event at a position of EVENTS. `window` is part of the message's id:
+    /// in another window nobody recognises a repeat.
+    fn event(sequence: u64, window: &str) -> Outgoing {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::EVENT_STREAM, epoch().to_string());
+        headers.insert(header::EVENT_SEQUENCE, sequence.to_string());
+        Outgoing {
+            subject: SUBJECT.to_owned(),
+            message_id: format!("{window}/{sequence}"),
+            headers,
+            payload: "{}".into(),
+        }
+    }
+
+    fn epoch() -> Epoch {
+        Epoch::from_unix_micros(7)
+    }
+
+    async fn bus(server: &NatsServer) -> Bus {
+        let options = BusOptions {
+            url: server.url(User::Admin),
+            wait: DEADLINE,
+        };
+        Bus::connect(&options, "test").await.unwrap()
+    }
+
+    /// What the subject holds, as positions of EVENTS.
+    async fn stored(bus: &Bus) -> Vec<u64> {
+        let page = signalbox_bus::history::page(bus, stream::TOPICS, SUBJECT, 1, 100);
+        page.await
+            .unwrap()
+            .messages
+            .iter()
+            .map(|message| {
+                let headers = message.headers.as_ref().unwrap();
+                let sequence = header::value(headers, header::EVENT_SEQUENCE).unwrap();
+                sequence.parse().unwrap()
+            })
+            .collect()
+    }
+
+    /// A router that wakes up long after another took over goes through what it
+    /// holds: the first event meets the fence, and what it learns there must
+    /// not let the next one pass.
+    #[tokio::test]
+    async fn what_others_stored_meanwhile_is_not_stored_again() {
+        let server = NatsServer::start().await;
+        let bus = bus(&server).await;
+        stream::init(&bus, &StreamSettings::default())
+            .await
+            .unwrap();
+        let store = async |sequence, window, tip| {
+            store(&bus, &event(sequence, window), epoch(), sequence, tip).await
+        };
+        let known = store(1, "then", None).await;
+        let mut tip = known;
+        for sequence in 2..=5 {
+            tip = store(sequence, "then", tip).await;
+        }
+        let mut tip = known;
+        for sequence in 2..=5 {
+            tip = store(sequence, "now", tip).await;
+        }
+        assert_eq!(stored(&bus).await, [1, 2, 3, 4, 5]);
+        store(6, "now", tip).await;
+        // Its acknowledgement is lost, so it comes again.
+        let tip = store(7, "now", None).await;
+        store(6, "later", tip).await;
+        store(7, "later", tip).await;
+        assert_eq!(stored(&bus).await, [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    /// A producer's own repeat is another event of EVENTS with the same id. The
+    /// bus names the earlier message, which need not be the subject's last.
+    #[tokio::test]
+    async fn a_recognised_repeat_does_not_tell_the_tip() {
+        let server = NatsServer::start().await;
+        let bus = bus(&server).await;
+        stream::init(&bus, &StreamSettings::default())
+            .await
+            .unwrap();
+        let mut tip = None;
+        for sequence in 1..=3 {
+            tip = store(&bus, &event(sequence, "w"), epoch(), sequence, tip).await;
+        }
+        let mut repeat = event(4, "w");
+        repeat.message_id = event(2, "w").message_id;
+        let tip = store(&bus, &repeat, epoch(), 4, tip).await;
+        assert_eq!(tip, None);
+        store(&bus, &event(5, "w"), epoch(), 5, tip).await;
+        assert_eq!(stored(&bus).await, [1, 2, 3, 5]);
+    }
 
     #[test]
     fn only_the_same_life_of_the_stream_covers_an_event() {
