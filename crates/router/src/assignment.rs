@@ -131,7 +131,11 @@ impl Assignment {
 async fn be_present(leases: Leases, shutdown: Shutdown) {
     let key = key::member(leases.holder());
     while !shutdown.is_triggered() {
-        let mut lease = match leases.acquire(&key).await {
+        let acquired = tokio::select! {
+            acquired = leases.acquire(&key) => acquired,
+            () = passed(&shutdown, PAUSE) => return,
+        };
+        let mut lease = match acquired {
             Ok(lease) => lease,
             Err(cause) => {
                 info!(%cause, "not announced");
@@ -156,7 +160,12 @@ async fn work_on(
     stop: Shutdown,
     drain: Duration,
 ) -> Domain {
-    let mut lease = match leases.acquire(&key::router_lease(domain)).await {
+    let key = key::router_lease(domain);
+    let acquired = tokio::select! {
+        acquired = leases.acquire(&key) => acquired,
+        () = passed(&stop, PAUSE) => return domain,
+    };
+    let mut lease = match acquired {
         Ok(lease) => lease,
         Err(cause) => {
             match cause {
@@ -169,17 +178,13 @@ async fn work_on(
     };
     info!(%domain, generation = %lease.generation(), "domain taken over");
     let worker = Worker::new(bus, domain, routing, &lease, stop.clone());
-    let late = async {
-        stop.wait().await;
-        sleep(drain).await;
-    };
     let ended = tokio::select! {
         // The lease first: once it is lost, nothing more is done.
         biased;
         () = lease.keep() => Ended::Lapsed,
         ended = worker.run() => ended,
         // What is left behind comes again to the next holder.
-        () = late => Ended::Finished,
+        () = passed(&stop, drain) => Ended::Finished,
     };
     match ended {
         Ended::Finished => {
@@ -187,7 +192,16 @@ async fn work_on(
             info!(%domain, "domain released");
         }
         Ended::Lapsed => warn!(%domain, "lease lost, domain left"),
-        Ended::Superseded => warn!(%domain, "superseded, domain left"),
+        Ended::Superseded => {
+            warn!(%domain, "superseded, domain left");
+            sleep(PAUSE).await;
+        }
     }
     domain
+}
+
+/// Waits until a while after `stop`.
+async fn passed(stop: &Shutdown, a_while: Duration) {
+    stop.wait().await;
+    sleep(a_while).await;
 }

@@ -71,7 +71,7 @@ pub(crate) fn init(args: InitArgs) -> Result<(), ExitError> {
             bootstrap::ensure_api_keys(&bus, &dir.join(CREDENTIALS)).await?;
         }
         bus.drain().await;
-        output::line("streams, consumers and buckets are ready").ok();
+        output::line("streams and buckets are ready").ok();
         Ok::<_, anyhow::Error>(())
     })
 }
