@@ -25,8 +25,12 @@ use crate::events::{alert, send};
 const INVESTIGATIONS: usize = 50;
 /// 200 events a second.
 const PACE: Duration = Duration::from_millis(5);
-/// Events published at that pace, with the fault in the middle.
-const PACED: usize = 1_000;
+/// Events in a burst.
+const BURST: usize = 2_000;
+/// Events that the router has stored when the fault comes.
+const FAULT_AT: usize = 100;
+/// Events published evenly after it.
+const PACED: usize = 500;
 /// A page of the history.
 const PAGE: usize = 256;
 
@@ -247,13 +251,14 @@ async fn a_killed_router_is_replaced_when_its_leases_expire() {
         follow(&platform, expected).await,
     ];
     let mut traffic = Traffic::new(&platform).await;
-    traffic.stream(PACED / 2, Duration::ZERO).await;
     let killed = async {
-        victim.process.wait_for_line("routed", DEADLINE).await;
+        busy(victim).await;
         victim.process.kill9();
+        held(&admin).await
     };
-    tokio::join!(traffic.burst(PACED), killed);
-    traffic.stream(PACED / 2, Duration::ZERO).await;
+    let ((), held) = tokio::join!(traffic.burst(BURST), killed);
+    assert!(held > 1, "the router was killed with {held} events");
+    traffic.stream(PACED, Duration::ZERO).await;
     shared(&admin, &[(&heir, 12)]).await;
     verify(&admin, &traffic, &expect, followers).await;
 }
@@ -274,13 +279,13 @@ async fn a_router_that_stops_hands_over_at_once() {
     let followers = vec![follow(&platform, expected).await];
     let mut traffic = Traffic::new(&platform).await;
     let stopped = async {
-        leaver.process.wait_for_line("routed", DEADLINE).await;
+        busy(leaver).await;
         leaver.process.sigterm();
         assert!(leaver.process.wait(DEADLINE).await.success());
     };
-    tokio::join!(traffic.burst(PACED), stopped);
+    tokio::join!(traffic.burst(BURST), stopped);
     shared(&admin, &[(&heir, 12)]).await;
-    traffic.stream(PACED / 10, Duration::ZERO).await;
+    traffic.stream(PACED / 5, Duration::ZERO).await;
     verify(&admin, &traffic, &expect, followers).await;
 }
 
@@ -303,11 +308,11 @@ async fn a_router_that_was_halted_does_no_harm_when_it_goes_on() {
     let followers = vec![follow(&platform, expected).await];
     let mut traffic = Traffic::new(&platform).await;
     let halted = async {
-        zombie.process.wait_for_line("routed", DEADLINE).await;
+        busy(zombie).await;
         zombie.process.sigstop();
         held(&admin).await
     };
-    let ((), held) = tokio::join!(traffic.burst(2 * PACED), halted);
+    let ((), held) = tokio::join!(traffic.burst(BURST), halted);
     assert!(held > 1, "the router was halted with {held} events");
     shared(&admin, &[(&heir, 12)]).await;
     // The events that the zombie holds were stored longer ago than that.
@@ -317,11 +322,21 @@ async fn a_router_that_was_halted_does_no_harm_when_it_goes_on() {
     .await;
     traffic.stream(0, 2 * WINDOW).await;
     zombie.process.sigcont();
-    traffic.stream(PACED / 4, Duration::ZERO).await;
+    traffic.stream(PACED / 2, Duration::ZERO).await;
     zombie.process.wait_for_line("domain left", DEADLINE).await;
     shared(&admin, &[(&heir, 6), (&zombie_id, 6)]).await;
-    traffic.stream(PACED / 4, Duration::ZERO).await;
+    traffic.stream(PACED / 2, Duration::ZERO).await;
     verify(&admin, &traffic, &expect, followers).await;
+}
+
+/// Waits until a router is in the middle of its work.
+async fn busy(router: &Service) {
+    eventually("a busy router", DEADLINE, async || {
+        let lines = router.process.stderr().lines();
+        let routed = lines.iter().filter(|line| line.contains(" routed "));
+        (routed.count() >= FAULT_AT).then_some(())
+    })
+    .await;
 }
 
 /// Events of domain `threat` that were delivered and not acknowledged.
