@@ -66,11 +66,12 @@ impl Assignment {
         let mut watch = LeaseWatch::new(self.bus.clone());
         let shutdown = self.shutdown.clone();
         let mut present = pin!(be_present(self.leases.clone(), shutdown.clone()));
+        let mut is_present = true;
         let mut stopping = pin!(shutdown.wait());
         loop {
             tokio::select! {
                 () = &mut stopping => break,
-                () = &mut present => break,
+                () = &mut present, if is_present => is_present = false,
                 holders = watch.changed() => self.holders.clone_from(holders),
                 Some(ended) = self.work.join_next() => self.note_end(ended),
             }
@@ -78,7 +79,9 @@ impl Assignment {
         }
         // No member any more before the first lease is released: the others
         // take no more than a share of what is counted among the living.
-        present.await;
+        if is_present {
+            present.await;
+        }
         for engagement in self.engagements.values() {
             engagement.stop.trigger();
         }
