@@ -1,6 +1,7 @@
 //! Every KV bucket and key is named here.
 
 use signalbox_protocol::cursor::Cursor;
+use signalbox_protocol::domain::Domain;
 
 /// Bucket: API keys by id.
 pub const API_KEYS: &str = "api_keys";
@@ -13,6 +14,32 @@ pub const REPLAYS: &str = "dlq_replays";
 #[must_use]
 pub fn replay(letter: Cursor) -> String {
     letter.to_string()
+}
+
+/// Bucket: who does what of the things that one at a time may do, and who is
+/// there to do them.
+pub const LEASES: &str = "leases";
+/// The stream that the bucket of leases is.
+pub const LEASES_STREAM: &str = "KV_leases";
+
+const MEMBER: &str = "member.";
+
+/// The lease of the router that works on a domain.
+#[must_use]
+pub fn router_lease(domain: Domain) -> String {
+    format!("router.{domain}")
+}
+
+/// The lease by which a router says that it is alive.
+#[must_use]
+pub fn member(id: &str) -> String {
+    format!("{MEMBER}{id}")
+}
+
+/// Whether a key of the bucket of leases is a router's sign of life.
+#[must_use]
+pub fn is_member(key: &str) -> bool {
+    key.starts_with(MEMBER)
 }
 
 /// Whether `text` can be a key of a bucket as it is: what NATS allows, less

@@ -11,6 +11,7 @@
 //! | [`stream`] | EVENTS, TOPICS and DLQ: made by `init`, verified by services |
 //! | [`publish`] | publish with acknowledgement, retry and deadline |
 //! | [`work_queue`] | a router's consumer of one domain |
+//! | [`lease`] | who may do what only one may do, for a while |
 //! | [`reader`] | a gateway's one ordered reader of TOPICS |
 //! | [`history`] | reading stored events back |
 //! | [`rpc`] | protobuf requests between services |
@@ -23,6 +24,7 @@ pub mod dead_letter;
 pub mod header;
 pub mod history;
 pub mod key;
+pub mod lease;
 pub mod publish;
 pub mod reader;
 pub mod rpc;

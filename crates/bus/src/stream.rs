@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, ReplayPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, kv};
 use signalbox_protocol::cursor::Epoch;
@@ -25,10 +24,8 @@ pub const TOPICS: &str = "TOPICS";
 /// The refused events.
 pub const DLQ: &str = "DLQ";
 
-/// How long a router may hold an event before the bus offers it again.
-pub const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Events that a router may hold of one domain.
-pub const MAX_HELD: usize = 1_024;
+/// How long the bucket of leases remembers that one has expired.
+pub(crate) const LEASE_MARKER: Duration = Duration::from_secs(60);
 
 const GIB: u64 = 1024 * 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -91,14 +88,7 @@ impl StreamSettings {
     }
 }
 
-/// The name of the durable consumer through which routers take a domain's
-/// events.
-#[must_use]
-pub fn router_consumer(domain: Domain) -> String {
-    format!("router-{domain}")
-}
-
-/// Makes streams, consumers and buckets, or brings them up to date. Needs the
+/// Makes streams and buckets, or brings them up to date. Needs the
 /// administrator's rights.
 ///
 /// # Errors
@@ -111,18 +101,13 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
             .await
             .map_err(|error| BusError::api(format!("make stream {name}"), error))?;
     }
-    for domain in Domain::ALL {
-        let name = router_consumer(domain);
-        bus.jetstream()
-            .create_consumer_on_stream(consumer(domain, settings), EVENTS)
-            .await
-            .map_err(|error| BusError::api(format!("make consumer {name}"), error))?;
-    }
-    for bucket in [key::API_KEYS, key::SIGNING_KEYS] {
+    for bucket in [key::API_KEYS, key::SIGNING_KEYS, key::LEASES] {
         let config = kv::Config {
             bucket: bucket.to_owned(),
             history: 1,
             num_replicas: settings.replicas,
+            // Without markers, those who watch would not hear of an expiry.
+            limit_markers: (bucket == key::LEASES).then_some(LEASE_MARKER),
             ..kv::Config::default()
         };
         bus.jetstream()
@@ -297,20 +282,6 @@ fn base(settings: &StreamSettings) -> Config {
             env!("CARGO_PKG_VERSION").to_owned(),
         )]),
         ..Config::default()
-    }
-}
-
-fn consumer(domain: Domain, settings: &StreamSettings) -> pull::Config {
-    pull::Config {
-        durable_name: Some(router_consumer(domain)),
-        filter_subject: subject::events_of(domain),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        max_ack_pending: MAX_HELD as i64,
-        max_deliver: -1,
-        replay_policy: ReplayPolicy::Instant,
-        num_replicas: settings.replicas,
-        ..pull::Config::default()
     }
 }
 

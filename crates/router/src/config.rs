@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, value_parser};
 use signalbox_bus::{BusArgs, BusOptions};
 
 /// How long publishes in flight may take to end after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long a router's lease of a domain lasts without renewal.
+const LEASE_TTL: Duration = Duration::from_secs(10);
+/// The longest that it may be set to last, in seconds.
+const LONGEST_LEASE_TTL: u64 = 3_600;
 
 /// Command line and environment of the router.
 #[derive(Args, Clone, Debug)]
@@ -17,6 +21,10 @@ pub struct RouterArgs {
     /// Settings that `up` shares
     #[command(flatten)]
     pub routing: RoutingArgs,
+    /// Seconds after which another router takes over from one that is gone
+    #[arg(long, env = "SIGNALBOX_LEASE_TTL", default_value_t = LEASE_TTL.as_secs(),
+        value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=LONGEST_LEASE_TTL))]
+    pub lease_ttl: u64,
 }
 
 /// What is routed how.
@@ -39,6 +47,8 @@ pub struct Options {
     pub bus: BusOptions,
     /// Names of fields that are removed from every event, at any depth.
     pub redact_fields: Vec<String>,
+    /// How long the lease of a domain lasts without renewal, in whole seconds.
+    pub lease_ttl: Duration,
     /// How long publishes in flight may take to end after a stop was asked
     /// for; what is left then comes again to the next router.
     pub drain: Duration,
@@ -51,6 +61,7 @@ impl Options {
         Self {
             bus,
             redact_fields: routing.redact_fields,
+            lease_ttl: LEASE_TTL,
             drain: DRAIN,
         }
     }
@@ -58,6 +69,9 @@ impl Options {
 
 impl From<RouterArgs> for Options {
     fn from(args: RouterArgs) -> Self {
-        Self::new(args.bus.into(), args.routing)
+        Self {
+            lease_ttl: Duration::from_secs(args.lease_ttl),
+            ..Self::new(args.bus.into(), args.routing)
+        }
     }
 }

@@ -3,6 +3,12 @@
 //! Every publish names the sequence that the subject's last message must have.
 //! A lease or a duplicate window would not do: a router may be stopped for
 //! longer than either and go on afterwards.
+//!
+//! The fence rests on two things. Whoever publishes an event has seen all
+//! earlier ones of its subject stored, since it took them from a consumer that
+//! nobody shares, and has one publish per subject in flight. And whatever is
+//! known of a subject's last message includes which event that is: a sequence
+//! alone would let an event pass that lies behind it already.
 
 use std::time::Duration;
 
@@ -20,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The last message of a TOPICS subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tip {
+pub(crate) struct Tip {
     /// Its sequence in TOPICS; 0 when there is none.
     sequence: u64,
     /// The position in EVENTS of the event that it holds.
@@ -28,7 +34,7 @@ struct Tip {
 }
 
 /// Stores an event, trying for as long as it takes. `tip` is the subject's
-/// last TOPICS sequence where known; returns the new one where known.
+/// last message where known; returns the new one where known.
 ///
 /// Cancelling is safe at any point: whoever stores the event next finds out
 /// whether it is stored.
@@ -37,15 +43,14 @@ pub(crate) async fn store(
     message: &Outgoing,
     epoch: Epoch,
     sequence: u64,
-    mut tip: Option<u64>,
-) -> Option<u64> {
+    mut tip: Option<Tip>,
+) -> Option<Tip> {
     let mut pause = PAUSE;
     loop {
         let last = match tip {
             Some(last) => last,
             None => match read_tip(bus, &message.subject).await {
-                Ok(found) if found.covers(epoch, sequence) => return Some(found.sequence),
-                Ok(found) => found.sequence,
+                Ok(found) => found,
                 Err(cause) => {
                     debug!(subject = %message.subject, %cause, "tip not read");
                     back_off(&mut pause).await;
@@ -53,17 +58,31 @@ pub(crate) async fn store(
                 }
             },
         };
-        match publish_fenced(bus, message, last).await {
+        // Also where the tip is remembered: an event whose acknowledgement was
+        // lost comes again, and one that this router held while it was stopped
+        // may have been stored by another, with others behind it.
+        if last.covers(epoch, sequence) {
+            return Some(last);
+        }
+        match publish_fenced(bus, message, last.sequence).await {
             Ok(Stored {
-                sequence,
+                sequence: stored,
                 duplicate: false,
-            }) => return Some(sequence),
+            }) => {
+                return Some(Tip {
+                    sequence: stored,
+                    source: Some((epoch, sequence)),
+                });
+            }
             // The acknowledgement names the earlier message, which need not be
             // the subject's last.
             Ok(Stored {
                 duplicate: true, ..
             }) => return None,
-            Err(PublishError::Fenced) => tip = None,
+            Err(PublishError::Fenced) => {
+                debug!(subject = %message.subject, sequence, "fenced");
+                tip = None;
+            }
             Err(PublishError::Unacknowledged(_)) => {
                 tip = None;
                 back_off(&mut pause).await;
@@ -123,7 +142,108 @@ async fn back_off(pause: &mut Duration) {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::HeaderMap;
+    use signalbox_bus::BusOptions;
+    use signalbox_bus::server::User;
+    use signalbox_bus::stream::StreamSettings;
+    use signalbox_testkit::{DEADLINE, NatsServer};
+
     use super::*;
+
+    const SUBJECT: &str = "topics.threat_alerts.-.-";
+
+    /// The event at a position of EVENTS. `window` is part of the message's id:
+    /// in another window nobody recognises a repeat.
+    fn event(sequence: u64, window: &str) -> Outgoing {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::EVENT_STREAM, epoch().to_string());
+        headers.insert(header::EVENT_SEQUENCE, sequence.to_string());
+        Outgoing {
+            subject: SUBJECT.to_owned(),
+            message_id: format!("{window}/{sequence}"),
+            headers,
+            payload: "{}".into(),
+        }
+    }
+
+    fn epoch() -> Epoch {
+        Epoch::from_unix_micros(7)
+    }
+
+    async fn bus(server: &NatsServer) -> Bus {
+        let options = BusOptions {
+            url: server.url(User::Admin),
+            wait: DEADLINE,
+        };
+        Bus::connect(&options, "test").await.unwrap()
+    }
+
+    /// What the subject holds, as positions of EVENTS.
+    async fn stored(bus: &Bus) -> Vec<u64> {
+        let page = signalbox_bus::history::page(bus, stream::TOPICS, SUBJECT, 1, 100);
+        page.await
+            .unwrap()
+            .messages
+            .iter()
+            .map(|message| {
+                let headers = message.headers.as_ref().unwrap();
+                let sequence = header::value(headers, header::EVENT_SEQUENCE).unwrap();
+                sequence.parse().unwrap()
+            })
+            .collect()
+    }
+
+    /// A router that wakes up long after another took over goes through what it
+    /// holds: the first event meets the fence, and what it learns there must
+    /// not let the next one pass.
+    #[tokio::test]
+    async fn what_others_stored_meanwhile_is_not_stored_again() {
+        let server = NatsServer::start().await;
+        let bus = bus(&server).await;
+        stream::init(&bus, &StreamSettings::default())
+            .await
+            .unwrap();
+        let store = async |sequence, window, tip| {
+            store(&bus, &event(sequence, window), epoch(), sequence, tip).await
+        };
+        let known = store(1, "then", None).await;
+        let mut tip = known;
+        for sequence in 2..=5 {
+            tip = store(sequence, "then", tip).await;
+        }
+        let mut tip = known;
+        for sequence in 2..=5 {
+            tip = store(sequence, "now", tip).await;
+        }
+        assert_eq!(stored(&bus).await, [1, 2, 3, 4, 5]);
+        store(6, "now", tip).await;
+        // Its acknowledgement is lost, so it comes again.
+        let tip = store(7, "now", None).await;
+        store(6, "later", tip).await;
+        store(7, "later", tip).await;
+        assert_eq!(stored(&bus).await, [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    /// A producer's own repeat is another event of EVENTS with the same id. The
+    /// bus names the earlier message, which need not be the subject's last.
+    #[tokio::test]
+    async fn a_recognised_repeat_does_not_tell_the_tip() {
+        let server = NatsServer::start().await;
+        let bus = bus(&server).await;
+        stream::init(&bus, &StreamSettings::default())
+            .await
+            .unwrap();
+        let mut tip = None;
+        for sequence in 1..=3 {
+            tip = store(&bus, &event(sequence, "w"), epoch(), sequence, tip).await;
+        }
+        let mut repeat = event(4, "w");
+        repeat.message_id = event(2, "w").message_id;
+        let tip = store(&bus, &repeat, epoch(), 4, tip).await;
+        assert_eq!(tip, None);
+        store(&bus, &event(5, "w"), epoch(), 5, tip).await;
+        assert_eq!(stored(&bus).await, [1, 2, 3, 5]);
+    }
 
     #[test]
     fn only_the_same_life_of_the_stream_covers_an_event() {

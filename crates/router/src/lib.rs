@@ -3,35 +3,58 @@
 //!
 //! | direction | subject |
 //! |---|---|
-//! | in | `events.<domain>.<type>`, through one durable consumer per domain |
+//! | in | `events.<domain>.<type>`, through one consumer per domain and holder of its lease |
 //! | out | `topics.<channel>.<object>.<user>`, `dlq.<domain>.<type>` |
+//! | both | `$KV.leases.router.<domain>`: who works on a domain |
+//! | both | `$KV.leases.member.<id>`: which routers are alive |
+//!
+//! Routers share the domains: each works on at most `ceil(domains / routers)`
+//! of them. It takes what nobody holds, gives its surplus away when another
+//! joins, and gives everything away when it is stopped: it finishes what is in
+//! flight, then releases the lease, and the successor starts at once. The
+//! domains of one that is gone are free when its leases expire.
 //!
 //! Invariants:
+//! - A domain's events come to one router at a time, through a consumer that
+//!   only the holder of the latest generation of its lease can make, in the
+//!   place of the former one. It delivers without gaps from the first event
+//!   that nobody has acknowledged.
 //! - An event is acknowledged to EVENTS after the bus acknowledged its copy on
 //!   TOPICS or DLQ, never before.
 //! - On one TOPICS subject events lie in the order of EVENTS: one publish is in
 //!   flight per subject, and each is fenced by the subject's last sequence.
 //! - Nothing is published for an event that is already stored, whoever stored
 //!   it.
+//! - A router that lost a lease takes nothing more. One that was stopped for
+//!   longer than its lease and goes on does no harm before it notices: its
+//!   consumer is gone, and with it whatever it could take or acknowledge; what
+//!   it took before, it took in order, and the fence refuses what others have
+//!   stored.
+//! - The lease decides who tries, never what is stored.
 
+mod assignment;
 mod config;
 mod error;
 mod fence;
 mod routing;
+mod share;
 mod worker;
 
 use std::time::Duration;
 
 use signalbox_bus::connection::follow_link;
+use signalbox_bus::lease::{self, Leases};
 use signalbox_bus::{Bus, stream};
-use signalbox_protocol::domain::Domain;
 use signalbox_service::{Condition, Health, Shutdown, Tasks};
 use tracing::info;
 
+use crate::assignment::Assignment;
 pub use crate::config::{Options, RouterArgs, RoutingArgs};
 pub use crate::error::Error;
 use crate::routing::Routing;
-use crate::worker::Worker;
+
+/// How long the leases may take to be released once nothing is in flight.
+const RELEASE: Duration = Duration::from_secs(5);
 
 /// How long the router may be without the bus before it is not ready.
 const BUS_ABSENCE: Duration = Duration::from_secs(5);
@@ -46,12 +69,18 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     for name in [stream::EVENTS, stream::TOPICS, stream::DLQ] {
         stream::verify(&bus, name).await?;
     }
+    lease::verify(&bus).await?;
     let tasks = Tasks::new(shutdown.clone());
-    let routing = Routing::new(options.redact_fields);
-    for domain in Domain::ALL {
-        let worker = Worker::new(bus.clone(), domain, routing.clone(), shutdown.clone());
-        tasks.spawn_critical("router worker", worker.run());
-    }
+    let id = format!("{:016x}", rand::random::<u64>());
+    let assignment = Assignment::new(
+        bus.clone(),
+        Leases::new(bus.clone(), &id, options.lease_ttl),
+        Routing::new(options.redact_fields),
+        options.drain,
+        shutdown.clone(),
+    );
+    tasks.spawn_critical("router assignment", assignment.run());
+    // With or without a share: a router in reserve is as ready as the others.
     ready.set_ready();
     tasks.spawn(
         "readiness",
@@ -60,9 +89,9 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
             false => ready.set_not_ready("the bus has been out of reach for 5 s"),
         }),
     );
-    info!("routing");
+    info!(router = %id, "routing");
     shutdown.wait().await;
-    tasks.drain(options.drain).await;
+    tasks.drain(options.drain + RELEASE).await;
     bus.drain().await;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! One domain's worker: takes events in order, keeps one publish in flight per
 //! TOPICS subject and many subjects in flight at once, and acknowledges what
-//! is stored.
+//! is stored. It works for as long as its router holds the domain's lease.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use signalbox_bus::lease::{Lease, Tenure};
 use signalbox_bus::publish::{self, Outgoing};
-use signalbox_bus::stream::{ACK_WAIT, EVENTS, MAX_HELD};
-use signalbox_bus::work_queue::{Receipt, Taken, Work, WorkQueue};
+use signalbox_bus::stream::EVENTS;
+use signalbox_bus::work_queue::{ACK_WAIT, MAX_HELD, QueueError, Receipt, Taken, Work, WorkQueue};
 use signalbox_bus::{Bus, stream};
 use signalbox_protocol::cursor::Epoch;
 use signalbox_protocol::domain::Domain;
@@ -20,7 +21,7 @@ use signalbox_service::Shutdown;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, info, warn};
 
-use crate::fence;
+use crate::fence::{self, Tip};
 use crate::routing::{Routed, Routing};
 
 /// How often the bus is told that held events are still being worked on.
@@ -29,7 +30,7 @@ const PROGRESS: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
 const RESET_PAUSE: Duration = Duration::from_millis(200);
 /// How long one round of publishing a dead letter lasts.
 const DEAD_LETTER_PATIENCE: Duration = Duration::from_secs(30);
-/// Subjects whose last sequence is remembered; beyond it all are forgotten and
+/// Subjects whose last message is remembered; beyond it all are forgotten and
 /// read anew when needed.
 const MAX_TIPS: usize = 65_536;
 
@@ -47,15 +48,40 @@ struct Job {
 /// An event that is stored or refused.
 struct Done {
     sequence: u64,
-    /// The TOPICS subject, and its last sequence where known.
-    subject: Option<(String, Option<u64>)>,
+    epoch: Epoch,
+    /// The TOPICS subject, and its last message where known.
+    subject: Option<(String, Option<Tip>)>,
+}
+
+/// Why a worker has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was asked to, and nothing is in flight any more.
+    Finished,
+    /// Its lease is over; what it held comes to the next holder.
+    Lapsed,
+    /// A later holder of the lease has taken the domain over.
+    Superseded,
+}
+
+/// What a worker has to see to next.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once per event; a box would cost more"
+)]
+enum Turn {
+    Stop,
+    Settle(Done),
+    Progress,
+    Take(Taken),
 }
 
 pub(crate) struct Worker {
     bus: Bus,
     domain: Domain,
     routing: Routing,
-    shutdown: Shutdown,
+    tenure: Tenure,
+    stop: Shutdown,
     queue: WorkQueue,
     epoch: Option<Epoch>,
     /// Every event taken and not acknowledged, with its latest receipt.
@@ -64,18 +90,26 @@ pub(crate) struct Worker {
     /// has an entry for as long as one is in flight.
     waiting: HashMap<String, VecDeque<Job>>,
     in_flight: FuturesUnordered<Storing>,
-    /// The last sequence of TOPICS subjects.
-    tips: HashMap<String, u64>,
+    /// The last message of TOPICS subjects.
+    tips: HashMap<String, Tip>,
 }
 
 impl Worker {
-    pub(crate) fn new(bus: Bus, domain: Domain, routing: Routing, shutdown: Shutdown) -> Self {
-        let queue = WorkQueue::new(bus.clone(), domain);
+    /// A worker for the holder of `lease`, until `stop`.
+    pub(crate) fn new(
+        bus: Bus,
+        domain: Domain,
+        routing: Routing,
+        lease: &Lease,
+        stop: Shutdown,
+    ) -> Self {
+        let queue = WorkQueue::new(bus.clone(), domain, lease.generation());
         Self {
             bus,
             domain,
             routing,
-            shutdown,
+            tenure: lease.tenure(),
+            stop,
             queue,
             epoch: None,
             held: HashMap::new(),
@@ -85,21 +119,34 @@ impl Worker {
         }
     }
 
-    /// Works until shutdown, then finishes what is in flight.
-    pub(crate) async fn run(mut self) {
+    /// Works until it is stopped, then finishes what is in flight; or until the
+    /// lease is over, and leaves everything as it is.
+    pub(crate) async fn run(mut self) -> Ended {
         let mut progress = interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let shutdown = self.shutdown.clone();
-        let mut stopping = std::pin::pin!(shutdown.wait());
+        let stop = self.stop.clone();
+        let mut stopping = std::pin::pin!(stop.wait());
         loop {
-            tokio::select! {
-                () = &mut stopping => break,
-                Some(done) = self.in_flight.next() => self.settle(done).await,
-                _ = progress.tick() => self.tell_progress().await,
-                taken = self.queue.next(), if self.held.len() < MAX_HELD => match taken {
-                    Taken::Work(work) => self.admit(work),
-                    Taken::Interrupted(cause) => self.restart(cause).await,
-                },
+            let turn = tokio::select! {
+                () = &mut stopping => Turn::Stop,
+                Some(done) = self.in_flight.next() => Turn::Settle(done),
+                _ = progress.tick() => Turn::Progress,
+                taken = self.queue.next(), if self.held.len() < MAX_HELD => Turn::Take(taken),
+            };
+            // After the process was stopped, this may be the first to notice.
+            if self.tenure.is_over() {
+                return Ended::Lapsed;
+            }
+            match turn {
+                Turn::Stop => break,
+                Turn::Settle(done) => self.settle(done).await,
+                Turn::Progress => self.tell_progress().await,
+                Turn::Take(Taken::Work(work)) => self.admit(work),
+                Turn::Take(Taken::Interrupted(cause)) => {
+                    if let Err(QueueError::Superseded) = self.restart(cause).await {
+                        return Ended::Superseded;
+                    }
+                }
             }
         }
         // What waits behind it comes again to the next router.
@@ -107,18 +154,13 @@ impl Worker {
         while let Some(done) = self.in_flight.next().await {
             self.settle(done).await;
         }
-        debug!(domain = %self.domain, "worker ended");
+        Ended::Finished
     }
 
     /// Starts over at the acknowledgement floor. What is held stays held.
-    async fn restart(&mut self, cause: &'static str) {
+    async fn restart(&mut self, cause: &'static str) -> Result<(), QueueError> {
         debug!(domain = %self.domain, cause, "consumer starts over");
-        let restarted = async {
-            let state = stream::state(&self.bus, EVENTS).await?;
-            self.queue.reset().await?;
-            Ok::<_, signalbox_bus::BusError>(state.epoch)
-        };
-        match restarted.await {
+        match self.start_over().await {
             Ok(epoch) => {
                 if self.epoch.is_some_and(|known| known != epoch) {
                     warn!(domain = %self.domain, "EVENTS was made anew");
@@ -126,11 +168,20 @@ impl Worker {
                 }
                 self.epoch = Some(epoch);
             }
-            Err(cause) => {
+            Err(QueueError::Superseded) => return Err(QueueError::Superseded),
+            Err(QueueError::Bus(cause)) => {
                 info!(domain = %self.domain, %cause, "consumer not started");
                 sleep(RESET_PAUSE).await;
             }
         }
+        Ok(())
+    }
+
+    /// Resets the consumer; gives the life of EVENTS.
+    async fn start_over(&mut self) -> Result<Epoch, QueueError> {
+        let state = stream::state(&self.bus, EVENTS).await?;
+        self.queue.reset().await?;
+        Ok(state.epoch)
     }
 
     fn admit(&mut self, work: Work) {
@@ -154,7 +205,7 @@ impl Worker {
                 warn!(subject = %work.subject, sequence = work.sequence, trace_id = %trace, %reason, "event refused");
                 let bus = self.bus.clone();
                 self.in_flight
-                    .push(Box::pin(refuse(bus, message, work.sequence)));
+                    .push(Box::pin(refuse(bus, message, epoch, work.sequence)));
             }
         }
     }
@@ -185,6 +236,7 @@ impl Worker {
             );
             Done {
                 sequence: job.sequence,
+                epoch: job.epoch,
                 subject: Some((job.message.subject, tip)),
             }
         }));
@@ -192,7 +244,10 @@ impl Worker {
 
     /// Acknowledges an event and launches the next on its subject.
     async fn settle(&mut self, done: Done) {
-        if let Some(receipt) = self.held.remove(&done.sequence) {
+        // An event of a former EVENTS may have the number of a held one.
+        if self.epoch == Some(done.epoch)
+            && let Some(receipt) = self.held.remove(&done.sequence)
+        {
             receipt.acknowledge().await;
         }
         let Some((subject, tip)) = done.subject else {
@@ -208,7 +263,7 @@ impl Worker {
         }
     }
 
-    fn remember(&mut self, subject: &str, tip: Option<u64>) {
+    fn remember(&mut self, subject: &str, tip: Option<Tip>) {
         match tip {
             Some(tip) => {
                 if self.tips.len() >= MAX_TIPS && !self.tips.contains_key(subject) {
@@ -230,12 +285,13 @@ impl Worker {
 }
 
 /// Keeps a refused event on DLQ, trying for as long as it takes.
-async fn refuse(bus: Bus, message: Outgoing, sequence: u64) -> Done {
+async fn refuse(bus: Bus, message: Outgoing, epoch: Epoch, sequence: u64) -> Done {
     loop {
         match publish::publish(&bus, &message, DEAD_LETTER_PATIENCE).await {
             Ok(_) => {
                 return Done {
                     sequence,
+                    epoch,
                     subject: None,
                 };
             }

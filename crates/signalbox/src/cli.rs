@@ -121,6 +121,14 @@ pub(crate) struct InitArgs {
     /// Hours that events can be resumed from
     #[arg(long, env = "SIGNALBOX_RETENTION_HOURS", default_value_t = 24)]
     pub(crate) retention_hours: u64,
+    /// Seconds within which a repeated publish is recognised by its id
+    #[arg(
+        long,
+        env = "SIGNALBOX_DUPLICATE_WINDOW",
+        default_value_t = 600,
+        value_name = "SECONDS"
+    )]
+    pub(crate) duplicate_window: u64,
     /// Make a signing key and API keys below this directory, unless they exist
     #[arg(long, value_name = "DIR")]
     pub(crate) credentials: Option<PathBuf>,

@@ -15,6 +15,9 @@ use crate::output;
 
 /// The largest number of hours that retention may be set to: ten years.
 const MAX_RETENTION_HOURS: u64 = 87_600;
+/// The largest number of seconds that the duplicate window may be set to: a
+/// day, since the bus holds every id of the window in memory.
+const MAX_DUPLICATE_WINDOW: u64 = 86_400;
 
 pub(crate) fn gateway(command: GatewayCommand) -> Result<(), ExitError> {
     let options =
@@ -50,8 +53,12 @@ pub(crate) fn init(args: InitArgs) -> Result<(), ExitError> {
     if !(1..=MAX_RETENTION_HOURS).contains(&args.retention_hours) {
         return Err(ExitError::config("--retention-hours: expected 1 to 87600"));
     }
+    if !(1..=MAX_DUPLICATE_WINDOW).contains(&args.duplicate_window) {
+        return Err(ExitError::config("--duplicate-window: expected 1 to 86400"));
+    }
     let settings = StreamSettings {
         replicas: args.replicas,
+        duplicate_window: Duration::from_secs(args.duplicate_window),
         topics_age: Duration::from_secs(args.retention_hours * 3_600),
         ..StreamSettings::default()
     };
@@ -64,7 +71,7 @@ pub(crate) fn init(args: InitArgs) -> Result<(), ExitError> {
             bootstrap::ensure_api_keys(&bus, &dir.join(CREDENTIALS)).await?;
         }
         bus.drain().await;
-        output::line("streams, consumers and buckets are ready").ok();
+        output::line("streams and buckets are ready").ok();
         Ok::<_, anyhow::Error>(())
     })
 }

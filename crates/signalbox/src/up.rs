@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use signalbox_auth::bootstrap;
 use signalbox_bus::server::{DataDir, ManagedServer, ServerConfig, User, free_bytes};
 use signalbox_bus::stream::{self, StreamSettings};
-use signalbox_bus::{Bus, BusOptions};
+use signalbox_bus::{Bus, BusOptions, lease};
 use signalbox_service::{ExitError, Health, Shutdown, Tasks, run as run_service};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -104,7 +104,7 @@ fn serve(args: &UpArgs, urls: &BusUrls) -> Result<(), ExitError> {
         let health = Health::new(shutdown.clone());
         let admin = start_admin(&args.admin, &health)?;
         let data_dir = args.data.data_dir.as_path();
-        let keys = prepare(urls, data_dir).await?;
+        let keys = prepare(urls, data_dir, args.nats_url.is_none()).await?;
         let (bound, addresses) = oneshot::channel();
         let tasks = start(args, urls, keys, &health, bound, &shutdown)?;
         let _published = tokio::select! {
@@ -118,13 +118,18 @@ fn serve(args: &UpArgs, urls: &BusUrls) -> Result<(), ExitError> {
 }
 
 /// Makes streams, keys and credentials; returns where the signing keys are.
-async fn prepare(urls: &BusUrls, data_dir: &Path) -> anyhow::Result<PathBuf> {
+async fn prepare(urls: &BusUrls, data_dir: &Path, own_bus: bool) -> anyhow::Result<PathBuf> {
     let bus = Bus::connect(&options(&urls.admin), "signalbox-init").await?;
     let mut settings = StreamSettings::default();
     if let Ok(free) = free_bytes(data_dir) {
         settings = settings.fitted_to(free);
     }
     stream::init(&bus, &settings).await?;
+    if own_bus {
+        // Whoever held a lease ended with the former server; waiting for the
+        // leases of a killed process to expire would delay its successor.
+        lease::clear(&bus).await?;
+    }
     let keys = data_dir.join(SIGNING_KEYS);
     bootstrap::ensure_signing_key(&keys).context("signing key")?;
     bootstrap::ensure_api_keys(&bus, &data_dir.join(CREDENTIALS))

@@ -24,7 +24,7 @@ pub use self::{
     nats::NatsServer,
     node::NodeClient,
     output::Output,
-    platform::{Platform, Service, api_key, get, post},
+    platform::{Arguments, Platform, Service, api_key, get, post},
     process::{Process, signalbox},
     proxy::{Direction, Flow, Proxy},
     subscriber::{LiveLedger, Subscriber},

@@ -18,6 +18,21 @@ use crate::{DEADLINE, NatsServer, Process, eventually, signalbox};
 /// What tests see of the services' work: single events in logs.
 const LOG_FILTER: &str = "debug,async_nats=info,hyper=info";
 
+/// How soon a killed router's successor takes over, in seconds, unless a test
+/// chooses otherwise.
+const LEASE_TTL: &str = "2";
+
+/// Further arguments for the parts of a platform.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arguments<'a> {
+    /// Of `init`.
+    pub init: &'a [&'a str],
+    /// Of the router.
+    pub router: &'a [&'a str],
+    /// Of the gateways.
+    pub gateway: &'a [&'a str],
+}
+
 /// Auth, a router and gateways, each a process. Dropping it ends them.
 #[derive(Debug)]
 pub struct Platform {
@@ -57,10 +72,24 @@ impl Platform {
     /// # Panics
     /// When a part does not start.
     pub async fn start_with(gateways: usize, arguments: &[&str]) -> Self {
+        let arguments = Arguments {
+            gateway: arguments,
+            ..Arguments::default()
+        };
+        Self::start_as(gateways, arguments).await
+    }
+
+    /// As [`start`](Self::start), with further arguments for each part.
+    ///
+    /// # Panics
+    /// When a part does not start.
+    pub async fn start_as(gateways: usize, arguments: Arguments<'_>) -> Self {
         let nats = NatsServer::start().await;
         let dir = tempfile::tempdir().expect("a temporary directory can be created");
         let mut init = command(&nats, User::Admin, "init");
-        init.arg("--credentials").arg(dir.path());
+        init.arg("--credentials")
+            .arg(dir.path())
+            .args(arguments.init);
         let init = Process::spawn(init);
         let status = init.wait(DEADLINE).await;
         assert!(
@@ -72,7 +101,7 @@ impl Platform {
         auth.arg("--signing-keys")
             .arg(dir.path().join("signing-keys"));
         let auth = Service::spawn(auth);
-        let router = Service::spawn(command(&nats, User::Router, "router"));
+        let router = Service::spawn(router(&nats, arguments.router));
         let (auth, router) = (auth.ready().await, router.ready().await);
         let mut platform = Self {
             gateways: Vec::new(),
@@ -82,7 +111,7 @@ impl Platform {
             dir,
         };
         for _ in 0..gateways {
-            let gateway = platform.start_gateway(arguments).await;
+            let gateway = platform.start_gateway(arguments.gateway).await;
             platform.gateways.push(gateway);
         }
         platform
@@ -125,9 +154,15 @@ impl Platform {
     /// # Panics
     /// When it does not start.
     pub async fn start_router(&self) -> Service {
-        Service::spawn(command(&self.nats, User::Router, "router"))
-            .ready()
-            .await
+        self.start_router_with(&[]).await
+    }
+
+    /// As [`start_router`](Self::start_router), with further arguments.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_router_with(&self, arguments: &[&str]) -> Service {
+        Service::spawn(router(&self.nats, arguments)).ready().await
     }
 
     /// The API key that was made for a role.
@@ -253,6 +288,13 @@ fn address(line: &str, key: &str) -> Option<SocketAddr> {
         .next()?
         .parse()
         .ok()
+}
+
+/// A router, whose lease is short unless an argument says otherwise.
+fn router(nats: &NatsServer, arguments: &[&str]) -> Command {
+    let mut router = command(nats, User::Router, "router");
+    router.env("SIGNALBOX_LEASE_TTL", LEASE_TTL).args(arguments);
+    router
 }
 
 fn command(nats: &NatsServer, user: User, subcommand: &str) -> Command {

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use async_nats::{
     Client, ConnectOptions, Event,
     jetstream::{
@@ -100,15 +102,17 @@ async fn server() -> NatsServer {
         let stream = jetstream.create_stream(config).await.unwrap();
         if name == "EVENTS" {
             let config = pull::Config {
-                durable_name: Some("threat".to_owned()),
+                durable_name: Some("former".to_owned()),
+                filter_subject: "events.threat.>".to_owned(),
                 ..pull::Config::default()
             };
             stream.create_consumer(config).await.unwrap();
         }
     }
-    for bucket in ["api_keys", "signing_keys", "dlq_replays"] {
+    for bucket in ["api_keys", "signing_keys", "dlq_replays", "leases"] {
         let config = kv::Config {
             bucket: bucket.to_owned(),
+            limit_markers: Some(Duration::from_secs(60)),
             ..kv::Config::default()
         };
         jetstream.create_key_value(config).await.unwrap();
@@ -181,6 +185,15 @@ async fn router_takes_events_and_writes_topics_and_dead_letters() {
     let mut router = Tried::connect(&server, User::Router).await;
     let jetstream = router.jetstream();
     let events = jetstream.get_stream("EVENTS").await.unwrap();
+    let names = events.consumer_names().collect::<Vec<_>>().await;
+    assert_eq!(names.len(), 1);
+    events.delete_consumer("former").await.unwrap();
+    let config = pull::Config {
+        durable_name: Some("threat".to_owned()),
+        filter_subject: "events.threat.>".to_owned(),
+        ..pull::Config::default()
+    };
+    events.create_consumer_strict(config).await.unwrap();
     let consumer: jetstream::consumer::PullConsumer = events.get_consumer("threat").await.unwrap();
     events.reset_consumer("threat", None).await.unwrap();
     let mut messages = consumer.fetch().max_messages(1).messages().await.unwrap();
@@ -203,19 +216,44 @@ async fn router_takes_events_and_writes_topics_and_dead_letters() {
     message.double_ack().await.unwrap();
     router.all_passed().await;
 
+    let leases = jetstream.get_key_value("leases").await.unwrap();
+    let ttl = Duration::from_secs(60);
+    let revision = leases
+        .create_with_ttl("router.threat", "me".into(), ttl)
+        .await
+        .unwrap();
+    let mut watch = leases.watch_with_history(">").await.unwrap();
+    let seen = timeout(DEADLINE, watch.next()).await.unwrap().unwrap();
+    assert_eq!(seen.unwrap().key, "router.threat");
+    let stream = jetstream.get_stream("KV_leases").await.unwrap();
+    stream
+        .get_last_raw_message_by_subject("$KV.leases.router.threat")
+        .await
+        .unwrap();
+    leases
+        .purge_expect_revision_with_ttl("router.threat", revision, ttl)
+        .await
+        .unwrap();
+    router.all_passed().await;
+
     router
         .must_not_publish(&[
             "events.threat.threat_alert",
             "$JS.API.STREAM.UPDATE.TOPICS",
             "$JS.API.STREAM.PURGE.EVENTS",
+            "$JS.API.STREAM.PURGE.KV_leases",
+            "$JS.API.STREAM.MSG.DELETE.EVENTS",
             "$JS.API.CONSUMER.CREATE.EVENTS.other",
-            "$JS.API.CONSUMER.DELETE.EVENTS.threat",
+            "$JS.API.CONSUMER.CREATE.EVENTS.other.topics.>",
+            "$JS.API.CONSUMER.CREATE.TOPICS.spy",
+            "$JS.API.CONSUMER.CREATE.KV_api_keys.spy",
             "$KV.api_keys.k1",
+            "$KV.signing_keys.k1",
             "$JS.API.DIRECT.GET.KV_api_keys.$KV.api_keys.k1",
         ])
         .await;
     router
-        .must_not_subscribe(&["topics.>", "svc.auth.>", "_INBOX_auth.>"])
+        .must_not_subscribe(&["topics.>", "svc.auth.>", "_INBOX_auth.>", "$KV.>"])
         .await;
 }
 

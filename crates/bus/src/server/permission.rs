@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::{
-    key::{API_KEYS, REPLAYS, SIGNING_KEYS},
+    key::{API_KEYS, LEASES, REPLAYS, SIGNING_KEYS},
     stream::{DLQ, EVENTS, TOPICS},
     subject::{self, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
 };
@@ -90,9 +90,11 @@ impl User {
             Self::Producer => publish.push(below(EVENTS_PREFIX)),
             Self::Router => {
                 publish.extend([TOPICS_PREFIX, DLQ_PREFIX].map(below));
-                publish.push("$JS.API.INFO".to_owned());
+                publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
                 publish.extend([EVENTS, TOPICS, DLQ].map(stream_info));
-                publish.extend(take_work(EVENTS));
+                publish.extend(take_work(EVENTS, EVENTS_PREFIX));
+                publish.push(format!("$KV.{LEASES}.>"));
+                publish.extend(read_bucket(LEASES));
                 publish.extend(get_messages(TOPICS));
             }
             Self::Gateway => {
@@ -172,11 +174,17 @@ fn read_bucket(bucket: &str) -> Vec<String> {
     read_stream(&format!("KV_{bucket}"))
 }
 
-/// Fetching and acknowledging by consumers that others have created.
-fn take_work(stream: &str) -> Vec<String> {
-    let mut subjects = vec![format!("$JS.ACK.{stream}.>")];
+/// Taking from a work queue through pull consumers of one's own, which replace
+/// those of others; each must name what it takes below `prefix`.
+fn take_work(stream: &str, prefix: &str) -> Vec<String> {
+    let mut subjects = vec![
+        format!("$JS.ACK.{stream}.>"),
+        format!("$JS.API.CONSUMER.NAMES.{stream}"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}.*.{prefix}.>"),
+    ];
     subjects.extend(
-        ["INFO", "RESET", "MSG.NEXT"].map(|verb| format!("$JS.API.CONSUMER.{verb}.{stream}.*")),
+        ["INFO", "RESET", "DELETE", "MSG.NEXT"]
+            .map(|verb| format!("$JS.API.CONSUMER.{verb}.{stream}.*")),
     );
     subjects
 }
@@ -208,12 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn only_auth_writes_keys_and_only_admin_changes_streams() {
+    fn buckets_have_one_writer_and_only_admin_changes_streams() {
         for user in User::ALL {
             let admin = user == User::Admin;
             assert_eq!(
                 publishes(user, "$KV.signing_keys.k1"),
                 admin || user == User::Auth,
+                "{user}"
+            );
+            assert_eq!(
+                publishes(user, "$KV.leases.router.threat"),
+                admin || user == User::Router,
                 "{user}"
             );
             for subject in [

@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod planted;
 mod resume;
+mod routers;
 mod threat;
 mod trace;
 mod up;
