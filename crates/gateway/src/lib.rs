@@ -13,9 +13,12 @@
 //! - A subscription gets each of its events once, in stream order, from its
 //!   start on.
 
+mod accept;
 mod access;
+mod admission;
 mod authority;
 mod config;
+mod descriptors;
 mod dialect;
 mod error;
 mod feed;
@@ -40,8 +43,10 @@ use signalbox_transport::{Shards, shard_count_for};
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
+use crate::admission::Admission;
+pub use crate::admission::AdmissionLimits;
 use crate::authority::Authority;
-pub use crate::config::{EdgeArgs, GatewayArgs, InvalidSetting, Options};
+pub use crate::config::{ConnectionArgs, EdgeArgs, GatewayArgs, InvalidSetting, Options};
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News};
 use crate::history::History;
@@ -77,6 +82,18 @@ pub async fn run(
         }
     });
 
+    let admission = Arc::new(Admission::new(AdmissionLimits {
+        max_connections: descriptors::connections(options.admission.max_connections),
+        ..options.admission
+    }));
+    let (refusing, stop) = (Arc::clone(&admission), shutdown.clone());
+    tasks.spawn("refusals", async move {
+        tokio::select! {
+            () = accept::report_refusals(&refusing) => {}
+            () = stop.wait() => {}
+        }
+    });
+
     let listeners = bind(&options)?;
     let addresses: Vec<SocketAddr> = listeners
         .iter()
@@ -86,6 +103,7 @@ pub async fn run(
     let shared = Shared {
         options: Arc::new(options),
         authority,
+        admission,
         history: Arc::new(History::new(bus.clone())),
         shutdown: shutdown.clone(),
     };

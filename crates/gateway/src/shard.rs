@@ -2,26 +2,20 @@
 //! connections that it accepted.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
 use signalbox_protocol::cursor::Epoch;
 use signalbox_service::Shutdown;
-use signalbox_transport::{Outbound, WebSocket, serve_http};
+use signalbox_transport::{Outbound, WebSocket};
 use slab::Slab;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
-use tower::Service as _;
 use tracing::{debug, info, warn};
 
+use crate::accept;
+use crate::admission::Admission;
 use crate::authority::Authority;
 use crate::config::Options;
 use crate::dialect::Encoding;
@@ -30,7 +24,7 @@ use crate::feed::News;
 use crate::history::History;
 use crate::hub::{FanOut, Hub, RingLimits};
 use crate::listener::Listener;
-use crate::routes::{self, Arrival, Doors};
+use crate::routes::{Arrival, Doors};
 use crate::session;
 
 /// Upgraded connections that wait for the shard; when full, further upgrades
@@ -38,8 +32,6 @@ use crate::session;
 const ARRIVALS_CAPACITY: usize = 1_024;
 /// Sockets written between two looks at everything else.
 const FLUSH_SOCKETS: usize = 256;
-/// The pause after `accept` failed, as it does without free descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections told to leave at once when draining.
 const FAREWELL_BATCH: usize = 64;
 
@@ -48,6 +40,7 @@ const FAREWELL_BATCH: usize = 64;
 pub(crate) struct Shared {
     pub(crate) options: Arc<Options>,
     pub(crate) authority: Arc<Authority>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) history: Arc<History>,
     pub(crate) shutdown: Shutdown,
 }
@@ -117,7 +110,7 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
         );
         match listener.into_tokio() {
             Ok(socket) => {
-                accepting.spawn_local(accept(socket, doors, shard.shared.clone()));
+                accepting.spawn_local(accept::run(socket, doors, shard.shared.clone()));
             }
             Err(error) => warn!(%error, "listener lost"),
         }
@@ -208,40 +201,6 @@ async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
     }
 }
 
-/// Accepts connections and serves HTTP on them.
-async fn accept(listener: TcpListener, doors: Doors, shared: Shared) {
-    let mut serving = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = serving.join_next() => continue,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let router = routes::router(doors.clone());
-                serving.spawn_local(serve(stream, peer, router, shared.clone()));
-            }
-            Err(error) => {
-                warn!(%error, "not accepting");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, peer: SocketAddr, router: axum::Router, shared: Shared) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request: Request = request.map(Body::new);
-        request.extensions_mut().insert(routes::Peer(peer));
-        router.clone().call(request)
-    });
-    let shutdown = shared.shutdown.clone();
-    let stop = async move { shutdown.wait().await };
-    if let Err(error) = serve_http(stream, service, &shared.options.http, stop).await {
-        debug!(%peer, %error, "http connection ended");
-    }
-}
-
 /// Turns upgraded connections into sessions.
 async fn welcome(shard: Rc<Shard>, mut arrivals: mpsc::Receiver<Arrival>) {
     let mut sessions = JoinSet::new();
@@ -266,7 +225,7 @@ async fn begin(shard: Rc<Shard>, arrival: Arrival) {
     let (stream, read_ahead) = match arrival.upgrade.complete().await {
         Ok(upgraded) => upgraded,
         Err(error) => {
-            debug!(peer = %arrival.peer, %error, "upgrade not completed");
+            debug!(peer = %arrival.visitor.peer, %error, "upgrade not completed");
             return;
         }
     };
@@ -274,8 +233,8 @@ async fn begin(shard: Rc<Shard>, arrival: Arrival) {
         Ok(socket) => {
             let number = shard.next_session.get();
             shard.next_session.set(number + 1);
-            session::run(Threat, shard, socket, arrival.peer, arrival.credential).await;
+            session::run(Threat, shard, socket, arrival.visitor, arrival.credential).await;
         }
-        Err(error) => debug!(peer = %arrival.peer, %error, "connection lost at its start"),
+        Err(error) => debug!(peer = %arrival.visitor.peer, %error, "connection lost at its start"),
     }
 }

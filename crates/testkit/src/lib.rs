@@ -13,6 +13,7 @@ mod node;
 mod output;
 mod platform;
 mod process;
+mod resources;
 mod threat;
 mod websocket;
 
