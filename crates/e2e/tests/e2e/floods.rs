@@ -24,6 +24,8 @@ use crate::raw::{Answer, Raw, connect, local};
 const STRANGERS: usize = 1_000;
 /// The addresses that the strangers come from.
 const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=9;
+/// The most connections that a test has besides its crowd.
+const OWN: usize = 5;
 /// Between two bytes of a client that dawdles.
 const TRICKLE: Duration = Duration::from_millis(50);
 
@@ -91,7 +93,9 @@ async fn strangers_leave_in_time_and_hinder_nobody() {
         });
     }
     let strangers = arriving.join_all().await.into_iter().flatten();
-    assert!(gateway.process.open_files() >= before + count, "all are in");
+    // Connections of the test itself may not have gone when `before` was taken.
+    let inside = gateway.process.open_files() + OWN - before;
+    assert!(inside >= count, "{inside} of {count} are in");
     assert_served(&platform, "meanwhile").await;
     for mut stranger in strangers {
         let told = stranger.json().await;
