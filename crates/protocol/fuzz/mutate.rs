@@ -51,6 +51,7 @@ impl Mutator {
 
     /// Feeds `entry` with this many mutations of `seeds`, and once with each
     /// of them as it is.
+    #[allow(dead_code, reason = "some who mutate feed more than a function")]
     pub(crate) fn run(&mut self, entry: fn(&[u8]), seeds: &[Vec<u8>], rounds: usize) {
         seeds.iter().for_each(|seed| entry(seed));
         for _ in 0..rounds {
