@@ -15,6 +15,8 @@ use crate::raw::{BINARY, CLOSE, PING, Raw, TEXT, connect, frame, header, local};
 const TEN_MEGABYTES: usize = 10 * 1024 * 1024;
 /// The longest message from a client that has not authenticated.
 const UNAUTHENTICATED_BYTES: usize = 64 * 1024;
+/// First header bytes that are valid somewhere.
+const KINDS: [u8; 8] = [TEXT, BINARY, PING, CLOSE, 0x8a, 0x01, 0x00, 0x80];
 /// Connections that send garbage.
 const GARBAGE: usize = 200;
 
@@ -256,7 +258,7 @@ async fn garbage_harms_nobody() {
     for number in 0..GARBAGE {
         let mut bytes = noise.bytes();
         // In place of HTTP, right behind the upgrade, as the payload of a
-        // valid frame, or behind a valid first header byte.
+        // valid frame, or as those of valid frames of any kind.
         match number % 4 {
             0 => {
                 babble(connect(local(1), listener, None).await, bytes).await;
@@ -265,7 +267,13 @@ async fn garbage_harms_nobody() {
                 match kind {
                     1 => {}
                     2 => bytes = frame(TEXT, &bytes),
-                    _ => bytes[0] = TEXT,
+                    _ => {
+                        let any = bytes.chunks(50).flat_map(|chunk| {
+                            let kind = KINDS[usize::from(chunk[0]) % KINDS.len()];
+                            frame(kind, &chunk[1..])
+                        });
+                        bytes = any.collect();
+                    }
                 }
                 babble(Raw::open(listener, &token).await.0, bytes).await;
             }

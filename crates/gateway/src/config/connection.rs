@@ -101,3 +101,61 @@ fn lasting(setting: &'static str, value: f64) -> Result<Duration, InvalidSetting
     }
     Ok(duration)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> ConnectionArgs {
+        let arguments = std::iter::once("gateway").chain(arguments.iter().copied());
+        Cli::try_parse_from(arguments).unwrap().connection
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_transport() {
+        let defaults = parse(&[]);
+        let silence = WebSocketOptions::default().silence;
+        assert_eq!(defaults.websocket(silence), Ok(WebSocketOptions::default()));
+        assert_eq!(defaults.http(), Ok(HttpLimits::default()));
+        assert_eq!(defaults.admission().unwrap().connect_rate, 200);
+    }
+
+    #[test]
+    fn limits_that_would_let_nobody_in_are_refused() {
+        let setting = |arguments: &[&str]| {
+            let args = parse(arguments);
+            let all = args
+                .admission()
+                .and(args.http())
+                .and(args.http_lifetime())
+                .and(args.websocket(Duration::from_secs(1)));
+            all.err().map(|invalid| invalid.setting)
+        };
+        for flag in [
+            "--max-connections",
+            "--handshake-timeout",
+            "--http-lifetime",
+            "--max-message-bytes",
+            "--queue-frames",
+            "--queue-bytes",
+            "--send-buffer-bytes",
+        ] {
+            assert_eq!(setting(&[flag, "0"]), Some(flag));
+            assert_eq!(setting(&[flag, "7"]), None, "{flag}");
+        }
+        let off = [
+            "--connect-rate=0",
+            "--max-unauthenticated-per-address=0",
+            "--close-grace=0",
+        ];
+        assert_eq!(setting(&off), None);
+    }
+}
