@@ -29,9 +29,9 @@ use crate::shard::Shared;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Failures of `accept` in a row between two warnings: one a second.
 const FAILURES_PER_WARNING: u32 = 20;
-/// Refusals that are being answered at once on a listener; beyond it refused
-/// connections are reset without a word.
-const REFUSALS_CAPACITY: usize = 128;
+/// Refusals that are being answered at once, over all listeners and shards;
+/// beyond it refused connections are reset without a word.
+pub(crate) const REFUSALS_CAPACITY: usize = 256;
 /// How long a refusal may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most that is read of a refused connection, in bytes.
@@ -72,16 +72,19 @@ pub(crate) async fn run(listener: TcpListener, doors: Doors, shared: Shared) {
                 let task = serve(stream, peer, ticket, router.clone(), shared.clone());
                 serving.spawn_local(task);
             }
-            Err(refused) if refusing.len() < REFUSALS_CAPACITY => {
-                refusing.spawn_local(async move {
-                    timeout(REFUSAL_TIMEOUT, refuse(stream, refused)).await.ok();
-                });
-            }
-            // Without a linger the system would keep its half of the
-            // connection for a minute. Failing means that it is gone already.
-            Err(_) => {
-                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
-            }
+            Err(refused) => match Arc::clone(&shared.refusals).try_acquire_owned() {
+                Ok(permit) => {
+                    refusing.spawn_local(async move {
+                        timeout(REFUSAL_TIMEOUT, refuse(stream, refused)).await.ok();
+                        drop(permit);
+                    });
+                }
+                // A zero linger resets it; else the system would keep its half
+                // for a minute. Failing means that it is gone already.
+                Err(_) => {
+                    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
+                }
+            },
         }
     }
 }

@@ -40,7 +40,7 @@ use signalbox_bus::reader::OrderedReader;
 use signalbox_bus::stream::{self, StreamState, TOPICS};
 use signalbox_service::{Condition, Health, Shutdown, Tasks};
 use signalbox_transport::{Shards, shard_count_for};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::info;
 
 use crate::admission::Admission;
@@ -104,6 +104,7 @@ pub async fn run(
         options: Arc::new(options),
         authority,
         admission,
+        refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
         history: Arc::new(History::new(bus.clone())),
         shutdown: shutdown.clone(),
     };

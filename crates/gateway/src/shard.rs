@@ -9,7 +9,7 @@ use signalbox_protocol::cursor::Epoch;
 use signalbox_service::Shutdown;
 use signalbox_transport::{Outbound, WebSocket};
 use slab::Slab;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) options: Arc<Options>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) admission: Arc<Admission>,
+    /// A permit for each refusal that is being answered.
+    pub(crate) refusals: Arc<Semaphore>,
     pub(crate) history: Arc<History>,
     pub(crate) shutdown: Shutdown,
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::events::{alert, send};
-use crate::raw::{Answer, Raw, connect, local};
+use crate::raw::{Answer, Raw, connect, local, try_connect};
 
 /// Strangers at scale 1.
 const STRANGERS: usize = 1_000;
@@ -26,6 +26,8 @@ const STRANGERS: usize = 1_000;
 const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=9;
 /// The most connections that a test has besides its crowd.
 const OWN: usize = 5;
+/// Refusals that a gateway answers at once.
+const REFUSALS: usize = 256;
 /// Between two bytes of a client that dawdles.
 const TRICKLE: Duration = Duration::from_millis(50);
 
@@ -268,6 +270,28 @@ async fn the_connect_rate_is_that_of_one_address() {
     .await;
     let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
     assert!(logged <= seconds + 1, "{logged} lines in {seconds} s");
+}
+
+/// Refused connections that never ask for their answer do not pile up.
+#[tokio::test]
+async fn refusals_are_bounded_themselves() {
+    let platform = Platform::start_with(1, &["--connect-rate", "1"]).await;
+    let gateway = &platform.gateways[0];
+    let before = gateway.process.open_files();
+    let mut silent = Vec::new();
+    let mut most = 0;
+    for _ in 0..3 * REFUSALS {
+        // Those beyond the bound are reset, which some notice at once.
+        silent.extend(try_connect(local(2), gateway.listener(), None).await);
+        most = most.max(gateway.process.open_files());
+    }
+    assert!(
+        most <= before + REFUSALS + OWN,
+        "{most} files, {before} before"
+    );
+    assert_served(&platform, "meanwhile").await;
+    // The few that were admitted have their handshake timeout.
+    released(gateway, before + OWN).await;
 }
 
 #[tokio::test]

@@ -33,17 +33,23 @@ pub(crate) async fn connect(
     target: SocketAddr,
     receive_buffer: Option<u32>,
 ) -> TcpStream {
+    try_connect(source, target, receive_buffer).await.unwrap()
+}
+
+/// As [`connect`], to a gateway that may reset the connection at once.
+pub(crate) async fn try_connect(
+    source: IpAddr,
+    target: SocketAddr,
+    receive_buffer: Option<u32>,
+) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
     if let Some(bytes) = receive_buffer {
         socket.set_recv_buffer_size(bytes).unwrap();
     }
     socket.bind(SocketAddr::new(source, 0)).unwrap();
-    let stream = timeout(DEADLINE, socket.connect(target))
-        .await
-        .unwrap()
-        .unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
+    let stream = timeout(DEADLINE, socket.connect(target)).await.unwrap()?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// An HTTP answer: status, head and body.
