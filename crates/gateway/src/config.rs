@@ -1,5 +1,7 @@
 //! Settings of the gateway.
 
+mod connection;
+
 use std::time::Duration;
 
 use clap::Args;
@@ -7,6 +9,8 @@ use signalbox_bus::{BusArgs, BusOptions};
 use signalbox_identity::Expectations;
 use signalbox_transport::{HttpLimits, WebSocketOptions};
 
+pub use self::connection::ConnectionArgs;
+use crate::admission::AdmissionLimits;
 use crate::listener::ListenSpec;
 
 /// How far the clocks of auth and gateway may differ.
@@ -46,6 +50,9 @@ pub struct EdgeArgs {
     /// Seconds a connection may be silent before it is closed; half-way it is pinged
     #[arg(long, env = "SIGNALBOX_SILENCE", default_value_t = 60.0)]
     pub silence: f64,
+    /// What clients may take
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     /// Issuer that access tokens must name
     #[arg(long, env = "SIGNALBOX_TOKEN_ISSUER", default_value = "signalbox")]
     pub token_issuer: String,
@@ -68,10 +75,15 @@ pub struct Options {
     /// How long a connection may stay without a credential; `None` = as its
     /// dialect says.
     pub authentication: Option<Duration>,
+    /// Who may connect.
+    pub admission: AdmissionLimits,
     /// Limits of a WebSocket connection.
     pub websocket: WebSocketOptions,
     /// Limits of an HTTP connection.
     pub http: HttpLimits,
+    /// How long a connection may go without an upgrade; it then serves no
+    /// further request.
+    pub http_lifetime: Duration,
     /// What access tokens must say.
     pub expectations: Expectations,
 }
@@ -108,11 +120,10 @@ impl Options {
             shards: edge.shards,
             drain_window: seconds("--drain-window", edge.drain_window)?,
             authentication,
-            websocket: WebSocketOptions {
-                silence,
-                ..WebSocketOptions::default()
-            },
-            http: HttpLimits::default(),
+            admission: edge.connection.admission()?,
+            websocket: edge.connection.websocket(silence)?,
+            http: edge.connection.http()?,
+            http_lifetime: edge.connection.http_lifetime()?,
             expectations: Expectations {
                 issuer: edge.token_issuer,
                 audience: edge.token_audience,

@@ -13,9 +13,12 @@
 //! - A subscription gets each of its events once, in stream order, from its
 //!   start on.
 
+mod accept;
 mod access;
+mod admission;
 mod authority;
 mod config;
+mod descriptors;
 mod dialect;
 mod error;
 mod feed;
@@ -37,11 +40,13 @@ use signalbox_bus::reader::OrderedReader;
 use signalbox_bus::stream::{self, StreamState, TOPICS};
 use signalbox_service::{Health, Shutdown, Tasks};
 use signalbox_transport::{Shards, shard_count_for};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::info;
 
+use crate::admission::Admission;
+pub use crate::admission::AdmissionLimits;
 use crate::authority::Authority;
-pub use crate::config::{EdgeArgs, GatewayArgs, InvalidSetting, Options};
+pub use crate::config::{ConnectionArgs, EdgeArgs, GatewayArgs, InvalidSetting, Options};
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};
 use crate::history::History;
@@ -77,6 +82,18 @@ pub async fn run(
         }
     });
 
+    let admission = Arc::new(Admission::new(AdmissionLimits {
+        max_connections: descriptors::connections(options.admission.max_connections),
+        ..options.admission
+    }));
+    let (refusing, stop) = (Arc::clone(&admission), shutdown.clone());
+    tasks.spawn("refusals", async move {
+        tokio::select! {
+            () = accept::report_refusals(&refusing) => {}
+            () = stop.wait() => {}
+        }
+    });
+
     let listeners = bind(&options)?;
     let addresses: Vec<SocketAddr> = listeners
         .iter()
@@ -88,6 +105,8 @@ pub async fn run(
         bus_present,
         options: Arc::new(options),
         authority,
+        admission,
+        refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
         history: Arc::new(History::new(bus.clone())),
         shutdown: shutdown.clone(),
     };

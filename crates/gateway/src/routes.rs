@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use serde::Serialize;
@@ -17,24 +18,31 @@ use signalbox_protocol::{Dialect, ErrorCode, wire};
 use signalbox_transport::PendingUpgrade;
 use signalbox_transport::upgrade;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use crate::admission::Ticket;
 use crate::authority::Authority;
 use crate::shard::Shared;
 
 /// The longest body that the token endpoint reads, in bytes.
 const MAX_BODY_BYTES: usize = 16 * 1024;
+/// When to try again what cannot be served now, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// The longest lifetime that may be asked for, in seconds.
 const MAX_TTL_SECONDS: u32 = 31_536_000;
 
 /// The other end of an HTTP connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+#[derive(Clone)]
+pub(crate) struct Visitor {
+    pub(crate) peer: SocketAddr,
+    /// What it was admitted with.
+    pub(crate) ticket: Arc<Ticket>,
+}
 
 /// A connection that asked to become a WebSocket.
-#[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) upgrade: PendingUpgrade,
-    pub(crate) peer: SocketAddr,
+    pub(crate) visitor: Visitor,
     /// What came with the request.
     pub(crate) credential: Option<String>,
 }
@@ -45,6 +53,8 @@ pub(crate) struct Doors {
     authority: Arc<Authority>,
     dialects: BTreeSet<Dialect>,
     arrivals: mpsc::Sender<Arrival>,
+    /// How long a body may take to arrive.
+    body_timeout: Duration,
 }
 
 impl Doors {
@@ -57,6 +67,7 @@ impl Doors {
             authority: Arc::clone(&shared.authority),
             dialects,
             arrivals,
+            body_timeout: shared.options.http.header_read_timeout,
         }
     }
 }
@@ -73,7 +84,7 @@ pub(crate) fn router(doors: Doors) -> Router {
 /// `GET /v1/ws`: dialect `threat`.
 async fn threat(
     State(doors): State<Doors>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(visitor): Extension<Visitor>,
     mut request: Request,
 ) -> Response {
     if !doors.dialects.contains(&Dialect::Threat) {
@@ -92,7 +103,7 @@ async fn threat(
     };
     match doors.arrivals.try_send(Arrival {
         upgrade: pending,
-        peer,
+        visitor,
         credential,
     }) {
         Ok(()) => response.map(Body::new),
@@ -147,9 +158,16 @@ struct Tokens<'a> {
 
 /// `POST /api/v1/auth/token {api_key, ttl?, projects?, agent_id?}`: an access token for an API key.
 async fn token(State(doors): State<Doors>, body: Body) -> Response {
-    let body: Bytes = match axum::body::to_bytes(body, MAX_BODY_BYTES).await {
-        Ok(body) => body,
+    let body = axum::body::to_bytes(body, MAX_BODY_BYTES);
+    let body: Bytes = match timeout(doors.body_timeout, body).await {
+        Ok(Ok(body)) => body,
         Err(_) => {
+            return failure(
+                ErrorCode::InvalidMessage,
+                "the body took too long to arrive",
+            );
+        }
+        Ok(Err(_)) => {
             return failure(
                 ErrorCode::InvalidMessage,
                 "expected a body of at most 16384 bytes",
@@ -215,5 +233,11 @@ fn refusal(complaint: &Complaint) -> Response {
     if let Some(field) = &complaint.field {
         error["field"] = json!(field);
     }
-    (status, axum::Json(json!({"error": error}))).into_response()
+    let mut response = (status, axum::Json(json!({"error": error}))).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
 }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,12 +26,17 @@ use crate::authority::Refusal;
 use crate::dialect::threat::Threat;
 use crate::dialect::{Answer, Dialect, Request, Subscribe};
 use crate::hub::{MemberId, Progress, SubscriptionId};
+use crate::routes::Visitor;
 use crate::shard::{Presence, Shard};
 
 /// Bad messages in a row that end a connection.
 const MAX_STRIKES: u32 = 10;
 /// Subscriptions that one connection may hold.
 const MAX_SUBSCRIPTIONS: usize = 1_024;
+/// The longest message of a client that has not authenticated, in bytes: a
+/// credential and labels, many times over. Strangers may not have the gateway
+/// hold a full-sized message each.
+const MAX_UNAUTHENTICATED_BYTES: usize = 64 * 1024;
 /// When clients that are sent away may return.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The pause before history that did not answer is read again.
@@ -54,7 +58,7 @@ struct Held {
 struct Session<D> {
     dialect: D,
     name: String,
-    peer: SocketAddr,
+    visitor: Visitor,
     shard: Rc<Shard>,
     outbound: Outbound,
     member: MemberId,
@@ -65,6 +69,8 @@ struct Session<D> {
     next_subscription: u64,
     replays: FuturesUnordered<Replay>,
     strikes: u32,
+    /// Whether full-sized messages are accepted.
+    trusted: bool,
     _presence: Presence,
 }
 
@@ -90,14 +96,18 @@ pub(crate) async fn run<D: Dialect>(
     dialect: D,
     shard: Rc<Shard>,
     mut socket: WebSocket,
-    peer: SocketAddr,
+    visitor: Visitor,
     credential: Option<String>,
 ) {
     let began = Instant::now();
-    let mut session = Session::new(dialect, shard, socket.outbound(), peer);
+    let peer = visitor.peer;
+    let mut session = Session::new(dialect, shard, socket.outbound(), visitor);
     info!(target: AUDIT, session = %session.name, %peer, dialect = %D::NAME, "connected");
+    let limit = session.shard.shared.options.websocket.max_message_bytes;
+    socket.set_max_message_bytes(limit.min(MAX_UNAUTHENTICATED_BYTES));
     if let Some(credential) = credential {
         session.authenticate(&credential).await;
+        session.trust(&mut socket);
     }
     let closure = session.converse(&mut socket).await;
     info!(
@@ -113,7 +123,7 @@ pub(crate) async fn run<D: Dialect>(
 }
 
 impl<D: Dialect> Session<D> {
-    fn new(dialect: D, shard: Rc<Shard>, outbound: Outbound, peer: SocketAddr) -> Self {
+    fn new(dialect: D, shard: Rc<Shard>, outbound: Outbound, visitor: Visitor) -> Self {
         outbound.set_overload_farewell(dialect.answer(&Answer::Farewell {
             message: "too slow: frames were dropped, return and resume",
             retry_after: RETRY_AFTER,
@@ -127,7 +137,7 @@ impl<D: Dialect> Session<D> {
         Self {
             dialect,
             name: format!("ws-session-{}", Uuid::now_v7().simple()),
-            peer,
+            visitor,
             _presence: shard.enter(outbound.clone()),
             shard,
             outbound,
@@ -138,6 +148,7 @@ impl<D: Dialect> Session<D> {
             next_subscription: 0,
             replays: FuturesUnordered::new(),
             strikes: 0,
+            trusted: false,
         }
     }
 
@@ -145,7 +156,10 @@ impl<D: Dialect> Session<D> {
         loop {
             tokio::select! {
                 incoming = socket.next() => match incoming {
-                    Incoming::Text(text) => self.hear(&text).await,
+                    Incoming::Text(text) => {
+                        self.hear(&text).await;
+                        self.trust(socket);
+                    }
                     Incoming::Binary(_) => {
                         self.outbound.close(CloseCode::UNSUPPORTED_DATA, "expected text frames");
                     }
@@ -154,6 +168,15 @@ impl<D: Dialect> Session<D> {
                 Some(()) = self.replays.next() => {}
                 () = &mut self.deadline => self.time_is_up(),
             }
+        }
+    }
+
+    /// Accepts full-sized messages of a client that has authenticated.
+    fn trust(&mut self, socket: &mut WebSocket) {
+        if self.principal.is_some() && !self.trusted {
+            self.trusted = true;
+            let limit = self.shard.shared.options.websocket.max_message_bytes;
+            socket.set_max_message_bytes(limit);
         }
     }
 
@@ -219,7 +242,7 @@ impl<D: Dialect> Session<D> {
         match verdict {
             Ok(principal) => self.adopt(principal),
             Err(refusal) => {
-                info!(target: AUDIT, session = %self.name, peer = %self.peer, reason = %refusal, "refused");
+                info!(target: AUDIT, session = %self.name, peer = %self.visitor.peer, reason = %refusal, "refused");
                 match refusal {
                     Refusal::Invalid(reason) => {
                         self.refuse(&Complaint::plain(ErrorCode::AuthFailed, reason));
@@ -257,10 +280,11 @@ impl<D: Dialect> Session<D> {
     }
 
     fn adopt(&mut self, principal: Principal) {
+        self.visitor.ticket.authenticated();
         info!(
             target: AUDIT,
             session = %self.name,
-            peer = %self.peer,
+            peer = %self.visitor.peer,
             subject = %principal.subject,
             credential = %principal.credential,
             "authenticated"

@@ -1,27 +1,21 @@
 //! One shard: a thread with its listeners, its hub and the sessions of the
 //! connections that it accepted.
 
-use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
 use signalbox_protocol::cursor::Epoch;
 use signalbox_service::Shutdown;
-use signalbox_transport::{Outbound, WebSocket, serve_http};
+use signalbox_transport::{Outbound, WebSocket};
 use slab::Slab;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinSet, yield_now};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::{JoinError, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
-use tower::Service as _;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
+use crate::accept;
+use crate::admission::Admission;
 use crate::authority::Authority;
 use crate::config::Options;
 use crate::dialect::Encoding;
@@ -30,7 +24,7 @@ use crate::feed::News;
 use crate::history::History;
 use crate::hub::{FanOut, Hub, RingLimits};
 use crate::listener::Listener;
-use crate::routes::{self, Arrival, Doors};
+use crate::routes::{Arrival, Doors};
 use crate::session;
 
 /// Upgraded connections that wait for the shard; when full, further upgrades
@@ -38,8 +32,6 @@ use crate::session;
 const ARRIVALS_CAPACITY: usize = 1_024;
 /// Sockets written between two looks at everything else.
 const FLUSH_SOCKETS: usize = 256;
-/// The pause after `accept` failed, as it does without free descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections told to leave at once when draining.
 const FAREWELL_BATCH: usize = 64;
 
@@ -50,6 +42,9 @@ pub(crate) struct Shared {
     pub(crate) bus_present: watch::Receiver<bool>,
     pub(crate) options: Arc<Options>,
     pub(crate) authority: Arc<Authority>,
+    pub(crate) admission: Arc<Admission>,
+    /// A permit for each refusal that is being answered.
+    pub(crate) refusals: Arc<Semaphore>,
     pub(crate) history: Arc<History>,
     pub(crate) shutdown: Shutdown,
 }
@@ -70,7 +65,6 @@ pub(crate) struct Shard {
     connections: RefCell<Slab<Outbound>>,
     /// Woken when the last connection has left.
     empty: Notify,
-    next_session: Cell<u64>,
 }
 
 /// Keeps a connection listed for as long as it lives.
@@ -106,7 +100,6 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
         hub: RefCell::new(Hub::new(start.epoch, start.position, RingLimits::default())),
         connections: RefCell::default(),
         empty: Notify::new(),
-        next_session: Cell::new(0),
         shared,
     });
     let (arrivals_sender, arrivals) = mpsc::channel(ARRIVALS_CAPACITY);
@@ -119,7 +112,7 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
         );
         match listener.into_tokio() {
             Ok(socket) => {
-                accepting.spawn_local(accept(socket, doors, shard.shared.clone()));
+                accepting.spawn_local(accept::run(socket, doors, shard.shared.clone()));
             }
             Err(error) => warn!(%error, "listener lost"),
         }
@@ -210,40 +203,6 @@ async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
     }
 }
 
-/// Accepts connections and serves HTTP on them.
-async fn accept(listener: TcpListener, doors: Doors, shared: Shared) {
-    let mut serving = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = serving.join_next() => continue,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let router = routes::router(doors.clone());
-                serving.spawn_local(serve(stream, peer, router, shared.clone()));
-            }
-            Err(error) => {
-                warn!(%error, "not accepting");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, peer: SocketAddr, router: axum::Router, shared: Shared) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request: Request = request.map(Body::new);
-        request.extensions_mut().insert(routes::Peer(peer));
-        router.clone().call(request)
-    });
-    let shutdown = shared.shutdown.clone();
-    let stop = async move { shutdown.wait().await };
-    if let Err(error) = serve_http(stream, service, &shared.options.http, stop).await {
-        debug!(%peer, %error, "http connection ended");
-    }
-}
-
 /// Turns upgraded connections into sessions.
 async fn welcome(shard: Rc<Shard>, mut arrivals: mpsc::Receiver<Arrival>) {
     let mut sessions = JoinSet::new();
@@ -256,11 +215,22 @@ async fn welcome(shard: Rc<Shard>, mut arrivals: mpsc::Receiver<Arrival>) {
                 // The listeners are closed; the sessions go on.
                 None if sessions.is_empty() => return,
                 None => {
-                    sessions.join_next().await;
+                    if let Some(ended) = sessions.join_next().await {
+                        tell_of_panic(ended);
+                    }
                 }
             },
-            Some(_) = sessions.join_next() => {}
+            Some(ended) = sessions.join_next() => tell_of_panic(ended),
         }
+    }
+}
+
+/// A session that panicked takes nothing down but itself; somebody should know.
+fn tell_of_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "a session panicked");
     }
 }
 
@@ -268,16 +238,14 @@ async fn begin(shard: Rc<Shard>, arrival: Arrival) {
     let (stream, read_ahead) = match arrival.upgrade.complete().await {
         Ok(upgraded) => upgraded,
         Err(error) => {
-            debug!(peer = %arrival.peer, %error, "upgrade not completed");
+            debug!(peer = %arrival.visitor.peer, %error, "upgrade not completed");
             return;
         }
     };
     match WebSocket::new(stream, read_ahead, &shard.shared.options.websocket) {
         Ok(socket) => {
-            let number = shard.next_session.get();
-            shard.next_session.set(number + 1);
-            session::run(Threat, shard, socket, arrival.peer, arrival.credential).await;
+            session::run(Threat, shard, socket, arrival.visitor, arrival.credential).await;
         }
-        Err(error) => debug!(peer = %arrival.peer, %error, "connection lost at its start"),
+        Err(error) => debug!(peer = %arrival.visitor.peer, %error, "connection lost at its start"),
     }
 }

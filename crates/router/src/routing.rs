@@ -14,8 +14,8 @@ use signalbox_protocol::cursor::{Cursor, Epoch};
 use signalbox_protocol::envelope::{
     self, CE_ID, CE_TIME, Headers as _, MAX_PAYLOAD_BYTES, Submission,
 };
-use signalbox_protocol::json;
 use signalbox_protocol::trace::TraceId;
+use signalbox_protocol::{json, name};
 
 /// The prefix of ids that the router gives to events without one.
 const SEQUENCE_ID_PREFIX: &str = "seq/";
@@ -78,7 +78,7 @@ impl Routing {
             kind,
             headers: &header::MessageHeaders(work.headers.as_ref()),
             payload: &work.payload,
-            fallback_id: &fallback_id(origin),
+            fallback_id: &fallback_id(work, origin),
             stored_at: work.stored_at,
         })
         .map_err(|rejection| rejection.to_string())?;
@@ -100,7 +100,7 @@ impl Routing {
         let given = header::MessageHeaders(work.headers.as_ref());
         let stated = envelope::stated(&given, &work.payload);
         if stated.id.is_none() {
-            headers.insert(CE_ID, fallback_id(origin));
+            headers.insert(CE_ID, fallback_id(work, origin));
         }
         if stated.time.is_none() {
             headers.insert(CE_TIME, work.stored_at.to_string());
@@ -139,9 +139,16 @@ impl Routing {
     }
 }
 
-/// The id of an event that brings none.
-fn fallback_id(origin: &Origin) -> String {
-    format!("{SEQUENCE_ID_PREFIX}{}", position(origin))
+/// The id of an event that brings none: that of its message, else its position.
+fn fallback_id(work: &Work, origin: &Origin) -> String {
+    let headers = work.headers.as_ref();
+    headers
+        .and_then(|headers| header::value(headers, header::MESSAGE_ID))
+        .filter(|id| name::is_valid(id))
+        .map_or_else(
+            || format!("{SEQUENCE_ID_PREFIX}{}", position(origin)),
+            str::to_owned,
+        )
 }
 
 /// An event's position in EVENTS, as ids write it.

@@ -15,6 +15,7 @@ mod output;
 mod platform;
 mod process;
 mod proxy;
+mod resources;
 mod subscriber;
 mod threat;
 mod websocket;

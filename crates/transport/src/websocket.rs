@@ -137,6 +137,15 @@ impl WebSocket {
         self.outbound.clone()
     }
 
+    /// Changes the longest message accepted, from the next frame header on; for a session that
+    /// trusts its peer with more than at first.
+    pub fn set_max_message_bytes(&mut self, max_message_bytes: usize) {
+        self.max_message_bytes = max_message_bytes;
+        if let Some(decoder) = &mut self.decoder {
+            decoder.set_max_message_bytes(max_message_bytes);
+        }
+    }
+
     /// Waits for the next message, or the end of the connection.
     ///
     /// Keep calling it, also after closing through [`Outbound`]: pings, closing and the silence

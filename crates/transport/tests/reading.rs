@@ -191,3 +191,18 @@ async fn flood_leaves_room_for_other_tasks() {
     assert!(turns.get() > 5, "the other task ran {} times", turns.get());
     other.abort();
 }
+
+#[tokio::test(flavor = "local")]
+async fn message_limit_moves_between_two_messages() {
+    let (mut socket, mut client) = connect(&WebSocketOptions::default()).await;
+    socket.set_max_message_bytes(4);
+    client
+        .raw(&[frame(TEXT, b"four"), frame(TEXT, b"longer")].concat())
+        .await;
+    assert_eq!(soon(socket.next()).await, text("four"));
+    socket.set_max_message_bytes(6);
+    assert_eq!(soon(socket.next()).await, text("longer"));
+    client.send(TEXT, b"too long").await;
+    let (_outbound, _session) = session(socket);
+    assert_eq!(client.close_code().await, 1009);
+}

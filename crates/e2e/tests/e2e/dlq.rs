@@ -145,13 +145,12 @@ async fn a_replay_does_not_make_a_bad_event_good() {
     let platform = Platform::start(1).await;
     let mut client = subscriber(&platform).await;
     let producer = platform.bus(User::Producer).await;
-    let nameless = Outgoing {
-        subject: "events.threat.threat_alert".into(),
-        message_id: "m-1".into(),
-        headers: HeaderMap::new(),
-        payload: r#"{ "incident_id": "t", "threat_type": 7, "severity": "HIGH" }"#.into(),
-    };
-    publish(&producer, &nameless, DEADLINE).await.unwrap();
+    let nameless = r#"{ "incident_id": "t", "threat_type": 7, "severity": "HIGH" }"#;
+    let library = platform.nats.connect(User::Producer).await;
+    library
+        .request("events.threat.threat_alert", nameless.into())
+        .await
+        .unwrap();
     let first = letters(&platform, 1).await.remove(0);
     let (code, lines, stderr) = dlq(&platform, &["replay", "1"]).await;
     assert_eq!(code, Some(0), "{stderr}");

@@ -508,3 +508,30 @@ async fn tokens_work_without_the_auth_service() {
         503
     );
 }
+
+/// G4: an event's id is its own, else that of its message, else its position.
+#[tokio::test]
+async fn an_event_without_an_id_gets_one() {
+    let platform = Platform::start(1).await;
+    let mut client = analyst(&platform).await;
+    client.subscribe(json!({"channel": "threat_alerts"})).await;
+    let producer = platform.nats.connect(User::Producer).await;
+    let subject = "events.threat.threat_alert";
+    for message_id in [Some("m-1"), None] {
+        let mut headers = async_nats::HeaderMap::new();
+        if let Some(message_id) = message_id {
+            headers.insert("Nats-Msg-Id", message_id);
+        }
+        let payload = alert("HIGH").to_string().into();
+        producer
+            .request_with_headers(subject, headers, payload)
+            .await
+            .unwrap();
+    }
+    assert_eq!(client.expect("threat_alert").await["id"], "m-1");
+    let id = client.expect("threat_alert").await["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(id.starts_with("seq/") && id.ends_with("-2"), "{id}");
+}

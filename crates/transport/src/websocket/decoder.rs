@@ -75,6 +75,13 @@ impl Decoder {
         }
     }
 
+    pub(super) fn set_max_message_bytes(&mut self, max_message_bytes: usize) {
+        self.context.set_config(|config| {
+            config.max_message_size = Some(max_message_bytes);
+            config.max_frame_size = Some(max_message_bytes);
+        });
+    }
+
     /// Whether it holds nothing that a new decoder would not have.
     pub(super) fn is_empty(&self) -> bool {
         self.unreturned == 0

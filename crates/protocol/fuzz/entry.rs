@@ -1,0 +1,171 @@
+//! What fuzzers and the seeded test of mutations feed: each function takes any
+//! bytes, and panics if a decoder does, or breaks a promise of its own.
+
+use prost::Message as _;
+use serde_json::Value;
+use signalbox_protocol::catalogue;
+use signalbox_protocol::cursor::Cursor;
+use signalbox_protocol::envelope::{
+    self, CE_ID, CE_PRIORITY, CE_SOURCE, CE_TIME, CONTENT_TYPE, Headers, PROTOBUF, STRUCTURED,
+    Submission,
+};
+use signalbox_protocol::frame::threat::ClientFrame;
+use signalbox_protocol::timestamp::Timestamp;
+use signalbox_protocol::{ErrorCode, json, name, wire};
+
+/// What a complaint may add to the text that it quotes.
+const COMPLAINT_BYTES: usize = 512;
+
+/// Client frames of dialect `threat`: refused ones have a code that fits and a
+/// message that is no longer than what it quotes, accepted ones stay the same
+/// when JSON is written anew.
+pub(crate) fn client_frame(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    match ClientFrame::decode(text) {
+        Ok(frame) => {
+            let value: Value = serde_json::from_str(text).expect("frames are JSON");
+            assert_eq!(ClientFrame::decode(&value.to_string()), Ok(frame));
+        }
+        Err(complaint) => {
+            assert!(matches!(
+                complaint.code,
+                ErrorCode::InvalidJson | ErrorCode::InvalidMessage | ErrorCode::UnknownType
+            ));
+            assert!(complaint.message.len() <= text.len() + COMPLAINT_BYTES);
+        }
+    }
+}
+
+/// The headers of a message, each as a line `name: value`.
+struct Lines<'a>(&'a str);
+
+impl Headers for Lines<'_> {
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find_map(|(known, value)| (known == name).then_some(value))
+    }
+}
+
+/// Producers' messages: header lines, an empty line and the body, for the
+/// event type that the first byte chooses. What is accepted is fit to be
+/// stored, and is accepted again as it is stored.
+pub(crate) fn envelope(bytes: &[u8]) {
+    let Some((choice, rest)) = bytes.split_first() else {
+        return;
+    };
+    let kinds: Vec<_> = catalogue::all().collect();
+    let kind = kinds[usize::from(*choice) % kinds.len()];
+    let end = rest
+        .windows(2)
+        .position(|pair| pair == b"\n\n")
+        .unwrap_or(rest.len());
+    let Ok(headers) = std::str::from_utf8(&rest[..end]) else {
+        return;
+    };
+    let submission = Submission {
+        kind,
+        headers: &Lines(headers),
+        payload: rest.get(end + 2..).unwrap_or_default(),
+        fallback_id: "seq/1-7",
+        stored_at: Timestamp::parse("2024-01-01T00:00:00Z").expect("a literal time"),
+    };
+    let Ok(event) = envelope::decode(&submission) else {
+        return;
+    };
+    assert!(name::is_valid(&event.id) && name::is_valid(&event.source));
+    assert!(json::is_within_depth(&event.data, json::MAX_DEPTH));
+    event.topic().expect("what is accepted can be routed");
+    let (id, source, time) = (
+        event.id.clone(),
+        event.source.clone(),
+        event.time.to_string(),
+    );
+    let again = format!(
+        "{CE_ID}: {id}\n{CE_SOURCE}: {source}\n{CE_TIME}: {time}\n{CE_PRIORITY}: {}",
+        event.priority
+    );
+    // Nothing tells data that looks like a CloudEvent from one.
+    if event.data.contains_key("specversion") && event.data.contains_key("data") {
+        return;
+    }
+    let data = Value::Object(event.data.clone()).to_string();
+    let stored = Submission {
+        headers: &Lines(&again),
+        payload: data.as_bytes(),
+        ..submission
+    };
+    assert_eq!(envelope::decode(&stored), Ok(event));
+}
+
+/// Resume offsets: what is read is written back the same.
+pub(crate) fn cursor(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(cursor) = text.parse::<Cursor>() {
+        assert_eq!(cursor.to_string(), text);
+    }
+}
+
+/// A function of this module.
+pub(crate) type Entry = fn(&[u8]);
+
+/// Valid inputs of each function, to be mutated.
+pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 3] {
+    let frames = [
+        r#"{"type":"authenticate","token":"sbk_a_b","client_info":{"name":"d","version":"1","user_id":"u"}}"#,
+        r#"{"type":"subscribe","channel":"threat_alerts","filters":{"severity":["HIGH","LOW"],"resources":["i-1"]},"since":"61d1e0-17"}"#,
+        r#"{"type":"subscribe","channel":"system_metrics","metrics":["threat_count"],"investigation_id":"inv-1"}"#,
+        r#"{"type":"unsubscribe","subscription_id":"sub-1"}"#,
+        r#"{"type":"ping","extra":[1,-2.5e3,null,true,"\u00fc\ud83d\ude00"]}"#,
+    ];
+    let cursors = ["61d1e0-17", "1-0", "ffffffffffffffff-18446744073709551615"];
+    let bytes = |text: &&str| text.as_bytes().to_vec();
+    [
+        (client_frame, frames.iter().map(bytes).collect()),
+        (envelope, envelopes()),
+        (cursor, cursors.iter().map(bytes).collect()),
+    ]
+}
+
+/// A message of each form.
+fn envelopes() -> Vec<Vec<u8>> {
+    let alert =
+        r#"{"incident_id":"t-1","threat_type":"port_scanning","severity":"HIGH","confidence":95}"#;
+    let update =
+        r#"{"investigation_id":"inv-1","progress":45,"status":"X","nested":[[[{"a":1}]]]}"#;
+    let structured = format!(
+        r#"{{"specversion":"1.0","id":"e","source":"s","time":"2024-12-19T21:30:00+01:00","priority":"HIGH","data":{alert}}}"#
+    );
+    let encoded = wire::Event {
+        id: "e-1".to_owned(),
+        source: "s".to_owned(),
+        time: "2024-12-19T21:30:00Z".to_owned(),
+        priority: "LOW".to_owned(),
+        data: alert.into(),
+    }
+    .encode_to_vec();
+    let attributes = format!(
+        "{CE_ID}: e-1\n{CE_SOURCE}: ids\n{CE_TIME}: 2024-12-19T21:30:00.000Z\n{CE_PRIORITY}: LOW"
+    );
+    let forms: [(String, &[u8]); 5] = [
+        (String::new(), alert.as_bytes()),
+        (attributes, alert.as_bytes()),
+        (String::new(), update.as_bytes()),
+        (
+            format!("{CONTENT_TYPE}: {STRUCTURED}"),
+            structured.as_bytes(),
+        ),
+        (format!("{CONTENT_TYPE}: {PROTOBUF}"), &encoded),
+    ];
+    let kinds = 0..u8::try_from(catalogue::all().count()).expect("a byte chooses the type");
+    kinds
+        .flat_map(|kind| {
+            forms
+                .iter()
+                .map(move |(headers, body)| [&[kind], headers.as_bytes(), b"\n\n", body].concat())
+        })
+        .collect()
+}
