@@ -2,6 +2,7 @@
 //! with, in this order of precedence; and the commands that show it.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -52,7 +53,12 @@ pub(crate) fn load() -> Result<Option<(Cli, Settings)>, ExitError> {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             ) =>
         {
-            output::line(error.render().ansi())?;
+            let text = error.render();
+            if std::io::stdout().is_terminal() {
+                output::line(text.ansi())?;
+            } else {
+                output::line(text)?;
+            }
             Ok(None)
         }
         Err(error) => Err(ExitError::config(short(&error))),
