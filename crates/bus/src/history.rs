@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::{HeaderMap, Message};
 use futures_util::StreamExt as _;
 use serde_json::json;
@@ -128,6 +129,34 @@ async fn read(
                 return Err(failed(&format!("{status} {words}")));
             }
         }
+    }
+}
+
+/// The sequence of the first message at or behind `from` that matches the
+/// wildcard `filter`, as the stream's leader has it. A page may come from a
+/// follower that lags.
+///
+/// # Errors
+/// When the bus does not answer or refuses.
+pub async fn first_at_leader(
+    bus: &Bus,
+    stream: &'static str,
+    filter: &str,
+    from: u64,
+) -> Result<Option<u64>, BusError> {
+    let failed =
+        |cause: &dyn std::fmt::Display| BusError::api(format!("ask the leader of {stream}"), cause);
+    let handle = bus
+        .jetstream()
+        .get_stream_no_info(stream)
+        .await
+        .map_err(|error| failed(&error))?;
+    let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
+    let first = handle.get_first_raw_message_by_subject(filter, from.max(1));
+    match bus.unless_refused(&subject, first).await? {
+        Ok(message) => Ok(Some(message.sequence)),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(failed(&error)),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use signalbox_bus::stream::{self, TOPICS};
-use signalbox_bus::{Bus, BusError, subject};
+use signalbox_bus::{Bus, BusError, history, subject};
 use signalbox_protocol::cursor::Cursor;
 use tokio::sync::Semaphore;
 
@@ -55,15 +55,16 @@ impl History {
     pub(crate) async fn read(&self, backlog: &Backlog) -> Result<Chapter, BusError> {
         let _permit = self.permits.acquire().await;
         let filter = subject::topics_of(backlog.channel, backlog.object.as_deref());
-        let page =
-            signalbox_bus::history::page(&self.bus, TOPICS, &filter, backlog.after + 1, PAGE)
-                .await?;
+        let page = history::page(&self.bus, TOPICS, &filter, backlog.after + 1, PAGE).await?;
         let last = page
             .messages
             .last()
             .map_or(backlog.after, |message| message.sequence);
-        let covered = if page.is_last || last >= backlog.until {
+        let covered = if last >= backlog.until {
             backlog.until
+        } else if page.is_last {
+            let missing = history::first_at_leader(&self.bus, TOPICS, &filter, last + 1).await?;
+            covered(backlog, last, missing)
         } else {
             last
         };
@@ -74,5 +75,38 @@ impl History {
             .filter_map(feed::decode)
             .collect();
         Ok(Chapter { events, covered })
+    }
+}
+
+/// How far a backlog is served by a page that ended with `last` because its
+/// server had no more, while the leader's next message is `missing`.
+fn covered(backlog: &Backlog, last: u64, missing: Option<u64>) -> u64 {
+    match missing {
+        // That server lags; the rest has to be asked for again.
+        Some(sequence) if sequence <= backlog.until => last,
+        _ => backlog.until,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use signalbox_protocol::catalogue::Channel;
+    use signalbox_protocol::cursor::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn a_lagging_server_does_not_end_a_backlog() {
+        let backlog = Backlog {
+            epoch: Epoch::from_unix_micros(1),
+            channel: Channel::ThreatAlerts,
+            object: None,
+            after: 10,
+            until: 20,
+        };
+        assert_eq!(covered(&backlog, 15, Some(16)), 15);
+        assert_eq!(covered(&backlog, 15, Some(20)), 15);
+        assert_eq!(covered(&backlog, 15, Some(21)), 20);
+        assert_eq!(covered(&backlog, 10, None), 20);
     }
 }

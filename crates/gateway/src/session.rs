@@ -458,6 +458,10 @@ async fn replay(shard: Rc<Shard>, outbound: Outbound, id: SubscriptionId) {
                         }
                         outbound.drained().await;
                     }
+                    if chapter.covered == backlog.after {
+                        // A server that lags has nothing new yet.
+                        sleep(HISTORY_PAUSE).await;
+                    }
                 }
                 Err(error) => {
                     debug!(%error, "history not read, trying again");

@@ -183,6 +183,8 @@ async fn a_return_beyond_memory_is_served_from_the_stream() {
         let severity = if number % 2 == 0 { "HIGH" } else { "LOW" };
         send(&bus, "threat_alert", &number.to_string(), &alert(severity)).await;
     }
+    // The channel's history ends before the position up to which it is read.
+    send(&bus, "metrics_update", "elsewhere", &json!({"a": 1})).await;
     let late = platform.start_gateway(&[]).await;
     let mut client = WsClient::connect(&late.threat_url(), &[]).await;
     client.authenticate(&platform.api_key("viewer")).await;
