@@ -90,7 +90,7 @@ pub(crate) enum Answer<'a> {
 }
 
 /// One dialect's side of a connection.
-pub(crate) trait Dialect {
+pub(crate) trait Dialect: Default {
     /// Which it is.
     const NAME: Name;
     /// How long a connection may stay without a credential.

@@ -23,11 +23,10 @@ use uuid::Uuid;
 
 use crate::access;
 use crate::authority::Refusal;
-use crate::dialect::threat::Threat;
 use crate::dialect::{Answer, Dialect, Request, Subscribe};
 use crate::hub::{MemberId, Progress, SubscriptionId};
 use crate::routes::Visitor;
-use crate::shard::{Presence, Shard};
+use crate::shard::{Connection, Presence, Shard};
 
 /// Bad messages in a row that end a connection.
 const MAX_STRIKES: u32 = 10;
@@ -81,8 +80,8 @@ impl<D> Drop for Session<D> {
 }
 
 /// Tells a client that the gateway is going away.
-pub(crate) fn say_farewell(outbound: &Outbound) {
-    let farewell = Threat.answer(&Answer::Farewell {
+fn say_farewell<D: Dialect>(outbound: &Outbound) {
+    let farewell = D::default().answer(&Answer::Farewell {
         message: "the gateway is going away",
         retry_after: RETRY_AFTER,
     });
@@ -138,7 +137,10 @@ impl<D: Dialect> Session<D> {
             dialect,
             name: format!("ws-session-{}", Uuid::now_v7().simple()),
             visitor,
-            _presence: shard.enter(outbound.clone()),
+            _presence: shard.enter(Connection {
+                outbound: outbound.clone(),
+                farewell: say_farewell::<D>,
+            }),
             shard,
             outbound,
             member,

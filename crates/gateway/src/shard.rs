@@ -62,9 +62,17 @@ pub(crate) struct Shard {
     pub(crate) shared: Shared,
     pub(crate) hub: RefCell<Hub<Encoding, Outbound>>,
     /// The open connections, to say farewell to.
-    connections: RefCell<Slab<Outbound>>,
+    connections: RefCell<Slab<Connection>>,
     /// Woken when the last connection has left.
     empty: Notify,
+}
+
+/// An open connection, as far as draining needs it.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) outbound: Outbound,
+    /// Tells the client, in its dialect, that the gateway is going away.
+    pub(crate) farewell: fn(&Outbound),
 }
 
 /// Keeps a connection listed for as long as it lives.
@@ -85,8 +93,8 @@ impl Drop for Presence {
 
 impl Shard {
     /// Lists a connection until the guard is dropped.
-    pub(crate) fn enter(self: &Rc<Self>, outbound: Outbound) -> Presence {
-        let index = self.connections.borrow_mut().insert(outbound);
+    pub(crate) fn enter(self: &Rc<Self>, connection: Connection) -> Presence {
+        let index = self.connections.borrow_mut().insert(connection);
         Presence {
             shard: Rc::clone(self),
             index,
@@ -169,19 +177,19 @@ async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
     shard.shared.shutdown.wait().await;
     accepting.shutdown().await;
     let options = &shard.shared.options;
-    let leaving: Vec<Outbound> = shard
+    let leaving: Vec<Connection> = shard
         .connections
         .borrow()
         .iter()
-        .map(|(_, outbound)| outbound.clone())
+        .map(|(_, connection)| connection.clone())
         .collect();
     let count = leaving.len();
     info!(connections = count, "telling clients to return elsewhere");
     let batches = count.div_ceil(FAREWELL_BATCH).max(1);
     let pause = options.drain_window / u32::try_from(batches).unwrap_or(u32::MAX);
     for batch in leaving.chunks(FAREWELL_BATCH) {
-        for outbound in batch {
-            session::say_farewell(outbound);
+        for connection in batch {
+            (connection.farewell)(&connection.outbound);
         }
         sleep(pause).await;
     }

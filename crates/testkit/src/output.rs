@@ -90,6 +90,16 @@ impl Output {
             .await
     }
 
+    /// Waits for the end of the output, at most for `deadline`: a process that
+    /// the program left behind may hold it open.
+    pub(crate) async fn ended(&self, deadline: Duration) {
+        let end = async {
+            let mut changed = self.changed.clone();
+            while changed.changed().await.is_ok() {}
+        };
+        timeout(deadline, end).await.ok();
+    }
+
     async fn search(&self, look: impl Fn(&[String]) -> Option<String>) -> Option<String> {
         let mut changed = self.changed.clone();
         loop {

@@ -13,6 +13,9 @@ use tokio::time::timeout;
 
 use crate::{child::GuardedChild, output::Output};
 
+/// How long the outputs of a process that has ended are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// A running program whose outputs are captured; dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
@@ -160,18 +163,20 @@ impl Process {
         self.child.exit_status()
     }
 
-    /// Waits for the process to end.
+    /// Waits for the process to end; what it printed is there then.
     ///
     /// # Panics
     /// When it still runs after `deadline`.
     pub async fn wait(&self, deadline: Duration) -> ExitStatus {
-        let status = self.child.wait(deadline).await;
-        status.unwrap_or_else(|| {
+        let status = self.child.wait(deadline).await.unwrap_or_else(|| {
             panic!(
                 "the process still runs after {deadline:?}\n{}",
                 self.transcript()
             )
-        })
+        });
+        self.stdout.ended(LAST_WORDS).await;
+        self.stderr.ended(LAST_WORDS).await;
+        status
     }
 
     fn transcript(&self) -> String {
