@@ -42,21 +42,20 @@ pub fn is_member(key: &str) -> bool {
     key.starts_with(MEMBER)
 }
 
-/// Whether `text` can be a key of a bucket as it is: what NATS allows, less
-/// the dot.
-#[must_use]
-pub fn is_plain(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-}
-
 #[cfg(test)]
 mod tests {
     use signalbox_protocol::cursor::Epoch;
 
     use super::*;
+
+    /// Whether `text` can be a key of a bucket as it is: what NATS allows, less
+    /// the dot.
+    fn is_plain(text: &str) -> bool {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    }
 
     #[test]
     fn keys_are_plain() {

@@ -1,5 +1,6 @@
 //! Dialect `threat` over the wire: T1-T3, T5 (projection), T6, T7 (reading),
-//! T15, and rules G3, G4, G5, G6 and G11 for it.
+//! T15, and rules G3, G4, G5, G6 and G11 for it. One file, since each test is
+//! a short conversation with the same fixture.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! `Outbound` over a socket that takes exactly as many bytes as a test grants it.
+//! `Outbound` over a socket that takes exactly as many bytes as a test grants it. One file, since that socket and the parser of
+//! what it took serve every test.
 
 use std::{
     cell::{Cell, RefCell},
