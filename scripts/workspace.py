@@ -15,6 +15,7 @@ FLOORS = {
     "protocol": 0,
     "bus": 1,
     "identity": 1,
+    "limits": 1,
     "service": 1,
     "transport": 1,
     "auth": 2,
