@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageErrorKind};
 use async_nats::{HeaderMap, Message};
 use futures_util::StreamExt as _;
 use serde_json::json;
@@ -156,6 +156,36 @@ pub async fn first_at_leader(
     match bus.unless_refused(&subject, first).await? {
         Ok(message) => Ok(Some(message.sequence)),
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// The last message of `stream` on `subject`, as the stream's leader has it.
+///
+/// # Errors
+/// When the bus does not answer or refuses.
+pub async fn last_at_leader(
+    bus: &Bus,
+    stream: &'static str,
+    subject: &str,
+) -> Result<Option<Delivery>, BusError> {
+    let failed =
+        |cause: &dyn std::fmt::Display| BusError::api(format!("ask the leader of {stream}"), cause);
+    let handle = bus
+        .jetstream()
+        .get_stream_no_info(stream)
+        .await
+        .map_err(|error| failed(&error))?;
+    let refusal = format!("$JS.API.STREAM.MSG.GET.{stream}");
+    let last = handle.get_last_raw_message_by_subject(subject);
+    match bus.unless_refused(&refusal, last).await? {
+        Ok(message) => Ok(Some(Delivery {
+            sequence: message.sequence,
+            subject: message.subject,
+            headers: Some(message.headers),
+            payload: message.payload,
+        })),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(failed(&error)),
     }
 }

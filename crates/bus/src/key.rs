@@ -10,6 +10,20 @@ pub const SIGNING_KEYS: &str = "signing_keys";
 /// Bucket: which dead letters were replayed, by their position in DLQ.
 pub const REPLAYS: &str = "dlq_replays";
 
+/// Bucket: decisions on response actions, by action.
+pub const DECISIONS: &str = "decisions";
+
+/// The key of an action in [`DECISIONS`]: its id in hexadecimal, since ids may
+/// have characters that keys may not.
+#[must_use]
+pub fn decision(action_id: &str) -> String {
+    let mut key = String::with_capacity(2 * action_id.len());
+    for byte in action_id.bytes() {
+        key.push_str(&format!("{byte:02x}"));
+    }
+    key
+}
+
 /// The key of a dead letter in [`REPLAYS`].
 #[must_use]
 pub fn replay(letter: Cursor) -> String {
@@ -65,5 +79,6 @@ mod tests {
         };
         assert_eq!(replay(letter), "abc-7");
         assert!(is_plain(&replay(letter)) && !is_plain("a.b"));
+        assert_eq!(decision("a.é*"), "612ec3a92a");
     }
 }

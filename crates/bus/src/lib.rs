@@ -21,6 +21,7 @@
 
 pub mod connection;
 pub mod dead_letter;
+pub mod decision;
 pub mod header;
 pub mod history;
 pub mod key;

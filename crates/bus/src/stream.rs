@@ -32,6 +32,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Events of one type that may wait in EVENTS: a domain whose router is stuck
 /// must not fill the stream for the others.
 const MAX_WAITING_PER_TYPE: i64 = 500_000;
+/// How long it is known who decided on an action.
+const DECISIONS_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Consumers that TOPICS may have: one per gateway and per tool that follows.
 const MAX_TOPICS_CONSUMERS: i32 = 4_096;
 
@@ -115,18 +117,24 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
             .await
             .map_err(|error| BusError::api(format!("make bucket {bucket}"), error))?;
     }
-    let replays = kv::Config {
-        bucket: key::REPLAYS.to_owned(),
-        history: 1,
-        // A letter that is gone needs no record.
-        max_age: settings.dlq_age,
-        num_replicas: settings.replicas,
-        ..kv::Config::default()
-    };
-    bus.jetstream()
-        .create_or_update_key_value(replays)
-        .await
-        .map_err(|error| BusError::api(format!("make bucket {}", key::REPLAYS), error))?;
+    // A letter that is gone needs no record, nor does an action that ended long
+    // ago.
+    for (bucket, max_age) in [
+        (key::REPLAYS, settings.dlq_age),
+        (key::DECISIONS, DECISIONS_AGE),
+    ] {
+        let config = kv::Config {
+            bucket: bucket.to_owned(),
+            history: 1,
+            max_age,
+            num_replicas: settings.replicas,
+            ..kv::Config::default()
+        };
+        bus.jetstream()
+            .create_or_update_key_value(config)
+            .await
+            .map_err(|error| BusError::api(format!("make bucket {bucket}"), error))?;
+    }
     Ok(())
 }
 

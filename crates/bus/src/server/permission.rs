@@ -7,8 +7,10 @@
 
 use std::fmt;
 
+use signalbox_protocol::domain::Domain;
+
 use crate::{
-    key::{API_KEYS, LEASES, REPLAYS, SIGNING_KEYS},
+    key::{API_KEYS, DECISIONS, LEASES, REPLAYS, SIGNING_KEYS},
     stream::{DLQ, EVENTS, TOPICS},
     subject::{self, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
 };
@@ -101,6 +103,9 @@ impl User {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>", AUTH_REQUESTS].map(str::to_owned));
                 publish.extend(read_stream(TOPICS));
                 publish.extend(read_bucket(SIGNING_KEYS));
+                publish.push(format!("$KV.{DECISIONS}.>"));
+                publish.extend(read_bucket(DECISIONS));
+                publish.push(subject::event(Domain::Threat, "action_decided"));
             }
             Self::Auth => {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));

@@ -125,7 +125,7 @@ pub const EVENTS: &[EventType] = &[
             Field::optional("estimated_completion", Kind::Text),
             Field::optional("execution_log", Kind::Texts),
         ],
-        route: Route::channel(Channel::ResponseActions),
+        route: Route::object(Channel::ResponseActions, "action_id"),
         source: "response_service",
         priority: Priority::High,
         words: Words::threat(ThreatWord {
@@ -144,7 +144,7 @@ pub const EVENTS: &[EventType] = &[
             Field::optional("action_type", Kind::Text),
             Field::optional("reason", Kind::Text),
         ],
-        route: Route::channel(Channel::ResponseActions),
+        route: Route::object(Channel::ResponseActions, "action_id"),
         source: "response_service",
         priority: Priority::High,
         words: Words::threat(ThreatWord {
