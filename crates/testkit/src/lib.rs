@@ -6,6 +6,7 @@
 //! waits end at a deadline. No process outlives the test program, however that
 //! ends, and no fixed port is used, so tests run side by side.
 
+mod browser;
 mod child;
 mod deadline;
 pub mod ledger;
@@ -22,6 +23,7 @@ mod threat;
 mod websocket;
 
 pub use self::{
+    browser::Browser,
     deadline::{DEADLINE, eventually},
     nats::NatsServer,
     node::NodeClient,

@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod browser;
 mod bus_absence;
 mod clients;
 mod commands;
