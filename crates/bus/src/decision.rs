@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use signalbox_protocol::catalogue::{Audience, Channel, Topic};
+use signalbox_protocol::decision::Decision;
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::envelope::{CE_ID, CE_SOURCE, CE_TIME};
 use signalbox_protocol::timestamp::Timestamp;
@@ -31,42 +32,6 @@ const LOOK_BACK: usize = 256;
 const EVENT: &str = "action_decided";
 /// Who it comes from.
 const SOURCE: &str = "response_service";
-
-/// What was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// The action is to be carried out.
-    Approve,
-    /// The action is not to be carried out.
-    Reject,
-}
-
-impl Verdict {
-    /// The word on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Approve => "approve",
-            Self::Reject => "reject",
-        }
-    }
-}
-
-/// A decision, made or attempted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decision {
-    /// The action.
-    pub action_id: String,
-    /// What is to become of it.
-    #[serde(rename = "decision")]
-    pub verdict: Verdict,
-    /// Why, in the decider's words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// The user who decided.
-    pub decided_by: String,
-}
 
 /// What became of an attempt to decide.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use signalbox_bus::{BusArgs, BusOptions};
 use signalbox_identity::Expectations;
+use signalbox_limits::LimitsArgs;
 use signalbox_transport::{HttpLimits, WebSocketOptions};
 
 pub use self::connection::ConnectionArgs;
@@ -53,6 +54,12 @@ pub struct EdgeArgs {
     /// What clients may take
     #[command(flatten)]
     pub connection: ConnectionArgs,
+    /// Messages that a connection may send in a minute, 0 = any number; where a credential has a limit for its user, that one holds instead
+    #[arg(long, env = "SIGNALBOX_MESSAGES_PER_MINUTE", default_value_t = 600)]
+    pub messages_per_minute: u32,
+    /// Where limits of users are counted
+    #[command(flatten)]
+    pub limits: LimitsArgs,
     /// Issuer that access tokens must name
     #[arg(long, env = "SIGNALBOX_TOKEN_ISSUER", default_value = "signalbox")]
     pub token_issuer: String,
@@ -86,6 +93,10 @@ pub struct Options {
     pub http_lifetime: Duration,
     /// What access tokens must say.
     pub expectations: Expectations,
+    /// Messages that a connection may send in a minute; 0 = any number.
+    pub messages_per_minute: u32,
+    /// Where limits of users are counted.
+    pub limits: LimitsArgs,
 }
 
 /// A setting that cannot be.
@@ -129,6 +140,8 @@ impl Options {
                 audience: edge.token_audience,
                 leeway: CLOCK_LEEWAY,
             },
+            messages_per_minute: edge.messages_per_minute,
+            limits: edge.limits,
         })
     }
 }

@@ -10,7 +10,9 @@ use signalbox_identity::Principal;
 use signalbox_protocol::Dialect as Name;
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::cursor::Cursor;
+use signalbox_protocol::decision::{Decision, Verdict};
 use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::timestamp::Timestamp;
 use signalbox_transport::Frame;
 
 use crate::hub::{Encode, HubEvent, Selection};
@@ -31,6 +33,15 @@ pub(crate) enum Request {
     Unsubscribe {
         /// As the confirmation named it.
         subscription_id: String,
+    },
+    /// Decide on a response action.
+    Decide {
+        /// The action.
+        action_id: String,
+        /// What is to become of it.
+        verdict: Verdict,
+        /// Why.
+        reason: Option<String>,
     },
     /// Are you there?
     Ping,
@@ -76,6 +87,12 @@ pub(crate) enum Answer<'a> {
         /// The subscription that ended.
         subscription_id: &'a str,
     },
+    /// The decision stands.
+    Decided(&'a Decision),
+    /// Somebody decided before.
+    DecidedBefore(&'a Decision),
+    /// The message was one too many.
+    LimitExceeded(&'a Excess),
     /// Yes.
     Pong,
     /// The request was not served.
@@ -89,12 +106,37 @@ pub(crate) enum Answer<'a> {
     },
 }
 
+/// A limit, and how far it is exceeded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Excess {
+    /// What is limited.
+    pub(crate) limit_type: &'static str,
+    /// Attempts in the current window, refused ones included.
+    pub(crate) used: u64,
+    /// How many are served.
+    pub(crate) limit: u32,
+    /// When the window ends.
+    pub(crate) resets_at: Timestamp,
+}
+
+/// Whose messages are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Metering {
+    /// Those of a user, over all connections and gateways, by the limit of the
+    /// credential.
+    User,
+    /// Those of the connection, by the gateway's setting.
+    Connection,
+}
+
 /// One dialect's side of a connection.
 pub(crate) trait Dialect: Default {
     /// Which it is.
     const NAME: Name;
     /// How long a connection may stay without a credential.
     const AUTHENTICATION: Duration;
+    /// Whose messages are counted together.
+    const METERING: Metering;
 
     /// Reads a client's frame.
     ///

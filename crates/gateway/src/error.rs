@@ -3,6 +3,7 @@
 use std::io;
 
 use signalbox_bus::BusError;
+use signalbox_limits::InvalidRedisUrl;
 use signalbox_protocol::ErrorCode;
 use signalbox_transport::ShardPanicked;
 
@@ -12,6 +13,9 @@ pub enum Error {
     /// The bus is out of reach or not as needed.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// Limits cannot be counted where they should be.
+    #[error("--redis-url: {0}")]
+    Limits(#[from] InvalidRedisUrl),
     /// A listener cannot be bound.
     #[error("cannot listen on {addr}: {cause}")]
     Bind {
@@ -34,7 +38,9 @@ impl Error {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Bus(_) => ErrorCode::Unavailable,
-            Self::Bind { .. } | Self::Shards(_) | Self::Panicked(_) => ErrorCode::Internal,
+            Self::Limits(_) | Self::Bind { .. } | Self::Shards(_) | Self::Panicked(_) => {
+                ErrorCode::Internal
+            }
         }
     }
 }

@@ -36,12 +36,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use signalbox_bus::Bus;
+use signalbox_bus::decision::Decisions;
 use signalbox_bus::reader::OrderedReader;
 use signalbox_bus::stream::{self, StreamState, TOPICS};
 use signalbox_service::{Health, Shutdown, Tasks};
 use signalbox_transport::{Shards, shard_count_for};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tracing::info;
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use crate::admission::Admission;
 pub use crate::admission::AdmissionLimits;
@@ -56,6 +58,8 @@ use crate::shard::{Shared, Start};
 
 /// How long background tasks may take to end after a stop.
 const TASK_GRACE: Duration = Duration::from_secs(1);
+/// The pause before another attempt to publish decisions that others left.
+const COMPLETION_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs the gateway until `shutdown`. The addresses that were bound are sent
 /// to `bound`, in the order of [`Options::listen`] without those given up.
@@ -94,6 +98,16 @@ pub async fn run(
         }
     });
 
+    let decisions = Arc::new(Decisions::open(bus.clone()).await?);
+    let (unfinished, stop) = (Arc::clone(&decisions), shutdown.clone());
+    tasks.spawn("unpublished decisions", async move {
+        tokio::select! {
+            () = complete_decisions(&unfinished) => {}
+            () = stop.wait() => {}
+        }
+    });
+    let limits = Arc::new(options.limits.open()?);
+
     let listeners = bind(&options)?;
     let addresses: Vec<SocketAddr> = listeners
         .iter()
@@ -108,6 +122,8 @@ pub async fn run(
         admission,
         refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
         history: Arc::new(History::new(bus.clone())),
+        decisions,
+        limits,
         shutdown: shutdown.clone(),
     };
     let (senders, starts) = prepare(&listeners, count, state)?;
@@ -132,6 +148,14 @@ pub async fn run(
     tasks.drain(TASK_GRACE).await;
     bus.drain().await;
     Ok(ended?)
+}
+
+/// Publishes what gateways that failed have decided but not published.
+async fn complete_decisions(decisions: &Decisions) {
+    while let Err(error) = decisions.complete().await {
+        warn!(%error, "decisions not completed, trying again");
+        sleep(COMPLETION_PAUSE).await;
+    }
 }
 
 /// The feed before it runs.

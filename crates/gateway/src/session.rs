@@ -1,10 +1,14 @@
 //! One connection's conversation: who it is, what it is subscribed to, and
 //! when it ends. Generic over the dialect; sockets are the transport's matter.
 
+mod decide;
+mod meter;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -21,6 +25,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use self::meter::Meter;
 use crate::access;
 use crate::authority::Refusal;
 use crate::dialect::{Answer, Dialect, Request, Subscribe};
@@ -68,6 +73,7 @@ struct Session<D> {
     next_subscription: u64,
     replays: FuturesUnordered<Replay>,
     strikes: u32,
+    meter: Meter,
     /// Whether full-sized messages are accepted.
     trusted: bool,
     _presence: Presence,
@@ -133,6 +139,7 @@ impl<D: Dialect> Session<D> {
             .authentication
             .unwrap_or(D::AUTHENTICATION);
         let member = shard.hub.borrow_mut().join(outbound.clone());
+        let messages_per_minute = shard.shared.options.messages_per_minute;
         Self {
             dialect,
             name: format!("ws-session-{}", Uuid::now_v7().simple()),
@@ -150,6 +157,7 @@ impl<D: Dialect> Session<D> {
             next_subscription: 0,
             replays: FuturesUnordered::new(),
             strikes: 0,
+            meter: Meter::new(D::NAME, D::METERING, messages_per_minute),
             trusted: false,
         }
     }
@@ -195,7 +203,18 @@ impl<D: Dialect> Session<D> {
     }
 
     async fn hear(&mut self, text: &str) {
-        let served = match self.dialect.decode(text) {
+        let decoded = self.dialect.decode(text);
+        // Browsers cannot send the WebSocket's own pings, which are free.
+        if !matches!(decoded, Ok(Request::Ping)) {
+            let limits = Arc::clone(&self.shard.shared.limits);
+            let counted = self.meter.count(&limits, self.principal.as_ref()).await;
+            if let Err(excess) = counted {
+                debug!(session = %self.name, used = excess.used, limit = excess.limit, "too many messages");
+                self.answer(&Answer::LimitExceeded(&excess));
+                return;
+            }
+        }
+        let served = match decoded {
             Ok(request) => self.serve(request).await,
             Err(complaint) => Err(complaint),
         };
@@ -230,6 +249,11 @@ impl<D: Dialect> Session<D> {
             }
             Request::Subscribe(asked) => self.subscribe(asked).await,
             Request::Unsubscribe { subscription_id } => self.unsubscribe(&subscription_id),
+            Request::Decide {
+                action_id,
+                verdict,
+                reason,
+            } => self.decide(action_id, verdict, reason).await,
         }
     }
 

@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use signalbox_bus::decision::Decisions;
+use signalbox_limits::Limits;
 use signalbox_protocol::cursor::Epoch;
 use signalbox_service::Shutdown;
 use signalbox_transport::{Outbound, WebSocket};
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     /// A permit for each refusal that is being answered.
     pub(crate) refusals: Arc<Semaphore>,
     pub(crate) history: Arc<History>,
+    pub(crate) decisions: Arc<Decisions>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) shutdown: Shutdown,
 }
 

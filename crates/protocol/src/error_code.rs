@@ -23,6 +23,8 @@ pub enum ErrorCode {
     Forbidden,
     /// What the frame refers to does not exist.
     NotFound,
+    /// Somebody decided before; the answer says who.
+    AlreadyDecided,
     /// Too many requests.
     RateLimit,
     /// The credential is missing, bad or expired.
@@ -38,7 +40,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::UnknownType,
@@ -46,6 +48,7 @@ impl ErrorCode {
         Self::UnknownFilter,
         Self::Forbidden,
         Self::NotFound,
+        Self::AlreadyDecided,
         Self::RateLimit,
         Self::AuthFailed,
         Self::ConnectionFailed,
@@ -64,6 +67,7 @@ impl ErrorCode {
             Self::UnknownFilter => "UNKNOWN_FILTER",
             Self::Forbidden => "FORBIDDEN",
             Self::NotFound => "NOT_FOUND",
+            Self::AlreadyDecided => "ALREADY_DECIDED",
             Self::RateLimit => "RATE_LIMIT",
             Self::AuthFailed => "AUTH_FAILED",
             Self::ConnectionFailed => "CONNECTION_FAILED",
@@ -90,6 +94,7 @@ impl ErrorCode {
             Self::AuthFailed => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
+            Self::AlreadyDecided => 409,
             Self::RateLimit => 429,
             Self::Internal => 500,
             Self::ConnectionFailed | Self::Unavailable => 503,
@@ -108,6 +113,7 @@ impl ErrorCode {
             | Self::UnknownFilter
             | Self::Forbidden
             | Self::NotFound
+            | Self::AlreadyDecided
             | Self::RateLimit
             | Self::AuthFailed => 1008,
             Self::Internal => 1011,

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`catalogue`] | one entry per event type: fields, route, defaults, words |
 //! | [`envelope`] | a producer's message -> [`event::Event`] |
+//! | [`decision`] | what users decide on response actions |
 //! | [`event`] | an event after validation |
 //! | [`cursor`] | epochs and resume offsets |
 //! | [`frame`] | the JSON frames of each dialect |
@@ -15,6 +16,7 @@
 
 pub mod catalogue;
 pub mod cursor;
+pub mod decision;
 pub mod dialect;
 pub mod domain;
 pub mod envelope;

@@ -8,7 +8,7 @@ use signalbox_bus::stream::{self, StreamSettings};
 use signalbox_bus::{Bus, BusOptions};
 use signalbox_service::{AdminServer, ExitError, Health, Shutdown, run};
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::cli::{AdminArgs, AuthCommand, GatewayCommand, InitArgs, RouterCommand};
 use crate::output;
@@ -23,6 +23,11 @@ pub(crate) fn gateway(command: GatewayCommand) -> Result<(), ExitError> {
     let options =
         signalbox_gateway::Options::try_from(command.gateway).map_err(ExitError::config)?;
     serve("gateway", &command.admin, async |health, shutdown| {
+        if options.limits.redis_url.is_none() {
+            warn!(
+                "limits of users hold for this gateway alone, set REDIS_URL where there are several"
+            );
+        }
         let (bound, _addresses): (oneshot::Sender<Vec<SocketAddr>>, _) = oneshot::channel();
         signalbox_gateway::run(options, health, bound, shutdown)
             .await

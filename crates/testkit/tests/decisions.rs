@@ -4,7 +4,7 @@
 
 use async_nats::jetstream;
 use futures_util::future::join_all;
-use signalbox_bus::decision::{Decision, DecisionError, Decisions, Outcome, Verdict};
+use signalbox_bus::decision::{DecisionError, Decisions, Outcome};
 use signalbox_bus::publish::publish;
 use signalbox_bus::server::User;
 use signalbox_bus::stored_event::{self, Origin};
@@ -12,6 +12,7 @@ use signalbox_bus::stream::{self, EVENTS, StreamSettings};
 use signalbox_bus::{Bus, BusOptions, key};
 use signalbox_protocol::catalogue;
 use signalbox_protocol::cursor::Epoch;
+use signalbox_protocol::decision::{Decision, Verdict};
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::event::{Event, Priority};
 use signalbox_protocol::timestamp::Timestamp;

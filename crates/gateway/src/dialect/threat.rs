@@ -14,7 +14,7 @@ use signalbox_protocol::frame::threat::{
 };
 use signalbox_transport::Frame;
 
-use super::{Answer, Dialect, Encoding, Name, Request, Subscribe};
+use super::{Answer, Dialect, Encoding, Metering, Name, Request, Subscribe};
 use crate::hub::{Clause, Compare, Filter, HubEvent, Selection};
 
 /// Dialect `threat`. It keeps nothing of a connection.
@@ -42,6 +42,7 @@ impl Dialect for Threat {
     const NAME: Name = Name::Threat;
     /// People type by hand here.
     const AUTHENTICATION: Duration = Duration::from_secs(30);
+    const METERING: Metering = Metering::User;
 
     fn decode(&self, text: &str) -> Result<Request, Complaint> {
         match ClientFrame::decode(text)? {
@@ -53,6 +54,11 @@ impl Dialect for Threat {
             ClientFrame::Unsubscribe { subscription_id } => {
                 Ok(Request::Unsubscribe { subscription_id })
             }
+            ClientFrame::DecideAction(asked) => Ok(Request::Decide {
+                action_id: asked.action_id,
+                verdict: asked.verdict,
+                reason: asked.reason,
+            }),
             ClientFrame::Ping => Ok(Request::Ping),
         }
     }
@@ -81,12 +87,31 @@ impl Dialect for Threat {
                 channel: channel.name(),
                 subscription_id,
             },
+            Answer::Decided(decision) => ServerFrame::ActionDecisionRecorded {
+                action_id: &decision.action_id,
+                decision: decision.verdict,
+            },
+            Answer::DecidedBefore(decision) => ServerFrame::Error {
+                code: ErrorCode::AlreadyDecided,
+                message: "the action was decided before",
+                field: None,
+                retry_after: None,
+                decided_by: Some(&decision.decided_by),
+                decision: Some(decision.verdict),
+            },
+            Answer::LimitExceeded(excess) => ServerFrame::RateLimitExceeded {
+                limit_type: excess.limit_type,
+                current_usage: format!("{}/{}", excess.used, excess.limit),
+                reset_time: excess.resets_at,
+            },
             Answer::Pong => ServerFrame::Pong,
             Answer::Refused(complaint) => ServerFrame::Error {
                 code: complaint.code,
                 message: &complaint.message,
                 field: complaint.field.as_deref(),
                 retry_after: None,
+                decided_by: None,
+                decision: None,
             },
             Answer::Farewell {
                 message,
@@ -96,6 +121,8 @@ impl Dialect for Threat {
                 message,
                 field: None,
                 retry_after: Some(u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX)),
+                decided_by: None,
+                decision: None,
             },
         })
     }

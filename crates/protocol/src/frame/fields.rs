@@ -13,6 +13,9 @@ pub const MAX_TOKEN_BYTES: usize = 8_192;
 /// The most entries that a list in a frame may have.
 pub const MAX_LIST_ENTRIES: usize = 256;
 
+/// What an id must be.
+const ID: &str = "an id of 1 to 128 bytes without white space";
+
 /// What is wrong with a client's frame.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{message}")]
@@ -109,6 +112,29 @@ impl Fields {
         }
     }
 
+    /// An id that must be there.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn id(&mut self, field: &str) -> Result<String, Complaint> {
+        self.optional_id(field)?
+            .ok_or_else(|| self.complaint(field, ID))
+    }
+
+    /// One of a few words, which must be there.
+    ///
+    /// # Errors
+    /// Names the field and the words.
+    pub fn word(&mut self, field: &str, words: &[&'static str]) -> Result<&'static str, Complaint> {
+        let found = self.map.remove(field);
+        let text = found.as_ref().and_then(Value::as_str);
+        words
+            .iter()
+            .find(|word| text == Some(word))
+            .copied()
+            .ok_or_else(|| self.complaint(field, &format!("one of {}", words.join(", "))))
+    }
+
     /// An id that may be absent or null.
     ///
     /// # Errors
@@ -117,7 +143,7 @@ impl Fields {
         match self.map.remove(field) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) if name::is_valid(&text) => Ok(Some(text)),
-            Some(_) => Err(self.complaint(field, "an id of 1 to 128 bytes without white space")),
+            Some(_) => Err(self.complaint(field, ID)),
         }
     }
 

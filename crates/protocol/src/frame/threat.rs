@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::fields::{Complaint, Fields, MAX_TOKEN_BYTES};
 use crate::cursor::Cursor;
+use crate::decision::Verdict;
 use crate::error_code::ErrorCode;
 use crate::name::MAX_NAME_BYTES;
 use crate::timestamp::Timestamp;
@@ -12,6 +13,9 @@ use crate::timestamp::Timestamp;
 /// The longest name of a type, channel or subscription, and the longest
 /// resume offset, in bytes.
 const MAX_WORD_BYTES: usize = MAX_NAME_BYTES;
+
+/// The longest reason of a decision, in bytes.
+const MAX_REASON_BYTES: usize = 1_024;
 
 /// What a client sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +34,8 @@ pub enum ClientFrame {
         /// As the confirmation named it.
         subscription_id: String,
     },
+    /// Decides on a response action.
+    DecideAction(DecideAction),
     /// Asks for a `pong`.
     Ping,
 }
@@ -60,6 +66,17 @@ pub struct Subscribe {
     pub since: Option<Cursor>,
 }
 
+/// A decision on a response action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecideAction {
+    /// The action.
+    pub action_id: String,
+    /// What is to become of it.
+    pub verdict: Verdict,
+    /// Why, for those who read it later.
+    pub reason: Option<String>,
+}
+
 impl ClientFrame {
     /// Reads a text frame.
     ///
@@ -74,11 +91,12 @@ impl ClientFrame {
             "unsubscribe" => Ok(Self::Unsubscribe {
                 subscription_id: fields.text("subscription_id", MAX_WORD_BYTES)?,
             }),
+            "action_decision" => decide(fields).map(Self::DecideAction),
             "ping" => Ok(Self::Ping),
             _ => Err(Complaint {
                 code: ErrorCode::UnknownType,
                 message: format!(
-                    "unknown type `{kind}`: expected authenticate, subscribe, unsubscribe or ping"
+                    "unknown type `{kind}`: expected authenticate, subscribe, unsubscribe, action_decision or ping"
                 ),
                 field: Some("type".to_owned()),
             }),
@@ -119,6 +137,16 @@ fn subscribe(mut fields: Fields) -> Result<Subscribe, Complaint> {
     })
 }
 
+fn decide(mut fields: Fields) -> Result<DecideAction, Complaint> {
+    let action_id = fields.id("action_id")?;
+    let word = fields.word("decision", Verdict::WORDS)?;
+    Ok(DecideAction {
+        action_id,
+        verdict: Verdict::parse(word).ok_or_else(|| Complaint::field("decision", "a verdict"))?,
+        reason: fields.optional_text("reason", MAX_REASON_BYTES)?,
+    })
+}
+
 /// What a client is sent, apart from events.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -152,6 +180,23 @@ pub enum ServerFrame<'a> {
         /// The subscription that ended.
         subscription_id: &'a str,
     },
+    /// The decision stands and is on its way to those who act on it.
+    ActionDecisionRecorded {
+        /// The action.
+        action_id: &'a str,
+        /// What is to become of it.
+        decision: Verdict,
+    },
+    /// The message was one too many and was not processed.
+    RateLimitExceeded {
+        /// The limit, by its name in `auth_success`.
+        limit_type: &'a str,
+        /// Messages in the current window, refused ones included, and how many
+        /// are served: `61/60`.
+        current_usage: String,
+        /// When the window ends.
+        reset_time: Timestamp,
+    },
     /// Answers `ping`.
     Pong,
     /// Something went wrong.
@@ -166,6 +211,12 @@ pub enum ServerFrame<'a> {
         /// When to try again, in milliseconds.
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_after: Option<u64>,
+        /// Who decided before.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        decided_by: Option<&'a str>,
+        /// What was decided before.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        decision: Option<Verdict>,
     },
 }
 
@@ -245,6 +296,17 @@ mod tests {
             [("severity".to_owned(), vec!["HIGH".to_owned()])]
         );
         assert_eq!(subscribe.since.unwrap().sequence, 3);
+        let frame =
+            r#"{"type":"action_decision","action_id":"a","decision":"reject","reason":"no"}"#;
+        let expected = DecideAction {
+            action_id: "a".to_owned(),
+            verdict: Verdict::Reject,
+            reason: Some("no".to_owned()),
+        };
+        assert_eq!(
+            ClientFrame::decode(frame),
+            Ok(ClientFrame::DecideAction(expected))
+        );
         assert_eq!(
             ClientFrame::decode(r#"{"type":"ping","extra":1}"#),
             Ok(ClientFrame::Ping)
@@ -285,6 +347,18 @@ mod tests {
             field("investigation_id")
         );
         assert_eq!(subscribe(r#""metrics":[1]"#), field("metrics"));
+        let decide = |rest: &str| complaint(&format!(r#"{{"type":"action_decision"{rest}}}"#));
+        assert_eq!(decide(""), field("action_id"));
+        assert_eq!(decide(r#","action_id":"a b""#), field("action_id"));
+        assert_eq!(decide(r#","action_id":"a""#), field("decision"));
+        assert_eq!(
+            decide(r#","action_id":"a","decision":"maybe""#),
+            field("decision")
+        );
+        assert_eq!(
+            decide(r#","action_id":"a","decision":"approve","reason":7"#),
+            field("reason")
+        );
         assert_eq!(
             complaint(r#"{"type":"unsubscribe","subscription_id":""}"#),
             field("subscription_id")
@@ -298,6 +372,8 @@ mod tests {
             message: "no",
             field: None,
             retry_after: None,
+            decided_by: None,
+            decision: None,
         };
         assert_eq!(
             serde_json::to_string(&frame).unwrap(),
