@@ -183,7 +183,7 @@ pub(crate) struct PublishArgs {
     /// Seconds to wait for each acknowledgement
     #[arg(long, default_value_t = 30)]
     pub(crate) patience: u64,
-    /// Where to: DOMAIN.TYPE, such as threat.threat_alert
+    /// Which type: DOMAIN.TYPE, such as threat.threat_alert; `-` reads CloudEvents, one JSON object per line, from standard input
     pub(crate) subject: String,
     /// The event's data; `-` or nothing reads one JSON object per line from standard input
     #[arg(default_value = "-")]

@@ -1,14 +1,19 @@
 //! `signalbox publish`: events from the command line or standard input, each
-//! acknowledged by the bus before the next.
+//! acknowledged by the bus before the next. Input lines are the data of one
+//! type or, with `-` for the type, whole CloudEvents.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use signalbox_bus::publish::{Outgoing, publish};
 use signalbox_bus::{Bus, BusOptions, HeaderMap, header, subject};
 use signalbox_protocol::catalogue;
 use signalbox_protocol::domain::Domain;
-use signalbox_protocol::envelope::{self, CE_ID, CE_PRIORITY, CE_SOURCE, Headers, Submission};
+use signalbox_protocol::envelope::{
+    self, CE_ID, CE_PRIORITY, CE_SOURCE, CE_TIME, Headers, Submission,
+};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::trace::TRACEPARENT;
 use signalbox_service::{ExitError, run as run_service};
@@ -25,15 +30,50 @@ const BUS_WAIT: Duration = Duration::from_secs(10);
 /// The source of events of types that the catalogue does not have.
 const UNKNOWN_SOURCE: &str = "unknown";
 
-/// Where the events of one invocation go.
+/// In place of a type: each line of input names its own.
+const MIXED: &str = "-";
+/// In place of data: it is read from standard input.
+const STDIN: &str = "-";
+
+/// Where events of one type go.
 struct Target {
     domain: Domain,
     name: String,
     kind: Option<&'static catalogue::EventType>,
 }
 
+/// An event to publish, as far as it says anything about itself.
+#[derive(Default)]
+struct Draft {
+    id: Option<String>,
+    source: Option<String>,
+    time: Option<String>,
+    priority: Option<String>,
+    payload: String,
+}
+
+/// A line of input that is a whole CloudEvent.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(rename = "type")]
+    kind: String,
+    id: Option<String>,
+    source: Option<String>,
+    time: Option<String>,
+    priority: Option<String>,
+    data: Box<RawValue>,
+}
+
 pub(crate) fn run(args: &PublishArgs) -> Result<(), ExitError> {
-    let target = Target::parse(&args.subject).map_err(ExitError::config)?;
+    let target = match args.subject.as_str() {
+        MIXED if args.data_json != STDIN => {
+            return Err(ExitError::config(
+                "events of many types are read from standard input, not from the command line",
+            ));
+        }
+        MIXED => None,
+        subject => Some(Target::parse(subject).map_err(ExitError::config)?),
+    };
     let url = match &args.nats_url {
         Some(url) => url.clone(),
         None => Runtime::read(&args.data.data_dir)?.nats_url,
@@ -47,19 +87,19 @@ pub(crate) fn run(args: &PublishArgs) -> Result<(), ExitError> {
             "signalbox-publish",
         )
         .await?;
-        if args.data_json == "-" {
+        if args.data_json == STDIN {
             let mut lines = BufReader::new(stdin()).lines();
             let mut number = 0_u64;
             while let Some(line) = lines.next_line().await.context("standard input")? {
                 number += 1;
                 if !line.trim().is_empty() {
-                    send(&bus, args, &target, line)
+                    send_line(&bus, args, target.as_ref(), line)
                         .await
                         .with_context(|| format!("line {number}"))?;
                 }
             }
         } else {
-            send(&bus, args, &target, args.data_json.clone()).await?;
+            send_line(&bus, args, target.as_ref(), args.data_json.clone()).await?;
         }
         bus.drain().await;
         Ok::<_, anyhow::Error>(())
@@ -87,33 +127,68 @@ impl Target {
         })
     }
 
-    fn source<'a>(&self, args: &'a PublishArgs) -> &'a str {
-        match &args.source {
-            Some(source) => source,
-            None => self.kind.map_or(UNKNOWN_SOURCE, |kind| kind.source),
-        }
+    fn default_source(&self) -> &'static str {
+        self.kind.map_or(UNKNOWN_SOURCE, |kind| kind.source)
     }
 }
 
-async fn send(
+/// Sends data of a known type, or a CloudEvent that says which.
+async fn send_line(
     bus: &Bus,
     args: &PublishArgs,
-    target: &Target,
-    payload: String,
+    target: Option<&Target>,
+    line: String,
 ) -> anyhow::Result<()> {
-    let id = args
+    let Some(target) = target else {
+        let line: Line = serde_json::from_str(&line)
+            .context("expected a CloudEvent: an object with `type` and `data`")?;
+        let target = Target::parse(&line.kind).map_err(|error| anyhow!("type: {error}"))?;
+        let draft = Draft {
+            id: line.id,
+            source: line.source,
+            time: line.time,
+            priority: line.priority,
+            payload: line.data.get().to_owned(),
+        };
+        return send(bus, args, &target, draft).await;
+    };
+    let draft = Draft {
+        payload: line,
+        ..Draft::default()
+    };
+    send(bus, args, target, draft).await
+}
+
+async fn send(bus: &Bus, args: &PublishArgs, target: &Target, draft: Draft) -> anyhow::Result<()> {
+    let payload = draft.payload;
+    let id = draft
         .id
-        .clone()
+        .or_else(|| args.id.clone())
         .unwrap_or_else(|| Uuid::now_v7().to_string());
-    let source = target.source(args);
+    let source = draft
+        .source
+        .or_else(|| args.source.clone())
+        .unwrap_or_else(|| target.default_source().to_owned());
+    let given = [
+        (CE_ID, Some(&id)),
+        (CE_SOURCE, Some(&source)),
+        (CE_TIME, draft.time.as_ref()),
+        (
+            CE_PRIORITY,
+            draft.priority.as_ref().or(args.priority.as_ref()),
+        ),
+    ];
     let trace = header::new_trace(true);
     let mut headers = HeaderMap::new();
-    headers.insert(CE_ID, id.as_str());
-    headers.insert(CE_SOURCE, source);
-    headers.insert(TRACEPARENT, trace.to_string());
-    if let Some(priority) = &args.priority {
-        headers.insert(CE_PRIORITY, priority.as_str());
+    for (name, value) in given {
+        let Some(value) = value else { continue };
+        // The library panics on what would end the header.
+        if value.contains(['\r', '\n']) {
+            return Err(anyhow!("{name}: expected a single line"));
+        }
+        headers.insert(name, value.as_str());
     }
+    headers.insert(TRACEPARENT, trace.to_string());
     if !args.unchecked {
         check(target, &headers, &payload)?;
     }

@@ -18,6 +18,7 @@ mod floods;
 mod hostile_bytes;
 mod limits;
 mod planted;
+mod publishing;
 mod raw;
 mod resume;
 mod routers;
