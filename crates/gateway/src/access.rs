@@ -11,5 +11,9 @@ pub(crate) const fn required(channel: Channel) -> Permission {
         | Channel::InvestigationProgress
         | Channel::SystemMetrics
         | Channel::ResponseActions => Permission::ReadThreats,
+        Channel::NetworkEvents => Permission::ReadNetwork,
+        Channel::ConsensusEvents => Permission::ReadConsensus,
+        Channel::SecurityEvents => Permission::ReadSecurity,
+        Channel::MonitoringEvents => Permission::ReadMonitoring,
     }
 }

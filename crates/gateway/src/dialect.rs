@@ -2,17 +2,18 @@
 //! into [`Request`]s, and [`Answer`]s and events into frames. It knows no
 //! socket and no bus.
 
+pub(crate) mod mesh;
 pub(crate) mod threat;
 
 use std::time::Duration;
 
+use serde::Serialize;
 use signalbox_identity::Principal;
-use signalbox_protocol::Dialect as Name;
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::decision::{Decision, Verdict};
 use signalbox_protocol::frame::fields::Complaint;
-use signalbox_protocol::timestamp::Timestamp;
+use signalbox_protocol::{Dialect as Name, ErrorCode};
 use signalbox_transport::Frame;
 
 use crate::hub::{Encode, HubEvent, Selection};
@@ -31,8 +32,10 @@ pub(crate) enum Request {
     Subscribe(Subscribe),
     /// Stop sending them.
     Unsubscribe {
-        /// As the confirmation named it.
-        subscription_id: String,
+        /// The subscription's name on this connection.
+        name: String,
+        /// The field that had it, for the complaint that there is none.
+        field: &'static str,
     },
     /// Decide on a response action.
     Decide {
@@ -50,12 +53,24 @@ pub(crate) enum Request {
 /// A request for events.
 #[derive(Debug)]
 pub(crate) struct Subscribe {
+    /// How the client will name it; a subscription of that name is replaced.
+    /// `None` where the session makes up a name.
+    pub(crate) name: Option<String>,
     /// Which ones.
     pub(crate) selection: Selection,
     /// How to write them.
     pub(crate) encoding: Encoding,
     /// After which position to go on.
     pub(crate) since: Option<Cursor>,
+}
+
+/// When a credential came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// With the upgrade request.
+    Upgrade,
+    /// In a frame.
+    Request,
 }
 
 /// What the core answers.
@@ -67,6 +82,20 @@ pub(crate) enum Answer<'a> {
         session_id: &'a str,
         /// Who it is.
         principal: &'a Principal,
+        /// When it came.
+        occasion: Occasion,
+    },
+    /// The credential was not accepted, and the connection ends.
+    Denied {
+        /// For people.
+        reason: &'a str,
+        /// When it came.
+        occasion: Occasion,
+    },
+    /// The credential has expired, and the connection ends.
+    Expired {
+        /// For people.
+        reason: &'a str,
     },
     /// Events follow.
     Subscribed {
@@ -97,13 +126,6 @@ pub(crate) enum Answer<'a> {
     Pong,
     /// The request was not served.
     Refused(&'a Complaint),
-    /// The connection ends, and the client may return after this time.
-    Farewell {
-        /// For people.
-        message: &'a str,
-        /// When to come back.
-        retry_after: Duration,
-    },
 }
 
 /// A limit, and how far it is exceeded.
@@ -115,8 +137,8 @@ pub(crate) struct Excess {
     pub(crate) used: u64,
     /// How many are served.
     pub(crate) limit: u32,
-    /// When the window ends.
-    pub(crate) resets_at: Timestamp,
+    /// How long the window still lasts.
+    pub(crate) resets_in: Duration,
 }
 
 /// Whose messages are counted together.
@@ -133,8 +155,9 @@ pub(crate) enum Metering {
 pub(crate) trait Dialect: Default {
     /// Which it is.
     const NAME: Name;
-    /// How long a connection may stay without a credential.
-    const AUTHENTICATION: Duration;
+    /// How long a connection may stay without a credential; `None` where it
+    /// must come with the upgrade.
+    const AUTHENTICATION: Option<Duration>;
     /// Whose messages are counted together.
     const METERING: Metering;
 
@@ -144,8 +167,12 @@ pub(crate) trait Dialect: Default {
     /// What to tell the client is wrong with it.
     fn decode(&self, text: &str) -> Result<Request, Complaint>;
 
-    /// Writes an answer.
-    fn answer(&self, answer: &Answer<'_>) -> Frame;
+    /// Writes an answer; `None` where the dialect has no frame for it.
+    fn answer(&self, answer: &Answer<'_>) -> Option<Frame>;
+
+    /// Writes that the connection ends and the client may return after this
+    /// time.
+    fn farewell(&self, message: &str, retry_after: Duration) -> Frame;
 }
 
 /// How events are written for a subscription.
@@ -153,12 +180,48 @@ pub(crate) trait Dialect: Default {
 pub(crate) enum Encoding {
     /// As dialect `threat` writes them.
     Threat(threat::Projection),
+    /// As dialect `mesh` writes them.
+    Mesh,
 }
 
 impl Encode for Encoding {
     fn encode(&self, event: &HubEvent, cursor: Cursor) -> Option<Frame> {
         match self {
             Self::Threat(projection) => threat::encode(event, cursor, projection),
+            Self::Mesh => mesh::encode(event, cursor),
         }
     }
+}
+
+/// A text frame with a value's JSON.
+///
+/// # Panics
+/// Never: every value written here has string keys and finite numbers.
+fn write(value: &impl Serialize) -> Frame {
+    let json = serde_json::to_vec(value).expect("frames have string keys and finite numbers");
+    Frame::text_bytes(&json)
+}
+
+/// A time in whole milliseconds, as frames have it.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The channel of this name, if the dialect has it.
+///
+/// # Errors
+/// UNKNOWN_CHANNEL, with those that it has.
+fn channel(name: &str, known: &[Channel]) -> Result<Channel, Complaint> {
+    known
+        .iter()
+        .copied()
+        .find(|channel| channel.name() == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = known.iter().map(|channel| channel.name()).collect();
+            Complaint {
+                code: ErrorCode::UnknownChannel,
+                message: format!("unknown channel `{name}`: expected {}", names.join(", ")),
+                field: Some("channel".to_owned()),
+            }
+        })
 }

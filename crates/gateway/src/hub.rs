@@ -31,7 +31,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 pub(crate) use self::event::HubEvent;
-pub(crate) use self::filter::{Clause, Compare, Filter};
+pub(crate) use self::filter::{Clause, Compare, Filter, Scalar};
 use self::group::Groups;
 use self::intern::{EncodingId, Encodings, Filters};
 pub(crate) use self::member::MemberId;
@@ -209,6 +209,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             start,
             cursor: start,
             live: None,
+            predecessors: Vec::new(),
         });
         let id = SubscriptionId { index, serial };
         if let Some(member) = self.members.get_mut(member.0) {
@@ -217,16 +218,77 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         id
     }
 
+    /// Puts a subscription in the place of another of the same member. What
+    /// that one has brought does not come again; without a `start` the new one
+    /// goes on where it stood. `None`, and nothing has changed, when too many
+    /// replaced ones still wait for a replay to end.
+    pub(crate) fn replace(
+        &mut self,
+        old: SubscriptionId,
+        selection: Selection,
+        encoding: &K,
+        start: Option<u64>,
+    ) -> Option<SubscriptionId> {
+        let former = self.subscription(old)?;
+        let member = former.member;
+        if former.predecessors.len() >= member::MAX_PREDECESSORS {
+            return None;
+        }
+        self.flush_member(member, &mut FanOut::default());
+        let reached = self.cursor_of(old).sequence;
+        let id = self.subscribe(member, selection, encoding, Some(start.unwrap_or(reached)));
+        // Out of the walk, but kept: it knows what the member was sent.
+        self.detach(old);
+        self.serial += 1;
+        let retired = SubscriptionId {
+            index: old.index,
+            serial: self.serial,
+        };
+        let mut predecessors = Vec::new();
+        if let Some(former) = self.subscriptions.get_mut(old.index) {
+            former.cursor = reached;
+            // A replay of it that is under way finds it gone.
+            former.serial = retired.serial;
+            predecessors.append(&mut former.predecessors);
+        }
+        if let Some(member) = self.members.get_mut(member.0) {
+            for listed in member.subscriptions.iter_mut().filter(|id| **id == old) {
+                *listed = retired;
+            }
+        }
+        predecessors.push(retired);
+        if let Some(subscription) = self.subscriptions.get_mut(id.index) {
+            subscription.predecessors = predecessors;
+        }
+        Some(id)
+    }
+
+    /// Filters that were evaluated since the start.
+    pub(crate) fn evaluations(&self) -> u64 {
+        self.filters.evaluations()
+    }
+
     /// Ends a subscription. Frames on their way still arrive.
     pub(crate) fn unsubscribe(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscription(id) else {
             return;
         };
         let member = subscription.member;
+        self.forget_predecessors(id);
         if let Some(member) = self.members.get_mut(member.0) {
             member.subscriptions.retain(|other| *other != id);
         }
         self.drop_subscription(id);
+    }
+
+    /// Drops what a subscription replaced.
+    fn forget_predecessors(&mut self, id: SubscriptionId) {
+        let Some(subscription) = self.subscriptions.get_mut(id.index) else {
+            return;
+        };
+        for predecessor in std::mem::take(&mut subscription.predecessors) {
+            self.unsubscribe(predecessor);
+        }
     }
 
     fn drop_subscription(&mut self, id: SubscriptionId) {

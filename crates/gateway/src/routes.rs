@@ -43,8 +43,11 @@ pub(crate) struct Visitor {
 pub(crate) struct Arrival {
     pub(crate) upgrade: PendingUpgrade,
     pub(crate) visitor: Visitor,
-    /// What came with the request.
-    pub(crate) credential: Option<String>,
+    /// Which dialect it speaks.
+    pub(crate) dialect: Dialect,
+    /// What came with the request, or why that is no use; the session says so
+    /// in its dialect, since browsers cannot read the answer to an upgrade.
+    pub(crate) credential: Result<Option<String>, Complaint>,
 }
 
 /// What the routes of one listener lead to.
@@ -76,6 +79,7 @@ impl Doors {
 pub(crate) fn router(doors: Doors) -> Router {
     Router::new()
         .route("/v1/ws", any(threat))
+        .route("/api/v1/ws", any(mesh))
         .route("/api/v1/auth/token", post(token))
         .fallback(nowhere)
         .with_state(doors)
@@ -85,18 +89,29 @@ pub(crate) fn router(doors: Doors) -> Router {
 async fn threat(
     State(doors): State<Doors>,
     Extension(visitor): Extension<Visitor>,
-    mut request: Request,
+    request: Request,
 ) -> Response {
-    if !doors.dialects.contains(&Dialect::Threat) {
+    enter(Dialect::Threat, &doors, visitor, request)
+}
+
+/// `GET /api/v1/ws`: dialect `mesh`.
+async fn mesh(
+    State(doors): State<Doors>,
+    Extension(visitor): Extension<Visitor>,
+    request: Request,
+) -> Response {
+    enter(Dialect::Mesh, &doors, visitor, request)
+}
+
+/// Hands an upgrade to the shard.
+fn enter(dialect: Dialect, doors: &Doors, visitor: Visitor, mut request: Request) -> Response {
+    if !doors.dialects.contains(&dialect) {
         return failure(
             ErrorCode::NotFound,
-            "dialect threat is not served on this port",
+            &format!("dialect {dialect} is not served on this port"),
         );
     }
-    let credential = match credential(request.headers(), request.uri()) {
-        Ok(credential) => credential,
-        Err(complaint) => return refusal(&complaint),
-    };
+    let credential = credential(request.headers(), request.uri());
     let (response, pending) = match upgrade::accept(&mut request) {
         Ok(accepted) => accepted,
         Err(rejection) => return rejection.response().map(Body::new),
@@ -104,6 +119,7 @@ async fn threat(
     match doors.arrivals.try_send(Arrival {
         upgrade: pending,
         visitor,
+        dialect,
         credential,
     }) {
         Ok(()) => response.map(Body::new),
@@ -208,7 +224,6 @@ async fn token(State(doors): State<Doors>, body: Body) -> Response {
 /// Everything else.
 async fn nowhere(uri: Uri) -> Response {
     let dialect = match uri.path() {
-        "/api/v1/ws" => Some(Dialect::Mesh),
         "/ws" => Some(Dialect::Fleet),
         path if path.starts_with("/socket.io") => Some(Dialect::Pipeline),
         _ => None,

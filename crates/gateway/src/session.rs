@@ -2,7 +2,10 @@
 //! when it ends. Generic over the dialect; sockets are the transport's matter.
 
 mod decide;
+mod identity;
 mod meter;
+mod replay;
+mod subscriptions;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,40 +16,28 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use signalbox_identity::{Principal, Role};
+use signalbox_identity::Principal;
 use signalbox_protocol::catalogue::Channel;
-use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::frame::fields::Complaint;
-use signalbox_protocol::{Dialect as Name, ErrorCode};
 use signalbox_transport::{CloseCode, Closure, Incoming, Outbound, WebSocket};
-use time::OffsetDateTime;
-use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, info};
 use uuid::Uuid;
 
 use self::meter::Meter;
-use crate::access;
-use crate::authority::Refusal;
-use crate::dialect::{Answer, Dialect, Request, Subscribe};
-use crate::hub::{MemberId, Progress, SubscriptionId};
+use crate::dialect::{Answer, Dialect, Occasion, Request};
+use crate::hub::{MemberId, SubscriptionId};
 use crate::routes::Visitor;
 use crate::shard::{Connection, Presence, Shard};
 
 /// Bad messages in a row that end a connection.
 const MAX_STRIKES: u32 = 10;
-/// Subscriptions that one connection may hold.
-const MAX_SUBSCRIPTIONS: usize = 1_024;
 /// The longest message of a client that has not authenticated, in bytes: a
 /// credential and labels, many times over. Strangers may not have the gateway
 /// hold a full-sized message each.
 const MAX_UNAUTHENTICATED_BYTES: usize = 64 * 1024;
 /// When clients that are sent away may return.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The pause before history that did not answer is read again.
-const HISTORY_PAUSE: Duration = Duration::from_millis(250);
-/// How far away the deadline of a credential without expiry is.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Log target of the lines about who came, went and was refused.
 const AUDIT: &str = "audit";
@@ -87,10 +78,7 @@ impl<D> Drop for Session<D> {
 
 /// Tells a client that the gateway is going away.
 fn say_farewell<D: Dialect>(outbound: &Outbound) {
-    let farewell = D::default().answer(&Answer::Farewell {
-        message: "the gateway is going away",
-        retry_after: RETRY_AFTER,
-    });
+    let farewell = D::default().farewell("the gateway is going away", RETRY_AFTER);
     // What is queued goes first: a client that gets it need not resume.
     let _sent = outbound.send_frame(&farewell);
     outbound.close_after_flush(CloseCode::GOING_AWAY, "going away");
@@ -102,7 +90,7 @@ pub(crate) async fn run<D: Dialect>(
     shard: Rc<Shard>,
     mut socket: WebSocket,
     visitor: Visitor,
-    credential: Option<String>,
+    credential: Result<Option<String>, Complaint>,
 ) {
     let began = Instant::now();
     let peer = visitor.peer;
@@ -110,10 +98,8 @@ pub(crate) async fn run<D: Dialect>(
     info!(target: AUDIT, session = %session.name, %peer, dialect = %D::NAME, "connected");
     let limit = session.shard.shared.options.websocket.max_message_bytes;
     socket.set_max_message_bytes(limit.min(MAX_UNAUTHENTICATED_BYTES));
-    if let Some(credential) = credential {
-        session.authenticate(&credential).await;
-        session.trust(&mut socket);
-    }
+    session.enter(credential).await;
+    session.trust(&mut socket);
     let closure = session.converse(&mut socket).await;
     info!(
         target: AUDIT,
@@ -129,15 +115,16 @@ pub(crate) async fn run<D: Dialect>(
 
 impl<D: Dialect> Session<D> {
     fn new(dialect: D, shard: Rc<Shard>, outbound: Outbound, visitor: Visitor) -> Self {
-        outbound.set_overload_farewell(dialect.answer(&Answer::Farewell {
-            message: "too slow: frames were dropped, return and resume",
-            retry_after: RETRY_AFTER,
-        }));
+        outbound.set_overload_farewell(dialect.farewell(
+            "too slow: frames were dropped, return and resume",
+            RETRY_AFTER,
+        ));
         let authentication = shard
             .shared
             .options
             .authentication
-            .unwrap_or(D::AUTHENTICATION);
+            .or(D::AUTHENTICATION)
+            .unwrap_or_default();
         let member = shard.hub.borrow_mut().join(outbound.clone());
         let messages_per_minute = shard.shared.options.messages_per_minute;
         Self {
@@ -190,18 +177,6 @@ impl<D: Dialect> Session<D> {
         }
     }
 
-    /// The credential expired, or none ever came.
-    fn time_is_up(&mut self) {
-        let reason = match self.principal {
-            Some(_) => "the token has expired",
-            None => "not authenticated in time",
-        };
-        self.refuse(&Complaint::plain(ErrorCode::AuthFailed, reason));
-        self.outbound
-            .close_after_flush(CloseCode::POLICY_VIOLATION, reason);
-        self.deadline.as_mut().reset(Instant::now() + NEVER);
-    }
-
     async fn hear(&mut self, text: &str) {
         let decoded = self.dialect.decode(text);
         // Browsers cannot send the WebSocket's own pings, which are free.
@@ -240,7 +215,7 @@ impl<D: Dialect> Session<D> {
                 if let Some(label) = label {
                     debug!(session = %self.name, label, "client");
                 }
-                self.authenticate(&credential).await;
+                self.authenticate(&credential, Occasion::Request).await;
                 Ok(())
             }
             Request::Ping => {
@@ -248,7 +223,7 @@ impl<D: Dialect> Session<D> {
                 Ok(())
             }
             Request::Subscribe(asked) => self.subscribe(asked).await,
-            Request::Unsubscribe { subscription_id } => self.unsubscribe(&subscription_id),
+            Request::Unsubscribe { name, field } => self.unsubscribe(&name, field),
             Request::Decide {
                 action_id,
                 verdict,
@@ -257,247 +232,14 @@ impl<D: Dialect> Session<D> {
         }
     }
 
-    async fn authenticate(&mut self, credential: &str) {
-        let verdict = if *self.shard.shared.bus_present.borrow() {
-            self.shard.shared.authority.authenticate(credential).await
-        } else {
-            // A token that was revoked meanwhile would pass here.
-            Err(Refusal::Unavailable)
-        };
-        let verdict = verdict.and_then(|principal| self.acceptable(principal));
-        match verdict {
-            Ok(principal) => self.adopt(principal),
-            Err(refusal) => {
-                info!(target: AUDIT, session = %self.name, peer = %self.visitor.peer, reason = %refusal, "refused");
-                match refusal {
-                    Refusal::Invalid(reason) => {
-                        self.refuse(&Complaint::plain(ErrorCode::AuthFailed, reason));
-                        self.outbound
-                            .close_after_flush(CloseCode::POLICY_VIOLATION, reason);
-                    }
-                    Refusal::Unavailable => {
-                        let message = "credentials cannot be checked now";
-                        let farewell = Answer::Farewell {
-                            message,
-                            retry_after: RETRY_AFTER,
-                        };
-                        let farewell = self.dialect.answer(&farewell);
-                        self.outbound
-                            .close_with(farewell, CloseCode::TRY_AGAIN_LATER, message);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether this connection may go on as `principal`.
-    fn acceptable(&self, principal: Principal) -> Result<Principal, Refusal> {
-        if principal.role == Some(Role::Agent) && D::NAME != Name::Fleet {
-            return Err(Refusal::Invalid(
-                "credentials of agents open dialect fleet only",
-            ));
-        }
-        match &self.principal {
-            Some(known) if known.subject != principal.subject => {
-                Err(Refusal::Invalid("the credential is another user's"))
-            }
-            _ => Ok(principal),
-        }
-    }
-
-    fn adopt(&mut self, principal: Principal) {
-        self.visitor.ticket.authenticated();
-        info!(
-            target: AUDIT,
-            session = %self.name,
-            peer = %self.visitor.peer,
-            subject = %principal.subject,
-            credential = %principal.credential,
-            "authenticated"
-        );
-        let left = principal.expires_at.map_or(NEVER, |end| {
-            Duration::try_from(end - OffsetDateTime::now_utc()).unwrap_or(Duration::ZERO)
-        });
-        self.deadline
-            .as_mut()
-            .reset(Instant::now() + left.min(NEVER));
-        self.answer(&Answer::Authenticated {
-            session_id: &self.name,
-            principal: &principal,
-        });
-        let permissions = principal.permissions;
-        self.principal = Some(principal);
-        let mut hub = self.shard.hub.borrow_mut();
-        self.subscriptions.retain(|_, held| {
-            let kept = permissions.contains(access::required(held.channel));
-            if !kept {
-                hub.unsubscribe(held.id);
-            }
-            kept
-        });
-    }
-
-    async fn subscribe(&mut self, asked: Subscribe) -> Result<(), Complaint> {
-        let channel = asked.selection.channel;
-        self.authorise(channel)?;
-        if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
-            let message = format!("a connection holds at most {MAX_SUBSCRIPTIONS} subscriptions");
-            return Err(Complaint::plain(ErrorCode::RateLimit, message));
-        }
-        let resumed = match asked.since {
-            None => None,
-            Some(since) => Some(self.is_recoverable(since).await?),
-        };
-        let start = asked
-            .since
-            .filter(|_| resumed == Some(true))
-            .map(|since| since.sequence);
-        self.next_subscription += 1;
-        let name = format!("sub-{}", self.next_subscription);
-        let (id, seq, progress) = {
-            let mut hub = self.shard.hub.borrow_mut();
-            let id = hub.subscribe(self.member, asked.selection, &asked.encoding, start);
-            let seq = hub.cursor_of(id);
-            // What other subscriptions are owed up to here goes first.
-            hub.settle(self.member);
-            self.answer(&Answer::Subscribed {
-                channel,
-                subscription_id: &name,
-                seq,
-                recovered: resumed,
-            });
-            (id, seq, hub.catch_up(id))
-        };
-        debug!(session = %self.name, %channel, %seq, recovered = resumed, "subscribed");
-        if progress != Progress::Live {
-            self.replays.push(Box::pin(replay(
-                Rc::clone(&self.shard),
-                self.outbound.clone(),
-                id,
-            )));
-        }
-        self.subscriptions.insert(name, Held { id, channel });
-        Ok(())
-    }
-
-    fn authorise(&self, channel: Channel) -> Result<(), Complaint> {
-        let Some(principal) = &self.principal else {
-            return Err(Complaint::plain(ErrorCode::Forbidden, "authenticate first"));
-        };
-        let required = access::required(channel);
-        if principal.permissions.contains(required) {
-            return Ok(());
-        }
-        Err(Complaint::plain(
-            ErrorCode::Forbidden,
-            format!("channel {channel} needs permission {required}"),
-        ))
-    }
-
-    /// Whether everything behind `since` can still be delivered.
-    async fn is_recoverable(&self, since: Cursor) -> Result<bool, Complaint> {
-        let unavailable = || {
-            Complaint::plain(
-                ErrorCode::Unavailable,
-                "history is out of reach, subscribe again",
-            )
-        };
-        if !*self.shard.shared.bus_present.borrow() {
-            return Err(unavailable());
-        }
-        {
-            let hub = self.shard.hub.borrow();
-            let here = hub.cursor();
-            if since.epoch == here.epoch
-                && since.sequence <= here.sequence
-                && hub.remembers(since.sequence)
-            {
-                return Ok(true);
-            }
-        }
-        self.shard
-            .shared
-            .history
-            .reaches(since)
-            .await
-            .map_err(|error| {
-                debug!(%error, "history out of reach");
-                unavailable()
-            })
-    }
-
-    fn unsubscribe(&mut self, name: &str) -> Result<(), Complaint> {
-        let Some(held) = self.subscriptions.remove(name) else {
-            return Err(Complaint {
-                code: ErrorCode::NotFound,
-                message: "this connection has no such subscription".to_owned(),
-                field: Some("subscription_id".to_owned()),
-            });
-        };
-        let mut hub = self.shard.hub.borrow_mut();
-        hub.settle(self.member);
-        hub.unsubscribe(held.id);
-        self.answer(&Answer::Unsubscribed {
-            channel: held.channel,
-            subscription_id: name,
-        });
-        Ok(())
-    }
-
     fn refuse(&self, complaint: &Complaint) {
         self.answer(&Answer::Refused(complaint));
     }
 
     fn answer(&self, answer: &Answer<'_>) {
         // A connection that takes nothing more is noticed by `converse`.
-        let _sent = self.outbound.send_frame(&self.dialect.answer(answer));
-    }
-}
-
-/// Takes a subscription to the live edge, at the pace of its connection.
-async fn replay(shard: Rc<Shard>, outbound: Outbound, id: SubscriptionId) {
-    let moved = shard.hub.borrow().moved();
-    let mut bus_present = shard.shared.bus_present.clone();
-    loop {
-        // Without the bus nothing is delivered from memory.
-        if bus_present.wait_for(|present| *present).await.is_err() {
-            return;
-        }
-        let changed = moved.notified();
-        let progress = shard.hub.borrow_mut().catch_up(id);
-        match progress {
-            Progress::Live | Progress::Gone => return,
-            Progress::Ahead => changed.await,
-            Progress::More => yield_now().await,
-            Progress::Backlog(backlog) => match shard.shared.history.read(&backlog).await {
-                Ok(chapter) => {
-                    let mut rest = chapter.events.as_slice();
-                    loop {
-                        let taken =
-                            shard
-                                .hub
-                                .borrow_mut()
-                                .replay(id, backlog.epoch, rest, chapter.covered);
-                        rest = &rest[taken..];
-                        if rest.is_empty() {
-                            break;
-                        }
-                        outbound.drained().await;
-                    }
-                    if chapter.covered == backlog.after {
-                        // A server that lags has nothing new yet.
-                        sleep(HISTORY_PAUSE).await;
-                    }
-                }
-                Err(error) => {
-                    debug!(%error, "history not read, trying again");
-                    sleep(HISTORY_PAUSE).await;
-                }
-            },
-        }
-        outbound.drained().await;
-        if outbound.is_closed() {
-            return;
+        if let Some(frame) = self.dialect.answer(answer) {
+            let _sent = self.outbound.send_frame(&frame);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use signalbox_bus::decision::Decisions;
 use signalbox_limits::Limits;
+use signalbox_protocol::Dialect;
 use signalbox_protocol::cursor::Epoch;
 use signalbox_service::Shutdown;
 use signalbox_transport::{Outbound, WebSocket};
@@ -21,6 +22,7 @@ use crate::admission::Admission;
 use crate::authority::Authority;
 use crate::config::Options;
 use crate::dialect::Encoding;
+use crate::dialect::mesh::Mesh;
 use crate::dialect::threat::Threat;
 use crate::feed::News;
 use crate::history::History;
@@ -165,6 +167,7 @@ async fn deliver(shard: &Shard, news: &mut mpsc::Receiver<News>) {
                     written = total.written,
                     queued = total.queued,
                     dropped = total.dropped,
+                    evaluations = shard.hub.borrow().evaluations(),
                     "batch delivered"
                 );
             }
@@ -256,7 +259,14 @@ async fn begin(shard: Rc<Shard>, arrival: Arrival) {
     };
     match WebSocket::new(stream, read_ahead, &shard.shared.options.websocket) {
         Ok(socket) => {
-            session::run(Threat, shard, socket, arrival.visitor, arrival.credential).await;
+            let (visitor, credential) = (arrival.visitor, arrival.credential);
+            match arrival.dialect {
+                Dialect::Threat => session::run(Threat, shard, socket, visitor, credential).await,
+                Dialect::Mesh => session::run(Mesh, shard, socket, visitor, credential).await,
+                Dialect::Pipeline | Dialect::Workspace | Dialect::Fleet => {
+                    error!(dialect = %arrival.dialect, "no session for this dialect");
+                }
+            }
         }
         Err(error) => debug!(peer = %arrival.visitor.peer, %error, "connection lost at its start"),
     }

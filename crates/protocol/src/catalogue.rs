@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod field;
+pub mod mesh;
 pub mod route;
 pub mod threat;
 pub mod word;
@@ -53,7 +54,7 @@ impl EventType {
 }
 
 /// All entries, grouped by the document that they come from.
-const GROUPS: &[&[EventType]] = &[threat::EVENTS];
+const GROUPS: &[&[EventType]] = &[threat::EVENTS, mesh::EVENTS];
 
 /// Every event type.
 pub fn all() -> impl Iterator<Item = &'static EventType> {

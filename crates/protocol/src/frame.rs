@@ -2,4 +2,5 @@
 //! send and what they are sent, named from the speaker.
 
 pub mod fields;
+pub mod mesh;
 pub mod threat;

@@ -241,6 +241,14 @@ impl Service {
     }
 }
 
+impl Service {
+    /// The URL of dialect `mesh` there, with a token.
+    #[must_use]
+    pub fn mesh_url(&self, token: &str) -> String {
+        format!("ws://{}/api/v1/ws?token={token}", self.listener())
+    }
+}
+
 /// A service that is not ready yet.
 struct Starting(Process);
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 use signalbox_identity::Principal;
 use signalbox_protocol::ErrorCode;
@@ -13,8 +12,11 @@ use signalbox_protocol::frame::threat::{
     self as frame, ClientFrame, FlatEvent, NestedEvent, RateLimits, ServerFrame,
 };
 use signalbox_transport::Frame;
+use time::OffsetDateTime;
 
-use super::{Answer, Dialect, Encoding, Metering, Name, Request, Subscribe};
+use super::{
+    Answer, Dialect, Encoding, Metering, Name, Request, Subscribe, channel, millis, write,
+};
 use crate::hub::{Clause, Compare, Filter, HubEvent, Selection};
 
 /// Dialect `threat`. It keeps nothing of a connection.
@@ -27,6 +29,14 @@ pub(crate) struct Projection(Option<Vec<String>>);
 
 /// The filter keys of a channel, the field that each looks at, and how.
 type FilterKeys = &'static [(&'static str, &'static str, Compare)];
+
+/// The channels of the dialect.
+const CHANNELS: [Channel; 4] = [
+    Channel::ThreatAlerts,
+    Channel::InvestigationProgress,
+    Channel::SystemMetrics,
+    Channel::ResponseActions,
+];
 
 const ALERT_FILTERS: FilterKeys = &[
     ("severity", "severity", Compare::EqualIgnoringCase),
@@ -41,7 +51,7 @@ const ACTION_FILTERS: FilterKeys = &[
 impl Dialect for Threat {
     const NAME: Name = Name::Threat;
     /// People type by hand here.
-    const AUTHENTICATION: Duration = Duration::from_secs(30);
+    const AUTHENTICATION: Option<Duration> = Some(Duration::from_secs(30));
     const METERING: Metering = Metering::User;
 
     fn decode(&self, text: &str) -> Result<Request, Complaint> {
@@ -51,9 +61,10 @@ impl Dialect for Threat {
                 label: client.name,
             }),
             ClientFrame::Subscribe(asked) => subscribe(asked).map(Request::Subscribe),
-            ClientFrame::Unsubscribe { subscription_id } => {
-                Ok(Request::Unsubscribe { subscription_id })
-            }
+            ClientFrame::Unsubscribe { subscription_id } => Ok(Request::Unsubscribe {
+                name: subscription_id,
+                field: "subscription_id",
+            }),
             ClientFrame::DecideAction(asked) => Ok(Request::Decide {
                 action_id: asked.action_id,
                 verdict: asked.verdict,
@@ -63,11 +74,12 @@ impl Dialect for Threat {
         }
     }
 
-    fn answer(&self, answer: &Answer<'_>) -> Frame {
-        write(&match *answer {
+    fn answer(&self, answer: &Answer<'_>) -> Option<Frame> {
+        Some(write(&match *answer {
             Answer::Authenticated {
                 session_id,
                 principal,
+                occasion: _,
             } => welcome(session_id, principal),
             Answer::Subscribed {
                 channel,
@@ -102,7 +114,7 @@ impl Dialect for Threat {
             Answer::LimitExceeded(excess) => ServerFrame::RateLimitExceeded {
                 limit_type: excess.limit_type,
                 current_usage: format!("{}/{}", excess.used, excess.limit),
-                reset_time: excess.resets_at,
+                reset_time: (OffsetDateTime::now_utc() + excess.resets_in).into(),
             },
             Answer::Pong => ServerFrame::Pong,
             Answer::Refused(complaint) => ServerFrame::Error {
@@ -113,17 +125,29 @@ impl Dialect for Threat {
                 decided_by: None,
                 decision: None,
             },
-            Answer::Farewell {
-                message,
-                retry_after,
-            } => ServerFrame::Error {
-                code: ErrorCode::ConnectionFailed,
-                message,
+            Answer::Denied {
+                reason,
+                occasion: _,
+            }
+            | Answer::Expired { reason } => ServerFrame::Error {
+                code: ErrorCode::AuthFailed,
+                message: reason,
                 field: None,
-                retry_after: Some(u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX)),
+                retry_after: None,
                 decided_by: None,
                 decision: None,
             },
+        }))
+    }
+
+    fn farewell(&self, message: &str, retry_after: Duration) -> Frame {
+        write(&ServerFrame::Error {
+            code: ErrorCode::ConnectionFailed,
+            message,
+            field: None,
+            retry_after: Some(millis(retry_after)),
+            decided_by: None,
+            decision: None,
         })
     }
 }
@@ -141,11 +165,11 @@ fn welcome<'a>(session_id: &'a str, principal: &Principal) -> ServerFrame<'a> {
 
 /// The core's words for a subscription.
 fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
-    let channel = channel(&asked.channel)?;
+    let channel = channel(&asked.channel, &CHANNELS)?;
     let keys = match channel {
         Channel::ThreatAlerts => ALERT_FILTERS,
         Channel::ResponseActions => ACTION_FILTERS,
-        Channel::InvestigationProgress | Channel::SystemMetrics => &[],
+        _ => &[],
     };
     let clauses = asked
         .filters
@@ -168,6 +192,7 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
         (_, Some(_)) => return Err(Complaint::field("metrics", "no such field on this channel")),
     };
     Ok(Subscribe {
+        name: None,
         selection: Selection {
             channel,
             object,
@@ -176,26 +201,6 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
         encoding: Encoding::Threat(Projection::new(metrics)),
         since: asked.since,
     })
-}
-
-fn channel(name: &str) -> Result<Channel, Complaint> {
-    const CHANNELS: [Channel; 4] = [
-        Channel::ThreatAlerts,
-        Channel::InvestigationProgress,
-        Channel::SystemMetrics,
-        Channel::ResponseActions,
-    ];
-    CHANNELS
-        .into_iter()
-        .find(|channel| channel.name() == name)
-        .ok_or_else(|| Complaint {
-            code: ErrorCode::UnknownChannel,
-            message: format!(
-                "unknown channel `{name}`: expected {}",
-                CHANNELS.map(Channel::name).join(", ")
-            ),
-            field: Some("channel".to_owned()),
-        })
 }
 
 fn clause(
@@ -281,15 +286,6 @@ fn pick(data: &Map<String, Value>, wanted: impl Fn(&str) -> bool) -> Map<String,
         .filter(|(key, _)| wanted(key))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
-}
-
-/// A text frame with a value's JSON.
-///
-/// # Panics
-/// Never: every value written here has string keys and finite numbers.
-fn write(value: &impl Serialize) -> Frame {
-    let json = serde_json::to_vec(value).expect("frames have string keys and finite numbers");
-    Frame::text_bytes(&json)
 }
 
 #[cfg(test)]

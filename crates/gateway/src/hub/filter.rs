@@ -1,7 +1,10 @@
 //! Filters on an event's data: clauses that must all hold, each satisfied by
 //! any of its values.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+use serde_json::{Number, Value};
+use signalbox_protocol::event::Event;
 
 /// How a clause compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,13 +17,37 @@ pub(crate) enum Compare {
     Contains,
 }
 
-/// One condition on one field.
+/// A JSON value that filters compare with. Numbers that are equal are one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Scalar {
+    /// `null`, and a field that is not there.
+    Null,
+    /// `true` or `false`.
+    Flag(bool),
+    /// A whole number, however it is written.
+    Integer(i128),
+    /// Any other number, by its bits.
+    Fraction(u64),
+    /// A string.
+    Text(String),
+}
+
+/// What a clause looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Look {
+    /// The event's name.
+    Name,
+    /// A top-level field of its data.
+    Field(Cow<'static, str>),
+}
+
+/// One condition on one field, or on the event's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Clause {
-    field: &'static str,
+    look: Look,
     compare: Compare,
     /// Sorted and without repeats, so that equal clauses are equal values.
-    values: Vec<String>,
+    values: Vec<Scalar>,
 }
 
 /// Conditions that must all hold.
@@ -29,35 +56,108 @@ pub(crate) struct Filter {
     clauses: Vec<Clause>,
 }
 
+/// The largest number up to which every whole one is exact as a float.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+impl Scalar {
+    /// The value, unless it is a list or an object.
+    pub(crate) fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Null => Some(Self::Null),
+            Value::Bool(flag) => Some(Self::Flag(*flag)),
+            Value::Number(number) => Self::number(number),
+            Value::String(text) => Some(Self::Text(text.clone())),
+            Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    fn number(number: &Number) -> Option<Self> {
+        if let Some(whole) = number.as_i64() {
+            return Some(Self::Integer(whole.into()));
+        }
+        if let Some(whole) = number.as_u64() {
+            return Some(Self::Integer(whole.into()));
+        }
+        let float = number.as_f64()?;
+        Some(if float.fract() == 0.0 && float.abs() <= EXACT {
+            Self::Integer(float as i128)
+        } else {
+            Self::Fraction(float.to_bits())
+        })
+    }
+
+    /// Whether a value is this one.
+    fn is(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Text(text), Value::String(other)) => text == other,
+            (Self::Flag(flag), Value::Bool(other)) => flag == other,
+            (Self::Null, Value::Null) => true,
+            (Self::Integer(_) | Self::Fraction(_), Value::Number(number)) => {
+                Self::number(number).as_ref() == Some(self)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Clause {
+    /// A field that compares with one of these texts.
     pub(crate) fn new(field: &'static str, compare: Compare, mut values: Vec<String>) -> Self {
         if compare == Compare::EqualIgnoringCase {
             values
                 .iter_mut()
                 .for_each(|value| value.make_ascii_lowercase());
         }
+        let values = values.into_iter().map(Scalar::Text).collect();
+        Self::of(Look::Field(Cow::Borrowed(field)), compare, values)
+    }
+
+    /// A field that is one of these values.
+    pub(crate) fn on_value(field: String, values: Vec<Scalar>) -> Self {
+        Self::of(Look::Field(Cow::Owned(field)), Compare::Equal, values)
+    }
+
+    /// An event of one of these names.
+    pub(crate) fn on_name(names: Vec<String>) -> Self {
+        let values = names.into_iter().map(Scalar::Text).collect();
+        Self::of(Look::Name, Compare::Equal, values)
+    }
+
+    fn of(look: Look, compare: Compare, mut values: Vec<Scalar>) -> Self {
         values.sort_unstable();
         values.dedup();
         Self {
-            field,
+            look,
             compare,
             values,
         }
     }
 
-    fn holds(&self, data: &Map<String, Value>) -> bool {
-        let listed = |text: &str| self.values.iter().any(|value| value == text);
-        match (self.compare, data.get(self.field)) {
-            (Compare::Equal, Some(Value::String(text))) => listed(text),
-            (Compare::EqualIgnoringCase, Some(Value::String(text))) => self
-                .values
-                .iter()
-                .any(|value| value.eq_ignore_ascii_case(text)),
-            (Compare::Contains, Some(Value::Array(items))) => {
+    fn holds(&self, event: &Event) -> bool {
+        let listed = |text: &str| self.values.iter().any(|value| value.is_text(text));
+        let field = match &self.look {
+            Look::Name => return listed(event.kind.name),
+            Look::Field(field) => event.data.get(field.as_ref()).unwrap_or(&Value::Null),
+        };
+        match (self.compare, field) {
+            (Compare::Equal, value) => self.values.iter().any(|listed| listed.is(value)),
+            (Compare::EqualIgnoringCase, Value::String(text)) => {
+                self.values.iter().any(|value| match value {
+                    Scalar::Text(value) => value.eq_ignore_ascii_case(text),
+                    _ => false,
+                })
+            }
+            (Compare::Contains, Value::Array(items)) => {
                 items.iter().filter_map(Value::as_str).any(listed)
             }
             _ => false,
         }
+    }
+}
+
+impl Scalar {
+    fn is_text(&self, text: &str) -> bool {
+        matches!(self, Self::Text(value) if value == text)
     }
 }
 
@@ -69,15 +169,19 @@ impl Filter {
         (!clauses.is_empty()).then_some(Self { clauses })
     }
 
-    /// Whether an event's data passes.
-    pub(crate) fn passes(&self, data: &Map<String, Value>) -> bool {
-        self.clauses.iter().all(|clause| clause.holds(data))
+    /// Whether an event passes.
+    pub(crate) fn passes(&self, event: &Event) -> bool {
+        self.clauses.iter().all(|clause| clause.holds(event))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use signalbox_protocol::catalogue;
+    use signalbox_protocol::domain::Domain;
+    use signalbox_protocol::event::Priority;
+    use signalbox_protocol::timestamp::Timestamp;
 
     use super::*;
 
@@ -96,7 +200,18 @@ mod tests {
     }
 
     fn passes(filter: &Filter, data: Value) -> bool {
-        filter.passes(data.as_object().unwrap())
+        filter.passes(&event("node_joined", data))
+    }
+
+    fn event(name: &str, data: Value) -> Event {
+        Event {
+            kind: catalogue::find(Domain::Network, name).unwrap(),
+            id: "e".into(),
+            source: "s".into(),
+            time: Timestamp::from_unix_millis(0).unwrap(),
+            priority: Priority::Low,
+            data: data.as_object().unwrap().clone(),
+        }
     }
 
     #[test]
@@ -138,5 +253,31 @@ mod tests {
         ]);
         assert_eq!(one, other);
         assert_eq!(Filter::new(Vec::new()), None);
+    }
+
+    #[test]
+    fn any_scalar_is_compared_by_value() {
+        let values = |values: Value| {
+            let values = values.as_array().unwrap().iter().filter_map(Scalar::of);
+            Filter::new(vec![Clause::on_value("f".into(), values.collect())]).unwrap()
+        };
+        for (listed, good, bad) in [
+            (json!([1]), json!({"f": 1.0}), json!({"f": "1"})),
+            (json!([0.5]), json!({"f": 0.5}), json!({"f": 0})),
+            (json!([true]), json!({"f": true}), json!({"f": 1})),
+            (json!(["a", 7]), json!({"f": 7}), json!({"f": "A"})),
+            (json!([null]), json!({}), json!({"f": false})),
+            (json!([u64::MAX]), json!({"f": u64::MAX}), json!({"f": -1})),
+        ] {
+            assert!(passes(&values(listed.clone()), good), "{listed}");
+            assert!(!passes(&values(listed.clone()), bad), "{listed}");
+        }
+    }
+
+    #[test]
+    fn names_are_told_apart() {
+        let joined = Filter::new(vec![Clause::on_name(vec!["node_joined".into()])]).unwrap();
+        assert!(joined.passes(&event("node_joined", json!({}))));
+        assert!(!joined.passes(&event("node_left", json!({}))));
     }
 }

@@ -60,7 +60,7 @@ impl Filters {
         let entry = &mut self.entries[id.0];
         if entry.judged != event.sequence {
             entry.judged = event.sequence;
-            entry.verdict = entry.filter.passes(&event.event.data);
+            entry.verdict = entry.filter.passes(&event.event);
             self.evaluations += 1;
         }
         entry.verdict
@@ -74,7 +74,7 @@ impl Filters {
             .for_each(|(_, entry)| entry.judged = 0);
     }
 
-    #[cfg(test)]
+    /// Evaluations since the start.
     pub(super) fn evaluations(&self) -> u64 {
         self.evaluations
     }

@@ -5,6 +5,9 @@ use super::SubscriptionId;
 /// Pending frames that an idle member keeps room for.
 pub(super) const PENDING_KEPT: usize = 4;
 
+/// Replaced subscriptions that one may keep while it catches up.
+pub(super) const MAX_PREDECESSORS: usize = 16;
+
 /// Names a connection within its hub, until it leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct MemberId(pub(super) usize);
@@ -42,4 +45,6 @@ pub(super) struct Subscription {
     pub(super) cursor: u64,
     /// Its place in the group's walk, once it is live.
     pub(super) live: Option<usize>,
+    /// Those that it replaced, kept until it is live for what they brought.
+    pub(super) predecessors: Vec<SubscriptionId>,
 }

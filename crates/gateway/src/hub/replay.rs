@@ -209,6 +209,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             subscription.cursor = position;
             subscription.live = Some(place);
         }
+        self.forget_predecessors(id);
         Progress::Live
     }
 

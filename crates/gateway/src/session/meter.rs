@@ -3,8 +3,6 @@
 use signalbox_identity::Principal;
 use signalbox_limits::{Key, Limits, Quota, Usage};
 use signalbox_protocol::Dialect;
-use signalbox_protocol::timestamp::Timestamp;
-use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::dialect::{Excess, Metering};
@@ -61,7 +59,7 @@ impl Meter {
             limit_type: MESSAGES,
             used: usage.used,
             limit: usage.limit,
-            resets_at: Timestamp::from(OffsetDateTime::now_utc() + usage.resets_in),
+            resets_in: usage.resets_in,
         })
     }
 

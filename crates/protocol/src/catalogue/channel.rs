@@ -17,15 +17,27 @@ pub enum Channel {
     SystemMetrics,
     /// Automated responses, and decisions on them.
     ResponseActions,
+    /// Nodes and links of the mesh.
+    NetworkEvents,
+    /// Proposals and decisions of the mesh.
+    ConsensusEvents,
+    /// Intrusions and certificates of the mesh.
+    SecurityEvents,
+    /// Metrics and alerts of the mesh.
+    MonitoringEvents,
 }
 
 impl Channel {
     /// Every channel.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 8] = [
         Self::ThreatAlerts,
         Self::InvestigationProgress,
         Self::SystemMetrics,
         Self::ResponseActions,
+        Self::NetworkEvents,
+        Self::ConsensusEvents,
+        Self::SecurityEvents,
+        Self::MonitoringEvents,
     ];
 
     /// Its name, for clients and as a token of subjects.
@@ -36,6 +48,10 @@ impl Channel {
             Self::InvestigationProgress => "investigation_progress",
             Self::SystemMetrics => "system_metrics",
             Self::ResponseActions => "response_actions",
+            Self::NetworkEvents => "network_events",
+            Self::ConsensusEvents => "consensus_events",
+            Self::SecurityEvents => "security_events",
+            Self::MonitoringEvents => "monitoring_events",
         }
     }
 
@@ -47,6 +63,10 @@ impl Channel {
             | Self::InvestigationProgress
             | Self::SystemMetrics
             | Self::ResponseActions => Domain::Threat,
+            Self::NetworkEvents => Domain::Network,
+            Self::ConsensusEvents => Domain::Consensus,
+            Self::SecurityEvents => Domain::Security,
+            Self::MonitoringEvents => Domain::Monitoring,
         }
     }
 }

@@ -34,6 +34,15 @@ impl Words {
             ..Self::NONE
         }
     }
+
+    /// Only `mesh` has a word for it.
+    #[must_use]
+    pub const fn mesh(word: MeshWord) -> Self {
+        Self {
+            mesh: Some(word),
+            ..Self::NONE
+        }
+    }
 }
 
 /// A frame `{type, channel, timestamp, data}` or a flat one.

@@ -222,6 +222,12 @@ impl Fields {
         }
     }
 
+    /// What is left of the object.
+    #[must_use]
+    pub fn into_rest(self) -> Map<String, Value> {
+        self.map
+    }
+
     /// What is left of the object, as lists of strings by key.
     ///
     /// # Errors

@@ -1,0 +1,143 @@
+//! What the client subscribes to.
+
+use std::rc::Rc;
+
+use signalbox_protocol::ErrorCode;
+use signalbox_protocol::catalogue::Channel;
+use signalbox_protocol::cursor::Cursor;
+use signalbox_protocol::frame::fields::Complaint;
+use tracing::debug;
+
+use super::replay::replay;
+use super::{Held, Session};
+use crate::access;
+use crate::dialect::{Answer, Dialect, Subscribe};
+use crate::hub::Progress;
+
+/// Subscriptions that one connection may hold.
+const MAX_SUBSCRIPTIONS: usize = 1_024;
+
+impl<D: Dialect> Session<D> {
+    pub(super) async fn subscribe(&mut self, asked: Subscribe) -> Result<(), Complaint> {
+        let channel = asked.selection.channel;
+        self.authorise(channel)?;
+        let replaced = match &asked.name {
+            Some(name) => self.subscriptions.get(name).map(|held| held.id),
+            None => None,
+        };
+        if replaced.is_none() && self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
+            let message = format!("a connection holds at most {MAX_SUBSCRIPTIONS} subscriptions");
+            return Err(Complaint::plain(ErrorCode::RateLimit, message));
+        }
+        let resumed = match asked.since {
+            None => None,
+            Some(since) => Some(self.is_recoverable(since).await?),
+        };
+        let start = asked
+            .since
+            .filter(|_| resumed == Some(true))
+            .map(|since| since.sequence);
+        let name = asked.name.unwrap_or_else(|| {
+            self.next_subscription += 1;
+            format!("sub-{}", self.next_subscription)
+        });
+        let (id, seq, progress) = {
+            let mut hub = self.shard.hub.borrow_mut();
+            let id = match replaced {
+                None => hub.subscribe(self.member, asked.selection, &asked.encoding, start),
+                Some(old) => hub
+                    .replace(old, asked.selection, &asked.encoding, start)
+                    .ok_or_else(|| {
+                        Complaint::plain(
+                            ErrorCode::RateLimit,
+                            "subscribed again too often, wait for what is being replayed",
+                        )
+                    })?,
+            };
+            let seq = hub.cursor_of(id);
+            // What other subscriptions are owed up to here goes first.
+            hub.settle(self.member);
+            self.answer(&Answer::Subscribed {
+                channel,
+                subscription_id: &name,
+                seq,
+                recovered: resumed,
+            });
+            (id, seq, hub.catch_up(id))
+        };
+        debug!(session = %self.name, %channel, %seq, recovered = resumed, "subscribed");
+        if progress != Progress::Live {
+            self.replays.push(Box::pin(replay(
+                Rc::clone(&self.shard),
+                self.outbound.clone(),
+                id,
+            )));
+        }
+        self.subscriptions.insert(name, Held { id, channel });
+        Ok(())
+    }
+
+    fn authorise(&self, channel: Channel) -> Result<(), Complaint> {
+        let Some(principal) = &self.principal else {
+            return Err(Complaint::plain(ErrorCode::Forbidden, "authenticate first"));
+        };
+        let required = access::required(channel);
+        if principal.permissions.contains(required) {
+            return Ok(());
+        }
+        Err(Complaint::plain(
+            ErrorCode::Forbidden,
+            format!("channel {channel} needs permission {required}"),
+        ))
+    }
+
+    /// Whether everything behind `since` can still be delivered.
+    async fn is_recoverable(&self, since: Cursor) -> Result<bool, Complaint> {
+        let unavailable = || {
+            Complaint::plain(
+                ErrorCode::Unavailable,
+                "history is out of reach, subscribe again",
+            )
+        };
+        if !*self.shard.shared.bus_present.borrow() {
+            return Err(unavailable());
+        }
+        {
+            let hub = self.shard.hub.borrow();
+            let here = hub.cursor();
+            if since.epoch == here.epoch
+                && since.sequence <= here.sequence
+                && hub.remembers(since.sequence)
+            {
+                return Ok(true);
+            }
+        }
+        self.shard
+            .shared
+            .history
+            .reaches(since)
+            .await
+            .map_err(|error| {
+                debug!(%error, "history out of reach");
+                unavailable()
+            })
+    }
+
+    pub(super) fn unsubscribe(&mut self, name: &str, field: &'static str) -> Result<(), Complaint> {
+        let Some(held) = self.subscriptions.remove(name) else {
+            return Err(Complaint {
+                code: ErrorCode::NotFound,
+                message: "this connection has no such subscription".to_owned(),
+                field: Some(field.to_owned()),
+            });
+        };
+        let mut hub = self.shard.hub.borrow_mut();
+        hub.settle(self.member);
+        hub.unsubscribe(held.id);
+        self.answer(&Answer::Unsubscribed {
+            channel: held.channel,
+            subscription_id: name,
+        });
+        Ok(())
+    }
+}
