@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod floods;
 mod hostile_bytes;
+mod mesh;
 mod planted;
 mod raw;
 mod resume;
