@@ -17,6 +17,7 @@ mod faults;
 mod floods;
 mod hostile_bytes;
 mod limits;
+mod mesh;
 mod planted;
 mod publishing;
 mod raw;

@@ -228,10 +228,9 @@ async fn a_credential_may_come_with_the_upgrade() {
                 .contains(&json!("execute_actions"))
         );
     }
-    let refused = WsClient::try_connect(&format!("{url}?token={key}"), &[])
-        .await
-        .unwrap_err();
-    assert_eq!(refused.status, 401);
+    let mut refused = WsClient::connect(&format!("{url}?token={key}"), &[]).await;
+    assert_eq!(refused.expect("error").await["code"], "AUTH_FAILED");
+    assert_eq!(refused.expect_close(DEADLINE).await.code, Some(1008));
     let logs = platform.gateways[0].process.stderr().lines().join("\n");
     assert!(
         !logs.contains(&token) && !logs.contains(&key),

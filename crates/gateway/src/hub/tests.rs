@@ -429,6 +429,55 @@ fn a_subscription_that_ended_stays_ended() {
     assert!(client.received().is_empty());
 }
 
+#[test]
+fn a_replacement_brings_what_its_predecessor_did_not() {
+    let (mut hub, client) = (hub(), Client::default());
+    publish(&mut hub, &[alert(1, "HIGH"), alert(2, "LOW")]);
+    let (_, first) = follow(&mut hub, &client, alerts(severity("HIGH")));
+    publish(&mut hub, &[alert(3, "HIGH"), alert(4, "LOW")]);
+    let second = hub.replace(first, alerts(None), &ALL, Some(0)).unwrap();
+    assert_eq!(hub.catch_up(first), Progress::Gone);
+    catch_up(&mut hub, second);
+    publish(&mut hub, &[alert(5, "LOW")]);
+    assert_eq!(client.received(), [3, 1, 2, 4, 5]);
+    assert_eq!(hub.subscriptions.len(), 1);
+    let third = hub.replace(second, alerts(severity("HIGH")), &ALL, None);
+    catch_up(&mut hub, third.unwrap());
+    publish(&mut hub, &[alert(6, "LOW"), alert(7, "HIGH")]);
+    assert_eq!(client.received()[5..], [7]);
+}
+
+#[test]
+fn a_replacement_goes_on_where_its_predecessor_stood() {
+    let (mut hub, client) = (hub(), Client::default());
+    let events: Vec<_> = (1..=600).map(|sequence| alert(sequence, "LOW")).collect();
+    publish(&mut hub, &events);
+    let member = hub.join(client.clone());
+    let mut id = hub.subscribe(member, alerts(None), &ALL, Some(0));
+    assert_eq!(hub.catch_up(id), Progress::More);
+    id = hub.replace(id, alerts(None), &ALL, None).unwrap();
+    assert_eq!(hub.cursor_of(id).sequence, client.received().len() as u64);
+    id = hub.replace(id, alerts(None), &ALL, Some(0)).unwrap();
+    catch_up(&mut hub, id);
+    assert_eq!(client.received(), (1..=600).collect::<Vec<_>>());
+}
+
+#[test]
+fn replacing_without_end_is_refused_while_a_replay_waits() {
+    let mut hub = hub();
+    publish(&mut hub, &[alert(1, "LOW")]);
+    let member = hub.join(Client::default());
+    let mut id = hub.subscribe(member, alerts(None), &ALL, Some(0));
+    for _ in 0..member::MAX_PREDECESSORS {
+        id = hub.replace(id, alerts(None), &ALL, Some(0)).unwrap();
+    }
+    assert_eq!(hub.replace(id, alerts(None), &ALL, Some(0)), None);
+    catch_up(&mut hub, id);
+    assert!(hub.replace(id, alerts(None), &ALL, Some(0)).is_some());
+    hub.leave(member);
+    assert!(hub.subscriptions.is_empty());
+}
+
 proptest! {
     /// Whatever the interleaving of batches, steps, subscriptions and leaves,
     /// each subscription's events arrive once and in order.
