@@ -23,6 +23,7 @@ use crate::dialect::threat::Threat;
 use crate::feed::News;
 use crate::history::History;
 use crate::hub::{FanOut, Hub, RingLimits};
+use crate::ingest::Ingest;
 use crate::listener::Listener;
 use crate::routes::{Arrival, Doors};
 use crate::session;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     /// A permit for each refusal that is being answered.
     pub(crate) refusals: Arc<Semaphore>,
     pub(crate) history: Arc<History>,
+    pub(crate) ingest: Arc<Ingest>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -113,11 +115,7 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
     let (arrivals_sender, arrivals) = mpsc::channel(ARRIVALS_CAPACITY);
     let mut accepting = JoinSet::new();
     for listener in start.listeners {
-        let doors = Doors::new(
-            &shard.shared,
-            listener.dialects.clone(),
-            arrivals_sender.clone(),
-        );
+        let doors = Doors::new(&shard.shared, &listener, arrivals_sender.clone());
         match listener.into_tokio() {
             Ok(socket) => {
                 accepting.spawn_local(accept::run(socket, doors, shard.shared.clone()));
