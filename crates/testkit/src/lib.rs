@@ -8,6 +8,7 @@
 
 mod child;
 mod deadline;
+mod http;
 pub mod ledger;
 mod nats;
 mod node;
@@ -22,6 +23,7 @@ mod websocket;
 
 pub use self::{
     deadline::{DEADLINE, eventually},
+    http::{Answer, request},
     nats::NatsServer,
     node::NodeClient,
     output::Output,
