@@ -11,7 +11,7 @@ use signalbox_transport::{Outbound, WebSocket};
 use slab::Slab;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::accept;
@@ -173,8 +173,8 @@ async fn deliver(shard: &Shard, news: &mut mpsc::Receiver<News>) {
 /// elsewhere, spread over the drain window.
 async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
     shard.shared.shutdown.wait().await;
-    accepting.shutdown().await;
     let options = &shard.shared.options;
+    let window_end = Instant::now() + options.drain_window;
     let leaving: Vec<Connection> = shard
         .connections
         .borrow()
@@ -190,6 +190,12 @@ async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
             (connection.farewell)(&connection.outbound);
         }
         sleep(pause).await;
+    }
+    // Requests under way, such as events on their way to the bus, may end in
+    // the same time.
+    let requests = async { while accepting.join_next().await.is_some() {} };
+    if timeout_at(window_end, requests).await.is_err() {
+        accepting.shutdown().await;
     }
     let empty = async {
         loop {

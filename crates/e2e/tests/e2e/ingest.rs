@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use signalbox_bus::server::User;
-use signalbox_bus::stream::{self, DLQ, EVENTS, StreamSettings, init};
+use signalbox_bus::stream::{self, DLQ, EVENTS, StreamSettings, TOPICS, init};
 use signalbox_testkit::{Answer, DEADLINE, Platform, Process, WsClient, eventually, get, request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -473,6 +473,40 @@ async fn requests_of_one_credential_are_bounded() {
     drop(held);
     eventually("room", DEADLINE, async || {
         (post(&platform, BARE, &[], &body).await.status == 202).then_some(())
+    })
+    .await;
+}
+
+/// A request that is under way when the gateway is stopped is answered.
+#[tokio::test]
+async fn a_stop_lets_requests_end() {
+    let platform = Platform::start_with(1, &["--drain-window", "20"]).await;
+    let mut client = subscriber(&platform).await;
+    let gateway = &platform.gateways[0];
+    let body = alert("HIGH").to_string();
+    let (first, rest) = body.split_at(10);
+    let head = format!(
+        "POST {BARE}&id=late HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{first}",
+        platform.api_key("producer"),
+        body.len(),
+    );
+    let mut stream = TcpStream::connect(gateway.listener()).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Behind it in time: the connection is known to the gateway.
+    post(&platform, &format!("{BARE}&id=early"), &[], &body).await;
+    expect_ids(&mut client, ["early".to_owned()]).await;
+    gateway.process.sigterm();
+    let said = gateway.process.stderr();
+    said.wait_for_line("telling clients", DEADLINE).await;
+    stream.write_all(rest.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    assert!(gateway.process.wait(DEADLINE).await.success());
+    let bus = platform.bus(User::Admin).await;
+    eventually("the event to be stored", DEADLINE, async || {
+        let stored = stream::state(&bus, TOPICS).await.unwrap().last;
+        (stored == 2).then_some(())
     })
     .await;
 }

@@ -174,3 +174,48 @@ fn unserved(path: &str, dialects: &BTreeSet<Dialect>) -> Failure {
     };
     Failure::plain(ErrorCode::NotFound, &sentence)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dialects_that_are_not_spoken_are_not_served() {
+        let all: BTreeSet<Dialect> = Dialect::ALL.into_iter().collect();
+        for dialect in Dialect::ALL {
+            assert_eq!(
+                serves(&all, dialect),
+                SPOKEN.contains(&dialect),
+                "{dialect}"
+            );
+            assert!(!serves(&BTreeSet::new(), dialect), "{dialect}");
+        }
+    }
+
+    #[test]
+    fn credentials_come_in_headers_and_tokens_in_urls_too() {
+        let uri = |text: &str| text.parse::<Uri>().unwrap();
+        let with = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            headers
+        };
+        let none = HeaderMap::new();
+        let found = |headers: &HeaderMap, text: &str| credential(headers, &uri(text));
+        assert_eq!(found(&none, "/v1/ws"), Ok(None));
+        let token = Ok(Some("a.b.c".to_owned()));
+        assert_eq!(found(&none, "/v1/ws?x=1&token=a%2eb.c"), token);
+        assert_eq!(found(&with("authorization", "bearer  a.b.c"), "/"), token);
+        assert_eq!(found(&with("x-api-key", "a.b.c"), "/?token=other"), token);
+        for (headers, text) in [
+            (none.clone(), "/?token=sbk_id_secret"),
+            (with("authorization", "Basic YTpi"), "/"),
+            (with("authorization", "a.b.c"), "/"),
+        ] {
+            assert_eq!(
+                found(&headers, text).unwrap_err().code,
+                ErrorCode::AuthFailed
+            );
+        }
+    }
+}
