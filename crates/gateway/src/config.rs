@@ -53,7 +53,7 @@ pub struct EdgeArgs {
     /// Seconds a connection may be silent before it is closed; half-way it is pinged
     #[arg(long, env = "SIGNALBOX_SILENCE", default_value_t = 60.0)]
     pub silence: f64,
-    /// Origins whose pages may use this server beside its own, separated by commas: https://app.example.com
+    /// Origins whose pages may use this server beside its own, separated by commas, such as `https://app.example.com`
     #[arg(
         long,
         env = "CORS_ORIGINS",

@@ -9,6 +9,8 @@ use signalbox_testkit::{Answer, Platform, request};
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 async fn document(platform: &Platform) -> Value {
     let listener = platform.gateways[0].listener();
     let answer = request(listener, "GET", "/api/v1/openapi.json", &[], "").await;
@@ -90,7 +92,7 @@ async fn answers_fit_the_document() {
     let over = format!("{:>20000}", token);
     let foreign = ("Origin", "https://evil.example");
     let xml = ("Content-Type", "text/xml");
-    let cases: &[(&str, &str, &str, &[(&str, &str)], &str, u16)] = &[
+    let cases: &[(&str, &str, &str, Headers<'_>, &str, u16)] = &[
         ("post", "/api/v1/auth/token", "", &[], &token, 200),
         ("post", "/api/v1/auth/token", "", &[], "{}", 400),
         (

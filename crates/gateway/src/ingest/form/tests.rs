@@ -8,7 +8,9 @@ use super::*;
 const GOOD: &str = r#"{"incident_id":"t-1","threat_type":"x","severity":"HIGH"}"#;
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-fn post(headers: &[(&str, &str)], query: &str, body: &str) -> Result<Vec<Ready>, Complaint> {
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
+fn post(headers: Headers<'_>, query: &str, body: &str) -> Result<Vec<Ready>, Complaint> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let name: HeaderName = name.parse().unwrap();
@@ -173,7 +175,7 @@ fn complaints_name_the_field() {
     );
     let old = cloud_event("").replace("1.0", "0.3");
     let encoded = r#"{"specversion":"1.0","type":"threat.threat_alert","data_base64":"e30="}"#;
-    let cases: &[(&[(&str, &str)], &str, &str, ErrorCode, Option<&str>)] = &[
+    let cases: &[(Headers<'_>, &str, &str, ErrorCode, Option<&str>)] = &[
         (&[], query, "{", ErrorCode::InvalidJson, None),
         (&[], query, "", ErrorCode::InvalidJson, None),
         (&[], query, "[]", ErrorCode::InvalidMessage, Some("data")),
