@@ -15,6 +15,7 @@ mod faults;
 mod floods;
 mod hostile_bytes;
 mod ingest;
+mod ingest_faults;
 mod openapi;
 mod origins;
 mod planted;

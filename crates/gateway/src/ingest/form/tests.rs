@@ -3,7 +3,9 @@
 use http::{HeaderName, HeaderValue};
 use signalbox_protocol::catalogue;
 
+use super::draft::BATCH;
 use super::*;
+use crate::ingest::MAX_BATCH_EVENTS;
 
 const GOOD: &str = r#"{"incident_id":"t-1","threat_type":"x","severity":"HIGH"}"#;
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
