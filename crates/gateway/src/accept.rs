@@ -43,7 +43,8 @@ const HEAD_END: &[u8; 4] = b"\r\n\r\n";
 /// How often refusals are logged.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Accepts connections until dropped, and with it those that are HTTP still.
+/// Accepts connections until shutdown and ends with the last one that is HTTP
+/// still. Dropping it ends those at once.
 pub(crate) async fn run(listener: TcpListener, doors: Doors, shared: Shared) {
     let router = routes::router(doors);
     let mut serving = JoinSet::new();
@@ -51,6 +52,7 @@ pub(crate) async fn run(listener: TcpListener, doors: Doors, shared: Shared) {
     let mut failures = 0_u32;
     loop {
         let accepted = tokio::select! {
+            () = shared.shutdown.wait() => break,
             accepted = listener.accept() => accepted,
             Some(_) = serving.join_next() => continue,
             Some(_) = refusing.join_next() => continue,
@@ -87,6 +89,8 @@ pub(crate) async fn run(listener: TcpListener, doors: Doors, shared: Shared) {
             },
         }
     }
+    drop(listener);
+    while serving.join_next().await.is_some() {}
 }
 
 /// Serves requests until the connection upgrades, leaves or has had its time.

@@ -106,6 +106,11 @@ impl Authority {
         Ok(())
     }
 
+    /// The keys that tokens are verified with.
+    pub(crate) fn keys(&self) -> Arc<KeySet> {
+        Arc::clone(&*self.keys.read())
+    }
+
     async fn replace_keys(&self) -> Result<(), BusError> {
         let keys = read_keys(&self.bus).await?;
         *self.keys.write() = Arc::new(keys);

@@ -2,6 +2,8 @@
 
 mod connection;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,6 +15,7 @@ use signalbox_transport::{HttpLimits, WebSocketOptions};
 pub use self::connection::ConnectionArgs;
 use crate::admission::AdmissionLimits;
 use crate::listener::ListenSpec;
+use crate::origin::{ListedOrigin, Origin};
 
 /// How far the clocks of auth and gateway may differ.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
@@ -51,6 +54,17 @@ pub struct EdgeArgs {
     /// Seconds a connection may be silent before it is closed; half-way it is pinged
     #[arg(long, env = "SIGNALBOX_SILENCE", default_value_t = 60.0)]
     pub silence: f64,
+    /// Origins whose pages may use this server beside its own, separated by commas, such as `https://app.example.com`
+    #[arg(
+        long,
+        env = "CORS_ORIGINS",
+        value_delimiter = ',',
+        value_name = "ORIGIN"
+    )]
+    pub cors_origins: Vec<ListedOrigin>,
+    /// Seconds that the bus may take to acknowledge the events of one HTTP request
+    #[arg(long, env = "SIGNALBOX_INGEST_PATIENCE", default_value_t = 10.0)]
+    pub ingest_patience: f64,
     /// What clients may take
     #[command(flatten)]
     pub connection: ConnectionArgs,
@@ -91,6 +105,13 @@ pub struct Options {
     /// How long a connection may go without an upgrade; it then serves no
     /// further request.
     pub http_lifetime: Duration,
+    /// Origins whose pages may use the listeners beside their own.
+    pub origins: Arc<BTreeSet<Origin>>,
+    /// Whether pages that this machine serves on any port may use listeners on
+    /// loopback addresses.
+    pub local_origins: bool,
+    /// How long the bus may take to acknowledge the events of one HTTP request.
+    pub ingest_patience: Duration,
     /// What access tokens must say.
     pub expectations: Expectations,
     /// Messages that a connection may send in a minute; 0 = any number.
@@ -135,6 +156,14 @@ impl Options {
             websocket: edge.connection.websocket(silence)?,
             http: edge.connection.http()?,
             http_lifetime: edge.connection.http_lifetime()?,
+            origins: Arc::new(
+                edge.cors_origins
+                    .into_iter()
+                    .filter_map(ListedOrigin::into_origin)
+                    .collect(),
+            ),
+            local_origins: false,
+            ingest_patience: seconds("--ingest-patience", edge.ingest_patience)?,
             expectations: Expectations {
                 issuer: edge.token_issuer,
                 audience: edge.token_audience,

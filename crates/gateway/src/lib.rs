@@ -4,7 +4,8 @@
 //! |---|---|
 //! | in | everything on `topics.>`, through one ordered reader |
 //! | in | frames of clients, over WebSocket |
-//! | out | frames to clients; requests on `svc.auth.>` |
+//! | in | events of producers, over HTTP |
+//! | out | frames to clients; requests on `svc.auth.>`; events on `events.>` |
 //!
 //! Invariants:
 //! - `hub` knows no dialect, `dialect` knows no socket and no bus.
@@ -24,7 +25,9 @@ mod error;
 mod feed;
 mod history;
 mod hub;
+mod ingest;
 mod listener;
+mod origin;
 mod routes;
 mod session;
 mod shard;
@@ -52,8 +55,10 @@ pub use crate::config::{ConnectionArgs, EdgeArgs, GatewayArgs, InvalidSetting, O
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};
 use crate::history::History;
+use crate::ingest::Ingest;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
+pub use crate::origin::{InvalidOrigin, ListedOrigin, Origin};
 use crate::shard::{Shared, Start};
 
 /// How long background tasks may take to end after a stop.
@@ -115,6 +120,7 @@ pub async fn run(
         .collect();
     let count = shard_count(options.shards);
     let (present, bus_present) = watch::channel(true);
+    let ingest = Ingest::new(bus.clone(), options.ingest_patience);
     let shared = Shared {
         bus_present,
         options: Arc::new(options),
@@ -124,6 +130,7 @@ pub async fn run(
         history: Arc::new(History::new(bus.clone())),
         decisions,
         limits,
+        ingest: Arc::new(ingest),
         shutdown: shutdown.clone(),
     };
     let (senders, starts) = prepare(&listeners, count, state)?;

@@ -1,35 +1,36 @@
-//! The HTTP side of a listener: upgrades to WebSocket and the token endpoint.
+//! The HTTP side of a listener. Every path is one handler with its own
+//! description: what is not in the OpenAPI document is not served.
+
+mod auth;
+mod body;
+mod cors;
+mod events;
+mod failure;
+mod jwks;
+mod openapi;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
-use serde::Serialize;
-use serde_json::json;
-use signalbox_protocol::frame::fields::{Complaint, Fields, MAX_TOKEN_BYTES};
-use signalbox_protocol::{Dialect, ErrorCode, wire};
+use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
+use signalbox_protocol::Dialect;
+use signalbox_protocol::frame::fields::Complaint;
 use signalbox_transport::PendingUpgrade;
-use signalbox_transport::upgrade;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{mpsc, watch};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use self::openapi::Document;
 use crate::admission::Ticket;
 use crate::authority::Authority;
+use crate::ingest::Ingest;
+use crate::listener::Listener;
+use crate::origin::Origins;
 use crate::shard::Shared;
-
-/// The longest body that the token endpoint reads, in bytes.
-const MAX_BODY_BYTES: usize = 16 * 1024;
-/// When to try again what cannot be served now, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
-/// The longest lifetime that may be asked for, in seconds.
-const MAX_TTL_SECONDS: u32 = 31_536_000;
 
 /// The other end of an HTTP connection.
 #[derive(Clone)]
@@ -43,10 +44,9 @@ pub(crate) struct Visitor {
 pub(crate) struct Arrival {
     pub(crate) upgrade: PendingUpgrade,
     pub(crate) visitor: Visitor,
-    /// Which dialect it speaks.
+    /// Which it wants to speak.
     pub(crate) dialect: Dialect,
-    /// What came with the request, or why that is no use; the session says so
-    /// in its dialect, since browsers cannot read the answer to an upgrade.
+    /// What came with the request, or what is wrong with it.
     pub(crate) credential: Result<Option<String>, Complaint>,
 }
 
@@ -54,7 +54,11 @@ pub(crate) struct Arrival {
 #[derive(Clone)]
 pub(crate) struct Doors {
     authority: Arc<Authority>,
+    ingest: Arc<Ingest>,
+    /// False once the bus has been away for too long.
+    bus_present: watch::Receiver<bool>,
     dialects: BTreeSet<Dialect>,
+    origins: Origins,
     arrivals: mpsc::Sender<Arrival>,
     /// How long a body may take to arrive.
     body_timeout: Duration,
@@ -63,196 +67,95 @@ pub(crate) struct Doors {
 impl Doors {
     pub(crate) fn new(
         shared: &Shared,
-        dialects: BTreeSet<Dialect>,
+        listener: &Listener,
         arrivals: mpsc::Sender<Arrival>,
     ) -> Self {
+        let options = &shared.options;
+        let local = options.local_origins
+            && listener
+                .addr()
+                .is_ok_and(|address| address.ip().is_loopback());
         Self {
             authority: Arc::clone(&shared.authority),
-            dialects,
+            ingest: Arc::clone(&shared.ingest),
+            bus_present: shared.bus_present.clone(),
+            dialects: listener.dialects.clone(),
+            origins: Origins::new(Arc::clone(&options.origins), local),
             arrivals,
-            body_timeout: shared.options.http.header_read_timeout,
+            body_timeout: options.http.header_read_timeout,
         }
     }
 }
 
 /// The routes of one listener.
 pub(crate) fn router(doors: Doors) -> Router {
-    Router::new()
-        .route("/v1/ws", any(threat))
-        .route("/api/v1/ws", any(mesh))
-        .route("/api/v1/auth/token", post(token))
-        .fallback(nowhere)
+    let (router, document) = described();
+    router
+        .fallback(upgrade::nowhere)
+        .method_not_allowed_fallback(failure::method_not_allowed)
+        .layer(Extension(document))
+        .layer(from_fn_with_state(doors.origins.clone(), cors::guard))
         .with_state(doors)
 }
 
-/// `GET /v1/ws`: dialect `threat`.
-async fn threat(
-    State(doors): State<Doors>,
-    Extension(visitor): Extension<Visitor>,
-    request: Request,
-) -> Response {
-    enter(Dialect::Threat, &doors, visitor, request)
+/// Every route, and the document that describes them.
+fn described() -> (Router<Doors>, Document) {
+    let (router, document) = OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(auth::issue_token))
+        .routes(routes!(events::publish_events))
+        .routes(routes!(jwks::signing_keys))
+        .routes(routes!(openapi::document))
+        .routes(routes!(upgrade::threat))
+        .routes(routes!(upgrade::mesh))
+        .split_for_parts();
+    (router, Document::new(&document))
 }
 
-/// `GET /api/v1/ws`: dialect `mesh`.
-async fn mesh(
-    State(doors): State<Doors>,
-    Extension(visitor): Extension<Visitor>,
-    request: Request,
-) -> Response {
-    enter(Dialect::Mesh, &doors, visitor, request)
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-/// Hands an upgrade to the shard.
-fn enter(dialect: Dialect, doors: &Doors, visitor: Visitor, mut request: Request) -> Response {
-    if !doors.dialects.contains(&dialect) {
-        return failure(
-            ErrorCode::NotFound,
-            &format!("dialect {dialect} is not served on this port"),
-        );
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The quoted paths in what axum tells of a router, up to its fallback.
+    fn served(router: &Router<Doors>) -> BTreeSet<String> {
+        let told = format!("{router:?}");
+        let (paths, _) = told.split_once("fallback_router").unwrap();
+        paths
+            .split('"')
+            .filter(|text| text.starts_with('/'))
+            .map(str::to_owned)
+            .collect()
     }
-    let credential = credential(request.headers(), request.uri());
-    let (response, pending) = match upgrade::accept(&mut request) {
-        Ok(accepted) => accepted,
-        Err(rejection) => return rejection.response().map(Body::new),
-    };
-    match doors.arrivals.try_send(Arrival {
-        upgrade: pending,
-        visitor,
-        dialect,
-        credential,
-    }) {
-        Ok(()) => response.map(Body::new),
-        Err(_) => failure(
-            ErrorCode::ConnectionFailed,
-            "too many connections are arriving, try again",
-        ),
-    }
-}
 
-/// The credential that came with an upgrade request: `Authorization: Bearer`,
-/// `X-API-Key`, or `?token=` for tokens.
-fn credential(headers: &HeaderMap, uri: &Uri) -> Result<Option<String>, Complaint> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(value) = text(header::AUTHORIZATION.as_str()) {
-        return match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-                Ok(Some(token.trim().to_owned()))
+    #[test]
+    fn the_document_has_the_routes_and_no_others() {
+        let (router, document) = described();
+        let document: Value = serde_json::from_slice(document.bytes()).unwrap();
+        let documented: BTreeSet<String> = document["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        assert!(documented.contains("/api/v1/events"), "{documented:?}");
+        assert_eq!(served(&router), documented);
+    }
+
+    #[test]
+    fn every_operation_says_what_it_does_and_how_it_fails() {
+        let (_, document) = described();
+        let document: Value = serde_json::from_slice(document.bytes()).unwrap();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let at = format!("{method} {path}");
+                assert!(operation["operationId"].is_string(), "{at}");
+                assert!(operation["summary"].is_string(), "{at}");
+                // Pages of foreign origins are refused everywhere.
+                assert!(operation["responses"]["403"].is_object(), "{at}");
             }
-            _ => Err(Complaint::plain(
-                ErrorCode::AuthFailed,
-                "expected Authorization: Bearer",
-            )),
-        };
-    }
-    if let Some(value) = text("x-api-key") {
-        return Ok(Some(value.to_owned()));
-    }
-    let query = uri.query().unwrap_or_default();
-    let token = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "token");
-    match token {
-        // URLs end up in logs and histories; a key would live on there.
-        Some((_, token)) if token.starts_with(signalbox_identity::API_KEY_PREFIX) => {
-            Err(Complaint::plain(
-                ErrorCode::AuthFailed,
-                "API keys are not accepted in URLs, exchange them for a token",
-            ))
         }
-        Some((_, token)) => Ok(Some(token.into_owned())),
-        None => Ok(None),
     }
-}
-
-/// The answer of `POST /api/v1/auth/token`.
-#[derive(Serialize)]
-struct Tokens<'a> {
-    access_token: &'a str,
-    token_type: &'static str,
-    /// Seconds from now.
-    expires_in: u32,
-}
-
-/// `POST /api/v1/auth/token {api_key, ttl?, projects?, agent_id?}`: an access token for an API key.
-async fn token(State(doors): State<Doors>, body: Body) -> Response {
-    let body = axum::body::to_bytes(body, MAX_BODY_BYTES);
-    let body: Bytes = match timeout(doors.body_timeout, body).await {
-        Ok(Ok(body)) => body,
-        Err(_) => {
-            return failure(
-                ErrorCode::InvalidMessage,
-                "the body took too long to arrive",
-            );
-        }
-        Ok(Err(_)) => {
-            return failure(
-                ErrorCode::InvalidMessage,
-                "expected a body of at most 16384 bytes",
-            );
-        }
-    };
-    let asked = std::str::from_utf8(&body)
-        .map_err(|_| Complaint::plain(ErrorCode::InvalidJson, "expected a JSON object"))
-        .and_then(Fields::parse)
-        .and_then(|mut fields| {
-            Ok(wire::IssueTokenRequest {
-                api_key: fields.text("api_key", MAX_TOKEN_BYTES)?,
-                ttl_seconds: fields
-                    .optional_integer("ttl", 1..=MAX_TTL_SECONDS)?
-                    .unwrap_or(0),
-                projects: fields.optional_texts("projects")?.unwrap_or_default(),
-                agent_id: fields.optional_id("agent_id")?.unwrap_or_default(),
-            })
-        });
-    let request = match asked {
-        Ok(asked) => asked,
-        Err(complaint) => return refusal(&complaint),
-    };
-    match doors.authority.issue_token(&request).await {
-        Ok(issued) => {
-            let tokens = Tokens {
-                access_token: &issued.access_token,
-                token_type: "Bearer",
-                expires_in: issued.expires_in,
-            };
-            let headers = [(header::CACHE_CONTROL, "no-store")];
-            (headers, axum::Json(json!(tokens))).into_response()
-        }
-        Err(complaint) => refusal(&complaint),
-    }
-}
-
-/// Everything else.
-async fn nowhere(uri: Uri) -> Response {
-    let dialect = match uri.path() {
-        "/ws" => Some(Dialect::Fleet),
-        path if path.starts_with("/socket.io") => Some(Dialect::Pipeline),
-        _ => None,
-    };
-    match dialect {
-        Some(dialect) => failure(
-            ErrorCode::NotFound,
-            &format!("dialect {dialect} is not served on this port"),
-        ),
-        None => failure(ErrorCode::NotFound, "nothing is served at this path"),
-    }
-}
-
-fn failure(code: ErrorCode, message: &str) -> Response {
-    refusal(&Complaint::plain(code, message))
-}
-
-fn refusal(complaint: &Complaint) -> Response {
-    let status = StatusCode::from_u16(complaint.code.http_status())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut error = json!({"code": complaint.code, "message": complaint.message});
-    if let Some(field) = &complaint.field {
-        error["field"] = json!(field);
-    }
-    let mut response = (status, axum::Json(json!({"error": error}))).into_response();
-    if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, RETRY_AFTER);
-    }
-    response
 }

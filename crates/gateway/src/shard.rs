@@ -14,7 +14,7 @@ use signalbox_transport::{Outbound, WebSocket};
 use slab::Slab;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::accept;
@@ -27,6 +27,7 @@ use crate::dialect::threat::Threat;
 use crate::feed::News;
 use crate::history::History;
 use crate::hub::{FanOut, Hub, RingLimits};
+use crate::ingest::Ingest;
 use crate::listener::Listener;
 use crate::routes::{Arrival, Doors};
 use crate::session;
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) history: Arc<History>,
     pub(crate) decisions: Arc<Decisions>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) ingest: Arc<Ingest>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -119,11 +121,7 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
     let (arrivals_sender, arrivals) = mpsc::channel(ARRIVALS_CAPACITY);
     let mut accepting = JoinSet::new();
     for listener in start.listeners {
-        let doors = Doors::new(
-            &shard.shared,
-            listener.dialects.clone(),
-            arrivals_sender.clone(),
-        );
+        let doors = Doors::new(&shard.shared, &listener, arrivals_sender.clone());
         match listener.into_tokio() {
             Ok(socket) => {
                 accepting.spawn_local(accept::run(socket, doors, shard.shared.clone()));
@@ -182,8 +180,8 @@ async fn deliver(shard: &Shard, news: &mut mpsc::Receiver<News>) {
 /// elsewhere, spread over the drain window.
 async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
     shard.shared.shutdown.wait().await;
-    accepting.shutdown().await;
     let options = &shard.shared.options;
+    let window_end = Instant::now() + options.drain_window;
     let leaving: Vec<Connection> = shard
         .connections
         .borrow()
@@ -199,6 +197,12 @@ async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
             (connection.farewell)(&connection.outbound);
         }
         sleep(pause).await;
+    }
+    // Requests under way, such as events on their way to the bus, may end in
+    // the same time.
+    let requests = async { while accepting.join_next().await.is_some() {} };
+    if timeout_at(window_end, requests).await.is_err() {
+        accepting.shutdown().await;
     }
     let empty = async {
         loop {

@@ -19,6 +19,12 @@ pub enum ErrorCode {
     UnknownChannel,
     /// The filter key does not exist on that channel.
     UnknownFilter,
+    /// The frame or body is larger than it may be.
+    TooLarge,
+    /// The body is of a media type that is not read.
+    UnsupportedMediaType,
+    /// The path is not served to this HTTP method.
+    MethodNotAllowed,
     /// The permission is missing.
     Forbidden,
     /// What the frame refers to does not exist.
@@ -40,12 +46,15 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::UnknownType,
         Self::UnknownChannel,
         Self::UnknownFilter,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::MethodNotAllowed,
         Self::Forbidden,
         Self::NotFound,
         Self::AlreadyDecided,
@@ -65,6 +74,9 @@ impl ErrorCode {
             Self::UnknownType => "UNKNOWN_TYPE",
             Self::UnknownChannel => "UNKNOWN_CHANNEL",
             Self::UnknownFilter => "UNKNOWN_FILTER",
+            Self::TooLarge => "TOO_LARGE",
+            Self::UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
+            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::Forbidden => "FORBIDDEN",
             Self::NotFound => "NOT_FOUND",
             Self::AlreadyDecided => "ALREADY_DECIDED",
@@ -95,6 +107,9 @@ impl ErrorCode {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::AlreadyDecided => 409,
+            Self::MethodNotAllowed => 405,
+            Self::TooLarge => 413,
+            Self::UnsupportedMediaType => 415,
             Self::RateLimit => 429,
             Self::Internal => 500,
             Self::ConnectionFailed | Self::Unavailable => 503,
@@ -111,11 +126,14 @@ impl ErrorCode {
             | Self::UnknownType
             | Self::UnknownChannel
             | Self::UnknownFilter
+            | Self::UnsupportedMediaType
+            | Self::MethodNotAllowed
             | Self::Forbidden
             | Self::NotFound
             | Self::AlreadyDecided
             | Self::RateLimit
             | Self::AuthFailed => 1008,
+            Self::TooLarge => 1009,
             Self::Internal => 1011,
             Self::ConnectionFailed | Self::Unavailable => 1013,
         }

@@ -151,7 +151,9 @@ fn start(
     let auth =
         signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys));
     let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone());
-    let gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
+    let mut gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
+    // What people develop in front of `up` comes from a server of its own.
+    gateway.local_origins = true;
     let tasks = Tasks::new(shutdown.clone());
     let service = |name: &'static str, outcome: Result<(), String>, shutdown: &Shutdown| {
         if let Err(cause) = outcome {

@@ -9,6 +9,7 @@
 mod browser;
 mod child;
 mod deadline;
+mod http;
 pub mod ledger;
 mod nats;
 mod node;
@@ -25,6 +26,7 @@ mod websocket;
 pub use self::{
     browser::Browser,
     deadline::{DEADLINE, eventually},
+    http::{Answer, request},
     nats::NatsServer,
     node::NodeClient,
     output::Output,

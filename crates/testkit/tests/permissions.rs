@@ -258,7 +258,7 @@ async fn router_takes_events_and_writes_topics_and_dead_letters() {
 }
 
 #[tokio::test]
-async fn gateway_reads_topics_and_public_keys() {
+async fn gateway_reads_topics_and_public_keys_and_publishes_events() {
     let server = server().await;
     let admin = jetstream::new(server.connect(User::Admin).await);
     publish(&admin, "topics.threat_alerts.-.-.global").await;
@@ -267,6 +267,7 @@ async fn gateway_reads_topics_and_public_keys() {
 
     let mut gateway = Tried::connect(&server, User::Gateway).await;
     read_first(&gateway, "TOPICS").await;
+    publish(&gateway.jetstream(), "events.threat.threat_alert").await;
     let keys = gateway
         .jetstream()
         .get_key_value("signing_keys")
@@ -284,7 +285,7 @@ async fn gateway_reads_topics_and_public_keys() {
     gateway
         .must_not_publish(&[
             "topics.threat_alerts.-.-.global",
-            "events.threat.threat_alert",
+            "dlq.threat.threat_alert",
             "$KV.signing_keys.k1",
             "$JS.API.DIRECT.GET.KV_api_keys.$KV.api_keys.k1",
             "$JS.API.CONSUMER.CREATE.KV_api_keys.spy",

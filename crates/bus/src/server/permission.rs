@@ -27,7 +27,8 @@ pub enum User {
     Producer,
     /// Takes events in and is the only one to write topics and dead letters.
     Router,
-    /// Reads topics and public signing keys, and asks the auth service.
+    /// Reads topics and public signing keys, asks the auth service, and
+    /// publishes the events of producers that come over HTTP.
     Gateway,
     /// Answers the auth requests and owns the buckets of keys.
     Auth,
@@ -101,11 +102,11 @@ impl User {
             }
             Self::Gateway => {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>", AUTH_REQUESTS].map(str::to_owned));
+                publish.push(below(EVENTS_PREFIX));
                 publish.extend(read_stream(TOPICS));
                 publish.extend(read_bucket(SIGNING_KEYS));
                 publish.push(format!("$KV.{DECISIONS}.>"));
                 publish.extend(read_bucket(DECISIONS));
-                publish.push(subject::event(Domain::Threat, "action_decided"));
             }
             Self::Auth => {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));

@@ -107,10 +107,10 @@ async fn events_that_a_router_would_refuse_are_refused_at_once() {
         "{stdout}"
     );
     // A service's user may not do what init does.
-    let gateway = nats.url(User::Gateway);
+    let auth = nats.url(User::Auth);
     let (code, _, stderr) = run(
         &["publish", "--unchecked", "threat.nope", "{}"],
-        &[("NATS_URL", &gateway)],
+        &[("NATS_URL", &auth)],
     )
     .await;
     assert_eq!(code, Some(1));
