@@ -7,8 +7,6 @@
 
 use std::fmt;
 
-use signalbox_protocol::domain::Domain;
-
 use crate::{
     key::{API_KEYS, DECISIONS, LEASES, REPLAYS, SIGNING_KEYS},
     stream::{DLQ, EVENTS, TOPICS},

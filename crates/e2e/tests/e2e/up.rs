@@ -208,7 +208,6 @@ async fn an_unserved_dialect_answers_with_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let (_process, runtime) = up(dir.path()).await;
     for path in [
-        "/api/v1/ws",
         "/ws",
         "/socket.io/?EIO=4&transport=polling",
         "/nowhere",
@@ -218,8 +217,10 @@ async fn an_unserved_dialect_answers_with_a_sentence() {
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["error"]["code"], "NOT_FOUND");
     }
-    let (status, body) = get(listener(&runtime), "/v1/ws").await;
-    assert_eq!(status, 426, "{body}");
+    for path in ["/v1/ws", "/api/v1/ws"] {
+        let (status, body) = get(listener(&runtime), path).await;
+        assert_eq!(status, 426, "{path}: {body}");
+    }
     for (body, status, field) in [
         ("{", 400, Value::Null),
         ("{}", 400, json!("api_key")),
