@@ -32,7 +32,6 @@ pub(super) struct Window {
     router: Option<CpuSample>,
     nats: Option<CpuSample>,
     auth: Option<CpuSample>,
-    client_threads: Vec<u32>,
     publisher_thread: Option<u32>,
     clients: Vec<u64>,
     publisher: u64,
@@ -76,8 +75,9 @@ pub(super) struct Generator {
     pub(super) stolen: f64,
     /// How late it came round to look at its sockets.
     pub(super) read_lag: Quantiles,
-    /// How late it published against its schedule.
-    pub(super) publish_lag: Quantiles,
+    /// How late it published against its schedule, where it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) publish_lag: Option<Quantiles>,
     /// Whether its limits, or the machine's, may be what was measured.
     pub(super) saturated: bool,
     /// Why so.
@@ -114,7 +114,6 @@ impl Window {
             machine: MachineSample::now(),
             began: Instant::now(),
             parts,
-            client_threads,
             publisher_thread,
             traffic,
         })
@@ -146,10 +145,12 @@ impl Window {
             bus: None,
         };
         let spent = |now: u64, before: u64| now.saturating_sub(before) as f64 / 1e9;
-        let clients: Vec<f64> = nanos(&self.client_threads)
+        // Threads that began within the window have spent nothing before it.
+        let threads = crowd.map(Gathered::numbers).unwrap_or_default();
+        let clients: Vec<f64> = nanos(&threads)
             .into_iter()
-            .zip(&self.clients)
-            .map(|(now, before)| spent(now, *before))
+            .zip(self.clients.iter().copied().chain(std::iter::repeat(0)))
+            .map(|(now, before)| spent(now, before))
             .collect();
         let publisher_s = self
             .publisher_thread
@@ -164,9 +165,7 @@ impl Window {
             read_lag: crowd
                 .map(|crowd| take_all(crowd.stats().map(|stats| &stats.lag)))
                 .unwrap_or_default(),
-            publish_lag: publisher
-                .map(|publisher| publisher.times.lag.take())
-                .unwrap_or_default(),
+            publish_lag: publisher.map(|publisher| publisher.times.lag.take()),
             saturated: false,
             why: Vec::new(),
         };
@@ -193,7 +192,7 @@ impl Generator {
         if self.machine > FULL_MACHINE {
             why.push("all cores were busy, with the server, the generator or others".to_owned());
         }
-        if self.publish_lag.p99_us > LATE_US {
+        if self.publish_lag.is_some_and(|lag| lag.p99_us > LATE_US) {
             why.push("events were published late".to_owned());
         }
         if self.read_lag.count >= LEAST_LOOKS && self.read_lag.p99_us > LATE_US {
@@ -234,7 +233,7 @@ mod tests {
                 count: 1_000,
                 ..Quantiles::default()
             },
-            publish_lag: Quantiles::default(),
+            publish_lag: None,
             saturated: false,
             why: Vec::new(),
         }
@@ -264,7 +263,7 @@ mod tests {
                 ..generator()
             },
             Generator {
-                publish_lag: late,
+                publish_lag: Some(late),
                 ..generator()
             },
             Generator {
