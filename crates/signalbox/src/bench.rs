@@ -47,7 +47,7 @@ pub(crate) fn run(command: &BenchCommand) -> Result<(), ExitError> {
     run_service("bench", Duration::ZERO, async |shutdown| {
         let report = tokio::select! {
             report = measure(&command.workload, &shutdown) => report?,
-            () = shutdown.wait() => return Ok(()),
+            () = shutdown.wait() => anyhow::bail!("interrupted"),
         };
         let (target, ..) = about(&command.workload).context("not a workload")?;
         if target.json {
