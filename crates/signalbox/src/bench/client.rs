@@ -68,6 +68,8 @@ struct Talk {
 
 /// An open connection.
 struct Session {
+    /// When it was begun; of a return, when that was begun.
+    began: Instant,
     socket: Socket,
     talk: Talk,
 }
@@ -94,7 +96,6 @@ pub(super) async fn live(thread: Rc<Thread>, client: Rc<Client>) {
     let mut attempts = 0;
     let mut returning: Option<Instant> = None;
     loop {
-        let began = returning.unwrap_or_else(Instant::now);
         let mut session = match open(&thread, &client, returning).await {
             Ok(session) => session,
             Err(error) => {
@@ -114,7 +115,7 @@ pub(super) async fn live(thread: Rc<Thread>, client: Rc<Client>) {
             Some(_) => &thread.stats.returning,
             None => &thread.stats.opening,
         };
-        times.record(nanos(began.elapsed()));
+        times.record(nanos(session.began.elapsed()));
         add(&thread.progress.open, 1);
         let ending = stay(&thread, &client, &mut session, stays).await;
         drop(session);
@@ -218,6 +219,7 @@ impl Session {
         client: &Client,
         returning: Option<Instant>,
     ) -> anyhow::Result<Self> {
+        let began = returning.unwrap_or_else(Instant::now);
         let address = thread.gate.borrow().address;
         let since = client.since.borrow().clone();
         let ask = thread.ask(client.subject, &since);
@@ -230,14 +232,18 @@ impl Session {
         if let Some(hello) = (thread.dialect.hello)(&ask) {
             talk.say(&hello);
         }
-        let mut session = Self { socket, talk };
+        let mut session = Self {
+            began,
+            socket,
+            talk,
+        };
         session.answer().await?;
         Ok(session)
     }
 
     /// Reads once, takes in every frame and answers what wants an answer.
     async fn turn(&mut self, thread: &Thread, client: &Client) -> anyhow::Result<()> {
-        let Self { socket, talk } = self;
+        let Self { socket, talk, .. } = self;
         let hear = |opcode: u8, payload: &[u8]| talk.hear(thread, client, opcode, payload);
         socket.read(&thread.buffer, hear).await?;
         self.answer().await
