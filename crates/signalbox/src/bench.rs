@@ -37,6 +37,8 @@ use self::options::{TargetArgs, Workload};
 use self::report::{Report, Run};
 use crate::output;
 
+/// How long a run that is interrupted may take to end its processes.
+const GRACE: Duration = Duration::from_secs(10);
 /// What a run that is not exact ends with.
 const NOT_EXACT: &str = "not every event arrived once and in order, see the report";
 
@@ -44,7 +46,7 @@ pub(crate) fn run(command: &BenchCommand) -> Result<(), ExitError> {
     if let Workload::Floor(args) = &command.workload {
         return floor::run(args);
     }
-    run_service("bench", Duration::ZERO, async |shutdown| {
+    run_service("bench", GRACE, async |shutdown| {
         let report = tokio::select! {
             report = measure(&command.workload, &shutdown) => report?,
             () = shutdown.wait() => anyhow::bail!("interrupted"),

@@ -134,6 +134,33 @@ async fn processes_of_a_run_end_with_it_when_it_is_killed() {
 }
 
 #[tokio::test]
+async fn a_run_that_is_interrupted_ends_at_once_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = signalbox();
+    command
+        .args(["bench", "fanout", "--connections", "5", "--seconds", "600"])
+        .env("TMPDIR", directory.path());
+    let process = Process::spawn(command);
+    let pid = process.pid();
+    // Its publisher is a client of the bus, so the load is under way.
+    eventually("the publisher", DEADLINE, async || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        threads
+            .flatten()
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok())
+            .any(|name| name.trim() == "publisher")
+            .then_some(())
+    })
+    .await;
+    process.sigterm();
+    let status = process.wait(DEADLINE).await;
+    assert_eq!(status.code(), Some(1));
+    let stderr = process.stderr().lines().join("\n");
+    assert!(stderr.contains("interrupted"), "{stderr}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn more_connections_than_descriptors_are_refused_in_words() {
     let mut command = signalbox();
     command.args(["bench", "idle", "--connections", "100000000"]);

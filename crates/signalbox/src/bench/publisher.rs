@@ -158,8 +158,13 @@ fn run(
             }
         };
         connected.send(Ok(procfs::this_thread())).ok();
-        while let Some((plan, done)) = inbox.recv().await {
-            match carry_out(&bus, &plan, progress, times).await {
+        while let Some((plan, mut done)) = inbox.recv().await {
+            let outcome = tokio::select! {
+                outcome = carry_out(&bus, &plan, progress, times) => outcome,
+                // Nobody waits for it any more: the run was interrupted.
+                () = done.closed() => return,
+            };
+            match outcome {
                 Ok(published) => done.send(published).ok(),
                 Err(error) => {
                     tracing::error!(%error, "publisher stopped");
