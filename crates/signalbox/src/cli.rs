@@ -11,6 +11,7 @@ use signalbox_identity::Role;
 use signalbox_router::{RouterArgs, RoutingArgs};
 use signalbox_service::LogArgs;
 
+use crate::bench::BenchCommand;
 use crate::dlq::DlqCommand;
 
 /// Where `up` keeps its data unless told otherwise.
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Token(TokenCommand),
     /// List, show and replay refused events
     Dlq(DlqCommand),
+    /// Measure a Signalbox under load, and account for every event
+    Bench(BenchCommand),
     /// Check or print settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -68,9 +71,12 @@ impl Command {
             Self::Up(_) | Self::Init(_) | Self::Gateway(_) | Self::Router(_) | Self::Auth(_) => {
                 true
             }
-            Self::Publish(_) | Self::Tail(_) | Self::Token(_) | Self::Dlq(_) | Self::Config(_) => {
-                false
-            }
+            Self::Publish(_)
+            | Self::Tail(_)
+            | Self::Token(_)
+            | Self::Dlq(_)
+            | Self::Bench(_)
+            | Self::Config(_) => false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The `signalbox` binary: every service by its own subcommand, all of them
 //! together by `up`, and the tools to work with a running system.
 
+mod bench;
 mod cli;
 mod config_file;
 mod dlq;
@@ -25,12 +26,13 @@ const PROGRAM: &str = "signalbox";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments
-        .next()
-        .is_some_and(|first| first == CHILD_SUBCOMMAND)
-    {
+    let first = arguments.next().unwrap_or_default();
+    if first == CHILD_SUBCOMMAND {
         let error = child_main(arguments);
         return exit_code(PROGRAM, Err(ExitError::runtime(error)));
+    }
+    if first == bench::CHILD_SUBCOMMAND {
+        return exit_code(PROGRAM, Err(bench::become_program(arguments)));
     }
     exit_code(PROGRAM, run())
 }
@@ -61,6 +63,7 @@ fn run() -> Result<(), ExitError> {
         Command::Tail(args) => tail::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Dlq(command) => dlq::run(&command),
+        Command::Bench(command) => bench::run(&command),
         Command::Config(_) => Ok(()),
     }
 }

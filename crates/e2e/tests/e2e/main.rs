@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod bench;
 mod browser;
 mod bus_absence;
 mod clients;
