@@ -52,6 +52,7 @@ impl Terms {
                 id: id.expect("a UUID is an id"),
                 issued_at: now,
                 lifetime: wanted.min(self.longest),
+                family: None,
             },
         )
     }
@@ -99,7 +100,7 @@ fn may_speak_for(principal: &Principal, agent: &AgentId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use signalbox_identity::{Limits, UserId};
+    use signalbox_identity::{Limits, Origin, UserId};
 
     use super::*;
 
@@ -114,6 +115,7 @@ mod tests {
             limits: Limits::default(),
             expires_at: None,
             credential: CredentialId::new("key-1").unwrap(),
+            origin: Origin::default(),
         }
     }
 

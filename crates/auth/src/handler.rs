@@ -109,6 +109,7 @@ impl Handler {
         Ok(wire::IssuedToken {
             access_token: token.expose().to_owned(),
             expires_in: u32::try_from(lifetime).unwrap_or(u32::MAX),
+            ..wire::IssuedToken::default()
         })
     }
 }

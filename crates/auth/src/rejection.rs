@@ -67,6 +67,7 @@ impl From<&Rejection> for wire::Refusal {
         Self {
             code: rejection.code().to_string(),
             message: rejection.sentence(),
+            delay_ms: 0,
         }
     }
 }

@@ -185,6 +185,7 @@ async fn token(State(doors): State<Doors>, body: Body) -> Response {
                     .unwrap_or(0),
                 projects: fields.optional_texts("projects")?.unwrap_or_default(),
                 agent_id: fields.optional_id("agent_id")?.unwrap_or_default(),
+                ..wire::IssueTokenRequest::default()
             })
         });
     let request = match asked {

@@ -114,6 +114,7 @@ impl World {
     pub(crate) async fn verify(&self, key: &str) -> Result<Principal, wire::Refusal> {
         let request = wire::VerifyKeyRequest {
             api_key: key.to_owned(),
+            ..wire::VerifyKeyRequest::default()
         };
         let reply: wire::VerifyKeyReply =
             rpc::call(&self.gateway, subject::VERIFY_KEY, &request, None, DEADLINE)
