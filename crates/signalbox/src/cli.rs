@@ -12,6 +12,8 @@ use signalbox_router::{RouterArgs, RoutingArgs};
 use signalbox_service::LogArgs;
 
 use crate::dlq::DlqCommand;
+use crate::key::KeyCommand;
+use crate::user::UserCommand;
 
 /// Where `up` keeps its data unless told otherwise.
 pub(crate) const DATA_DIR: &str = ".signalbox";
@@ -54,6 +56,12 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Print an access token
     Token(TokenCommand),
+    /// Manage API keys and the keys that sign tokens
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Manage users
+    #[command(subcommand)]
+    User(UserCommand),
     /// List, show and replay refused events
     Dlq(DlqCommand),
     /// Check or print settings
@@ -68,9 +76,13 @@ impl Command {
             Self::Up(_) | Self::Init(_) | Self::Gateway(_) | Self::Router(_) | Self::Auth(_) => {
                 true
             }
-            Self::Publish(_) | Self::Tail(_) | Self::Token(_) | Self::Dlq(_) | Self::Config(_) => {
-                false
-            }
+            Self::Publish(_)
+            | Self::Tail(_)
+            | Self::Token(_)
+            | Self::Key(_)
+            | Self::User(_)
+            | Self::Dlq(_)
+            | Self::Config(_) => false,
         }
     }
 }

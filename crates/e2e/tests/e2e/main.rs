@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod auth_replicas;
 mod bus_absence;
 mod clients;
 mod commands;
@@ -14,6 +15,7 @@ mod events;
 mod faults;
 mod floods;
 mod hostile_bytes;
+mod keys;
 mod planted;
 mod raw;
 mod resume;
