@@ -7,6 +7,8 @@ use clap::{Args, value_parser};
 use signalbox_bus::{BusArgs, BusOptions};
 
 use crate::back_off::BackOff;
+use crate::error::Error;
+use crate::issuers::{self, FetchTimes, IssuerSettings};
 use crate::password::PasswordCost;
 
 /// How long gateways may take to learn a new public key: they watch the bucket,
@@ -49,6 +51,9 @@ pub struct TokenArgs {
     /// How long tokens are valid
     #[command(flatten)]
     pub lifetime: LifetimeArgs,
+    /// External issuers whose tokens are accepted: a JSON file, see docs/issuers.md
+    #[arg(long, env = "SIGNALBOX_EXTERNAL_ISSUERS", value_name = "FILE")]
+    pub external_issuers: Option<PathBuf>,
 }
 
 /// How long tokens are valid; the part that `up` shares.
@@ -94,13 +99,23 @@ pub struct Options {
     pub password_cost: PasswordCost,
     /// How repeated failures are answered.
     pub back_off: BackOff,
+    /// External issuers whose tokens are accepted.
+    pub issuers: Vec<IssuerSettings>,
+    /// How their keys are kept up to date.
+    pub fetch_times: FetchTimes,
 }
 
 impl Options {
     /// The settings with this bus.
-    #[must_use]
-    pub fn new(bus: BusOptions, token: TokenArgs) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the file of external issuers cannot be used.
+    pub fn new(bus: BusOptions, token: TokenArgs) -> Result<Self, Error> {
+        let issuers = match &token.external_issuers {
+            Some(path) => issuers::read(path)?,
+            None => Vec::new(),
+        };
+        Ok(Self {
             bus,
             signing_keys: token.signing_keys,
             issuer: token.token_issuer,
@@ -114,12 +129,16 @@ impl Options {
             refresh_grace: REFRESH_GRACE,
             password_cost: PasswordCost::default(),
             back_off: BackOff::default(),
-        }
+            issuers,
+            fetch_times: FetchTimes::default(),
+        })
     }
 }
 
-impl From<AuthArgs> for Options {
-    fn from(args: AuthArgs) -> Self {
+impl TryFrom<AuthArgs> for Options {
+    type Error = Error;
+
+    fn try_from(args: AuthArgs) -> Result<Self, Error> {
         Self::new(args.bus.into(), args.token)
     }
 }
@@ -139,7 +158,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_help_text() {
         let cli = Cli::try_parse_from(["auth", "--signing-keys", "keys"]).unwrap();
-        let options = Options::from(cli.auth);
+        let options = Options::try_from(cli.auth).unwrap();
         assert_eq!(options.signing_keys, PathBuf::from("keys"));
         assert_eq!(
             (options.token_ttl, options.max_token_ttl),

@@ -15,6 +15,7 @@ use crate::AUDIT;
 use crate::api_keys::ApiKeys;
 use crate::back_off::{Culprit, Failures};
 use crate::family::RefreshToken;
+use crate::issuers::Issuers;
 use crate::manage::Manager;
 use crate::rejection::Rejection;
 use crate::revoker::Revoker;
@@ -28,6 +29,7 @@ pub(crate) struct Handler {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) manager: Manager,
     pub(crate) failures: Failures,
+    pub(crate) issuers: Issuers,
 }
 
 /// Who asks, and with which credential, as far as it may be named.
@@ -196,6 +198,15 @@ impl Handler {
         let asker = Asker::new(request.context);
         let actor = format!("cli:{}", request.actor.escape_debug());
         self.operate(&asker, &actor, request.operation).await
+    }
+
+    /// Fetches the keys of an external issuer.
+    pub(crate) async fn handle_refresh_issuer(
+        &self,
+        request: wire::RefreshIssuerRequest,
+    ) -> wire::RefreshIssuerReply {
+        let fetched = self.issuers.refresh(&request.issuer).await;
+        wire::RefreshIssuerReply { fetched }
     }
 
     async fn operate(

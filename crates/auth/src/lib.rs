@@ -8,7 +8,8 @@
 //! | own | buckets `api_keys`, `users`: looked up per request, changed by compare-and-set |
 //! | own | bucket `refresh_families`: lines of refresh tokens |
 //! | written | bucket `revocations`: what gateways apply to open connections |
-//! | written | bucket `signing_keys`: public halves of the keys that sign |
+//! | written | bucket `signing_keys`: public halves of the keys that sign, external issuers |
+//! | out | HTTPS: the keys of external issuers |
 //!
 //! Invariants:
 //! - Private keys and the secrets of API keys never reach the bus's storage, a
@@ -28,8 +29,10 @@ pub mod bootstrap;
 mod config;
 mod error;
 mod family;
+mod fetch;
 mod grant;
 mod handler;
+mod issuers;
 mod key_dir;
 mod keyring;
 mod keys;
@@ -57,6 +60,8 @@ use crate::back_off::Failures;
 pub use crate::config::{AuthArgs, LifetimeArgs, Options, TokenArgs};
 pub use crate::error::Error;
 use crate::handler::Handler;
+use crate::issuers::Issuers;
+pub use crate::issuers::{FetchTimes, IssuerSettings};
 use crate::keys::Keys;
 use crate::manage::Manager;
 pub use crate::password::PasswordCost;
@@ -94,6 +99,7 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         ended = &mut serving => return Err(ended),
         () = report(&bus, &handler, &ready) => {}
         () = keys.follow(options.key_poll) => {}
+        () = handler.issuers.follow() => {}
         () = shutdown.wait() => {}
     }
     bus.drain().await;
@@ -133,7 +139,9 @@ async fn assemble(bus: &Bus, options: &Options, keys: Arc<Keys>) -> Result<Handl
         Arc::clone(&revoker),
         Arc::clone(&sessions),
     );
+    let issuers = Issuers::open(bus, options.issuers.clone(), options.fetch_times).await?;
     Ok(Handler {
+        issuers,
         api_keys,
         revoker,
         sessions,
@@ -163,6 +171,7 @@ async fn serve(bus: &Bus, handler: &Arc<Handler>) -> Error {
         answer!(REFRESH_TOKEN, handle_refresh_token),
         answer!(REVOKE, handle_revoke),
         answer!(MANAGE, handle_manage),
+        answer!(REFRESH_ISSUER, handle_refresh_issuer),
         answer!(ADMIN_MANAGE, handle_admin_manage),
     );
     Error::Bus(served.err().unwrap_or_else(|| BusError::Api {

@@ -187,6 +187,18 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
         Err(Rejection::Unavailable)
     }
 
+    /// Removes a record, whatever it is.
+    ///
+    /// # Errors
+    /// When the bus refuses or does not answer.
+    pub(crate) async fn delete(&self, key: &str) -> Result<(), BusError> {
+        let deleted = self.store.delete(key).await;
+        deleted.map_err(|error| BusError::Api {
+            action: format!("delete {key} of {}", self.bucket),
+            cause: error.to_string(),
+        })
+    }
+
     /// The keys behind `after` in their order.
     ///
     /// # Errors

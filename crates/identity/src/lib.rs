@@ -16,6 +16,7 @@
 //! | [`api_key`] | long-lived keys and the records kept of them |
 //! | [`credential`] | which kind of credential a client presented |
 //! | [`secret`] | text that must not be logged |
+//! | [`external`] | tokens of external issuers |
 //! | [`revocation`] | what no longer holds of a credential in use |
 //! | [`wire`] | principals as services send them to each other |
 //!
@@ -78,6 +79,7 @@
 pub mod api_key;
 pub mod claims;
 pub mod credential;
+pub mod external;
 pub mod key_set;
 pub mod permission;
 pub mod principal;
@@ -91,6 +93,7 @@ pub use crate::api_key::PREFIX as API_KEY_PREFIX;
 pub use crate::api_key::{ApiKey, ApiKeyHash, ApiKeyId, ApiKeyRecord, InvalidApiKey};
 pub use crate::claims::{Audience, Claims, Issuance};
 pub use crate::credential::{Credential, UnknownCredential};
+pub use crate::external::{ExternalIssuer, ExternalVerifier, Trust};
 pub use crate::key_set::{Expectations, Flaw, KeySet, PublicKey, VerifyError};
 pub use crate::permission::{Permission, Permissions, UnknownPermission};
 pub use crate::principal::{

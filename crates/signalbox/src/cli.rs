@@ -271,5 +271,6 @@ pub(crate) fn token_args(args: &UpArgs, signing_keys: PathBuf) -> TokenArgs {
         token_issuer: args.edge.token_issuer.clone(),
         token_audience: args.edge.token_audience.clone(),
         lifetime: args.lifetime,
+        external_issuers: None,
     }
 }

@@ -152,7 +152,7 @@ fn start(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Tasks> {
     let auth =
-        signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys));
+        signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys))?;
     let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone());
     let gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
     let tasks = Tasks::new(shutdown.clone());

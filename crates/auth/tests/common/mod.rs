@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::kv::Store;
 use futures_util::TryStreamExt as _;
-use signalbox_auth::{BackOff, Error, Options, PasswordCost, bootstrap};
+use signalbox_auth::{BackOff, Error, FetchTimes, Options, PasswordCost, bootstrap};
 use signalbox_bus::server::User;
 use signalbox_bus::stream::{self, StreamSettings};
 use signalbox_bus::{Bus, BusOptions, key, rpc, subject};
@@ -86,6 +86,8 @@ impl World {
                 passes: 1,
             },
             back_off: BackOff::default(),
+            issuers: Vec::new(),
+            fetch_times: FetchTimes::default(),
         }
     }
 
