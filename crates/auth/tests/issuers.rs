@@ -50,7 +50,7 @@ impl JwksServer {
                 match mood {
                     Mood::Answers(body) => {
                         let mut request = [0; 2_048];
-                        stream.read(&mut request).await.unwrap();
+                        let _read = stream.read(&mut request).await.unwrap();
                         let length = body.len();
                         let answer = format!(
                             "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"

@@ -279,7 +279,7 @@ pub struct CreateKey {
     /// What people call it.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// The user or system that it acts as; empty = key:<id>.
+    /// The user or system that it acts as; empty = `key:` and its id.
     #[prost(string, tag = "3")]
     pub subject: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "4")]
