@@ -170,6 +170,7 @@ impl Authority {
         }
         let request = wire::VerifyKeyRequest {
             api_key: key.expose().expose().to_owned(),
+            ..wire::VerifyKeyRequest::default()
         };
         let reply: Result<wire::VerifyKeyReply, CallError> =
             rpc::call(&self.bus, subject::VERIFY_KEY, &request, None, PATIENCE).await;
@@ -267,6 +268,9 @@ async fn read_keys(bus: &Bus) -> Result<KeySet, BusError> {
     let mut keys: Vec<PublicKey> = Vec::new();
     while let Some(id) = ids.next().await {
         let id = id.map_err(|error| failed(&error))?;
+        if key::is_issuer(&id) {
+            continue;
+        }
         let Some(value) = store.get(&id).await.map_err(|error| failed(&error))? else {
             continue;
         };

@@ -13,6 +13,8 @@ use signalbox_service::LogArgs;
 
 use crate::bench::BenchCommand;
 use crate::dlq::DlqCommand;
+use crate::key::KeyCommand;
+use crate::user::UserCommand;
 
 /// Where `up` keeps its data unless told otherwise.
 pub(crate) const DATA_DIR: &str = ".signalbox";
@@ -55,6 +57,12 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Print an access token
     Token(TokenCommand),
+    /// Manage API keys and the keys that sign tokens
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Manage users
+    #[command(subcommand)]
+    User(UserCommand),
     /// List, show and replay refused events
     Dlq(DlqCommand),
     /// Measure a Signalbox under load, and account for every event
@@ -74,6 +82,8 @@ impl Command {
             Self::Publish(_)
             | Self::Tail(_)
             | Self::Token(_)
+            | Self::Key(_)
+            | Self::User(_)
             | Self::Dlq(_)
             | Self::Bench(_)
             | Self::Config(_) => false,
@@ -265,5 +275,6 @@ pub(crate) fn token_args(args: &UpArgs, signing_keys: PathBuf) -> TokenArgs {
         token_issuer: args.edge.token_issuer.clone(),
         token_audience: args.edge.token_audience.clone(),
         lifetime: args.lifetime,
+        external_issuers: None,
     }
 }

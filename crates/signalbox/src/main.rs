@@ -1,10 +1,12 @@
 //! The `signalbox` binary: every service by its own subcommand, all of them
 //! together by `up`, and the tools to work with a running system.
 
+mod administration;
 mod bench;
 mod cli;
 mod config_file;
 mod dlq;
+mod key;
 mod output;
 mod publish;
 mod runtime;
@@ -13,6 +15,7 @@ mod settings;
 mod tail;
 mod token;
 mod up;
+mod user;
 
 use std::process::ExitCode;
 
@@ -62,6 +65,8 @@ fn run() -> Result<(), ExitError> {
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Token(args) => token::run(&args),
+        Command::Key(command) => key::run(command),
+        Command::User(command) => user::run(command),
         Command::Dlq(command) => dlq::run(&command),
         Command::Bench(command) => bench::run(&command),
         Command::Config(_) => Ok(()),

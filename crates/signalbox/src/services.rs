@@ -45,7 +45,7 @@ pub(crate) fn router(command: RouterCommand) -> Result<(), ExitError> {
 }
 
 pub(crate) fn auth(command: AuthCommand) -> Result<(), ExitError> {
-    let options = signalbox_auth::Options::from(command.auth);
+    let options = signalbox_auth::Options::try_from(command.auth).map_err(ExitError::config)?;
     serve("auth", &command.admin, async |health, shutdown| {
         signalbox_auth::run(options, health, shutdown)
             .await

@@ -43,6 +43,7 @@ struct BusUrls {
     producer: String,
     observer: String,
     operator: String,
+    registrar: String,
 }
 
 impl BusUrls {
@@ -55,6 +56,7 @@ impl BusUrls {
             producer: server.url(User::Producer),
             observer: server.url(User::Observer),
             operator: server.url(User::Operator),
+            registrar: server.url(User::Registrar),
         }
     }
 
@@ -68,7 +70,8 @@ impl BusUrls {
             gateway: url.clone(),
             producer: url.clone(),
             observer: url.clone(),
-            operator: url,
+            operator: url.clone(),
+            registrar: url,
         }
     }
 }
@@ -149,7 +152,7 @@ fn start(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Tasks> {
     let auth =
-        signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys));
+        signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys))?;
     let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone());
     let mut gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
     // What people develop in front of `up` comes from a server of its own.
@@ -204,6 +207,7 @@ async fn announce(
         nats_url: urls.producer.clone(),
         observer_url: urls.observer.clone(),
         operator_url: urls.operator.clone(),
+        registrar_url: urls.registrar.clone(),
         listeners,
         admin,
     };

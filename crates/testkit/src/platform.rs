@@ -97,10 +97,7 @@ impl Platform {
             "init failed\n{}",
             init.stderr().lines().join("\n")
         );
-        let mut auth = command(&nats, User::Auth, "auth");
-        auth.arg("--signing-keys")
-            .arg(dir.path().join("signing-keys"));
-        let auth = Service::spawn(auth);
+        let auth = Service::spawn(auth(&nats, dir.path()));
         let router = Service::spawn(router(&nats, arguments.router));
         let (auth, router) = (auth.ready().await, router.ready().await);
         let mut platform = Self {
@@ -147,6 +144,16 @@ impl Platform {
                 Err(words) => panic!("the gateway does not start\n{words}"),
             }
         }
+    }
+
+    /// Starts one more auth service, which the caller keeps.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_auth(&self) -> Service {
+        Service::spawn(auth(&self.nats, self.dir.path()))
+            .ready()
+            .await
     }
 
     /// Starts one more router, which the caller keeps.
@@ -296,6 +303,13 @@ fn address(line: &str, key: &str) -> Option<SocketAddr> {
         .next()?
         .parse()
         .ok()
+}
+
+/// An auth service with the signing keys in `dir`.
+fn auth(nats: &NatsServer, dir: &Path) -> Command {
+    let mut auth = command(nats, User::Auth, "auth");
+    auth.arg("--signing-keys").arg(dir.join("signing-keys"));
+    auth
 }
 
 /// A router, whose lease is short unless an argument says otherwise.

@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod auth_replicas;
 mod bench;
 mod browser;
 mod bus_absence;
@@ -19,6 +20,7 @@ mod floods;
 mod hostile_bytes;
 mod ingest;
 mod ingest_faults;
+mod keys;
 mod limits;
 mod mesh;
 mod openapi;
