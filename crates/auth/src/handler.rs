@@ -10,6 +10,7 @@ use tracing::{field, info};
 use crate::api_keys::ApiKeys;
 use crate::grant::{self, Terms};
 use crate::keyring::Keyring;
+use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 
 /// The log target of what security officers read.
@@ -20,6 +21,7 @@ pub(crate) struct Handler {
     api_keys: ApiKeys,
     keyring: Keyring,
     terms: Terms,
+    metrics: Metrics,
 }
 
 impl Handler {
@@ -28,6 +30,7 @@ impl Handler {
             api_keys,
             keyring,
             terms,
+            metrics: Metrics::new(),
         }
     }
 
@@ -48,6 +51,7 @@ impl Handler {
             Some(key) => self.api_keys.authenticate(key).await,
             None => Err(Rejection::Malformed),
         };
+        self.metrics.answered("verify_key", &verdict);
         let outcome = match verdict {
             Ok(principal) => verify_key_reply::Outcome::Principal((&principal).into()),
             Err(rejection) => {
@@ -70,6 +74,7 @@ impl Handler {
             Some(key) => self.issue(key, request).await,
             None => Err(Rejection::Malformed),
         };
+        self.metrics.answered("issue_token", &issued);
         let outcome = match issued {
             Ok(token) => issue_token_reply::Outcome::Token(token),
             Err(rejection) => {

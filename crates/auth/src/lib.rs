@@ -23,6 +23,7 @@ mod grant;
 mod handler;
 mod key_dir;
 mod keyring;
+mod metrics;
 mod publication;
 mod rejection;
 
@@ -60,6 +61,7 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         return Err(Error::NoSigningKey(options.signing_keys));
     }
     let bus = Bus::connect(&options.bus, "signalbox-auth").await?;
+    metrics::observe_bus(&bus);
     let published = publication::publish(&bus, keys).await?;
     let handler = Arc::new(Handler::new(
         ApiKeys::open(&bus).await?,

@@ -18,6 +18,7 @@ mod access;
 mod admission;
 mod authority;
 mod config;
+mod counts;
 mod descriptors;
 mod dialect;
 mod error;
@@ -25,9 +26,11 @@ mod feed;
 mod history;
 mod hub;
 mod listener;
+mod metrics;
 mod routes;
 mod session;
 mod shard;
+mod spans;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -52,6 +55,7 @@ use crate::feed::{FEED_CAPACITY, News, Presence};
 use crate::history::History;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
+use crate::metrics::Metrics;
 use crate::shard::{Shared, Start};
 
 /// How long background tasks may take to end after a stop.
@@ -73,6 +77,10 @@ pub async fn run(
     let bus = Bus::connect(&options.bus, "signalbox-gateway").await?;
     let state = stream::verify(&bus, TOPICS).await?;
     let authority = Arc::new(Authority::new(bus.clone(), options.expectations.clone()).await?);
+    let count = shard_count(options.shards);
+    let metrics = Metrics::new(count.get());
+    Metrics::observe_bus(&bus, "gateway");
+    Metrics::observe_authority(&authority);
     let tasks = Tasks::new(shutdown.clone());
     let (keys, stop) = (Arc::clone(&authority), shutdown.clone());
     tasks.spawn("signing keys", async move {
@@ -87,9 +95,10 @@ pub async fn run(
         ..options.admission
     }));
     let (refusing, stop) = (Arc::clone(&admission), shutdown.clone());
+    let counting = Arc::clone(&metrics);
     tasks.spawn("refusals", async move {
         tokio::select! {
-            () = accept::report_refusals(&refusing) => {}
+            () = accept::report_refusals(&refusing, &counting.refusals) => {}
             () = stop.wait() => {}
         }
     });
@@ -99,7 +108,6 @@ pub async fn run(
         .iter()
         .filter_map(|listener| listener.addr().ok())
         .collect();
-    let count = shard_count(options.shards);
     let (present, bus_present) = watch::channel(true);
     let shared = Shared {
         bus_present,
@@ -110,12 +118,13 @@ pub async fn run(
         history: Arc::new(History::new(bus.clone())),
         shutdown: shutdown.clone(),
     };
-    let (senders, starts) = prepare(&listeners, count, state)?;
+    let (senders, starts) = prepare(&listeners, &metrics, state)?;
     drop(listeners);
     let reader = Reader {
         state,
         senders,
         presence: Presence { ready, present },
+        metrics,
         shutdown: shutdown.clone(),
     };
     let shards = if count.get() == 1 {
@@ -139,6 +148,7 @@ struct Reader {
     state: StreamState,
     senders: Vec<mpsc::Sender<News>>,
     presence: Presence,
+    metrics: Arc<Metrics>,
     shutdown: Shutdown,
 }
 
@@ -149,7 +159,14 @@ impl Reader {
         // Ready once the first consumer stands: clients confirmed before it
         // would only wait for their events.
         self.presence.found();
-        feed::run(reader, self.senders, self.presence, self.shutdown).await;
+        feed::run(
+            reader,
+            self.senders,
+            self.presence,
+            &self.metrics.feed,
+            self.shutdown,
+        )
+        .await;
     }
 }
 
@@ -175,12 +192,12 @@ fn shard_count(asked: usize) -> NonZeroUsize {
 /// What each shard starts with, and where its news go in.
 fn prepare(
     listeners: &[Listener],
-    count: NonZeroUsize,
+    metrics: &Metrics,
     state: StreamState,
 ) -> Result<(Vec<mpsc::Sender<News>>, Vec<Start>), Error> {
     let mut senders = Vec::new();
     let mut starts = Vec::new();
-    for _ in 0..count.get() {
+    for counts in &metrics.shards {
         let (sender, news) = mpsc::channel(FEED_CAPACITY);
         let listeners = listeners
             .iter()
@@ -191,6 +208,7 @@ fn prepare(
         starts.push(Start {
             listeners,
             news,
+            counts: Arc::clone(counts),
             epoch: state.epoch,
             position: state.last,
         });
@@ -240,7 +258,10 @@ fn start_shards(
 /// socket is then served by the same thread.
 async fn read_here(reader: Reader, shared: Shared) {
     match Bus::connect(&shared.options.bus, "signalbox-gateway-feed").await {
-        Ok(bus) => reader.run_on(bus).await,
+        Ok(bus) => {
+            Metrics::observe_bus(&bus, "gateway feed");
+            reader.run_on(bus).await;
+        }
         Err(error) => {
             shared.shutdown.fail(format!("event feed: {error}"));
         }

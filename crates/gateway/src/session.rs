@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use signalbox_bus::trace;
 use signalbox_identity::{Principal, Role};
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::cursor::Cursor;
@@ -27,6 +28,7 @@ use crate::dialect::{Answer, Dialect, Request, Subscribe};
 use crate::hub::{MemberId, Progress, SubscriptionId};
 use crate::routes::Visitor;
 use crate::shard::{Connection, Presence, Shard};
+use crate::spans;
 
 /// Bad messages in a row that end a connection.
 const MAX_STRIKES: u32 = 10;
@@ -109,6 +111,7 @@ pub(crate) async fn run<D: Dialect>(
         session.trust(&mut socket);
     }
     let closure = session.converse(&mut socket).await;
+    session.shard.counts.note_end(&closure);
     info!(
         target: AUDIT,
         session = %session.name,
@@ -139,6 +142,7 @@ impl<D: Dialect> Session<D> {
             visitor,
             _presence: shard.enter(Connection {
                 outbound: outbound.clone(),
+                dialect: D::NAME,
                 farewell: say_farewell::<D>,
             }),
             shard,
@@ -346,11 +350,9 @@ impl<D: Dialect> Session<D> {
         };
         debug!(session = %self.name, %channel, %seq, recovered = resumed, "subscribed");
         if progress != Progress::Live {
-            self.replays.push(Box::pin(replay(
-                Rc::clone(&self.shard),
-                self.outbound.clone(),
-                id,
-            )));
+            let work = replay(Rc::clone(&self.shard), self.outbound.clone(), id);
+            self.replays
+                .push(Box::pin(trace::within(spans::replay(channel), work)));
         }
         self.subscriptions.insert(name, Held { id, channel });
         Ok(())

@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use signalbox_bus::publish::{Outgoing, publish};
+use signalbox_bus::publish::{Outgoing, publish_event};
 use signalbox_bus::{Bus, BusOptions, HeaderMap, header, subject};
 use signalbox_protocol::catalogue;
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::envelope::{self, CE_ID, CE_PRIORITY, CE_SOURCE, Headers, Submission};
 use signalbox_protocol::timestamp::Timestamp;
-use signalbox_protocol::trace::TRACEPARENT;
 use signalbox_service::{ExitError, run as run_service};
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
 use tracing::debug;
@@ -106,25 +105,24 @@ async fn send(
         .clone()
         .unwrap_or_else(|| Uuid::now_v7().to_string());
     let source = target.source(args);
-    let trace = header::new_trace(true);
     let mut headers = HeaderMap::new();
     headers.insert(CE_ID, id.as_str());
     headers.insert(CE_SOURCE, source);
-    headers.insert(TRACEPARENT, trace.to_string());
     if let Some(priority) = &args.priority {
         headers.insert(CE_PRIORITY, priority.as_str());
     }
     if !args.unchecked {
         check(target, &headers, &payload)?;
     }
-    let message = Outgoing {
+    let mut message = Outgoing {
         subject: subject::event(target.domain, &target.name),
         message_id: format!("{}/{source}/{id}", target.domain),
         headers,
         payload: payload.into(),
     };
-    let stored = publish(bus, &message, Duration::from_secs(args.patience)).await?;
-    let trace_id = trace.trace_id();
+    let patience = Duration::from_secs(args.patience);
+    let (stored, trace) = publish_event(bus, &mut message, true, patience).await?;
+    let trace_id = trace.parent().trace_id();
     debug!(%trace_id, %id, sequence = stored.sequence, "published");
     if !args.quiet {
         let state = if stored.duplicate {

@@ -74,12 +74,12 @@ impl Filters {
             .for_each(|(_, entry)| entry.judged = 0);
     }
 
-    #[cfg(test)]
+    /// Evaluations since the start.
     pub(super) fn evaluations(&self) -> u64 {
         self.evaluations
     }
 
-    #[cfg(test)]
+    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
