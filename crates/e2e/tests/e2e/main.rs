@@ -7,6 +7,7 @@
 
 mod bus_absence;
 mod clients;
+mod collector;
 mod commands;
 mod dead_letters;
 mod dlq;
@@ -14,11 +15,13 @@ mod events;
 mod faults;
 mod floods;
 mod hostile_bytes;
+mod metrics;
 mod planted;
 mod raw;
 mod resume;
 mod routers;
 mod slow_readers;
+mod telemetry;
 mod threat;
 mod trace;
 mod up;
