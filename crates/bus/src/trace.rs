@@ -15,8 +15,7 @@ use std::time::SystemTime;
 use async_nats::HeaderMap;
 use opentelemetry::global::{self, BoxedSpan};
 use opentelemetry::trace::{
-    Span as _, SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
-    Tracer as _,
+    Span as _, SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, Tracer as _,
 };
 use opentelemetry::{Context, KeyValue, Value};
 use signalbox_protocol::trace::{MAX_TRACESTATE_BYTES, Recording, TRACEPARENT, TRACESTATE};
@@ -89,7 +88,7 @@ impl TraceContext {
             SpanId::from(self.parent.span_id().as_u64()),
             TraceFlags::default().with_sampled(self.parent.is_sampled()),
             true,
-            state.unwrap_or_else(TraceState::default),
+            state.unwrap_or_default(),
         );
         Context::new().with_remote_span_context(context)
     }

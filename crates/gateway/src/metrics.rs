@@ -268,19 +268,17 @@ impl Metrics {
     }
 
     fn observe_feed(self: &Arc<Self>, meter: &Meter) {
-        let counters: [(About, fn(&FeedCounts) -> &Count); 2] = [
-            (RECEIVED, |feed| &feed.received),
-            (SKIPPED, |feed| &feed.skipped),
-        ];
-        for (about, which) in counters {
-            let metrics = Arc::clone(self);
-            counter(meter, about, move |observe| {
-                observe(which(&metrics.feed).get(), &[])
-            });
-        }
+        let metrics = Arc::clone(self);
+        counter(meter, RECEIVED, move |observe| {
+            observe(metrics.feed.received.get(), &[]);
+        });
+        let metrics = Arc::clone(self);
+        counter(meter, SKIPPED, move |observe| {
+            observe(metrics.feed.skipped.get(), &[]);
+        });
         let metrics = Arc::clone(self);
         gauge(meter, LAG, move |observe| {
-            observe(metrics.feed.lag.get(), &[])
+            observe(metrics.feed.lag.get(), &[]);
         });
     }
 

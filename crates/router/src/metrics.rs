@@ -69,6 +69,9 @@ const STORE_DURATION: About = About {
     text: "Time from the first attempt to store an event to its acknowledgement",
 };
 
+/// Picks one of a domain's numbers.
+type Which = fn(&DomainCounts) -> &Count;
+
 /// What is counted of one domain.
 #[derive(Debug, Default)]
 pub(crate) struct DomainCounts {
@@ -104,7 +107,7 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let meter = global::meter(SCOPE);
         let domains: Arc<[DomainCounts; Domain::ALL.len()]> = Arc::default();
-        let counters: [(About, fn(&DomainCounts) -> &Count); 7] = [
+        let counters: [(About, Which); 7] = [
             (ROUTED, |counts| &counts.routed),
             (INVALID, |counts| &counts.invalid),
             (DEAD_LETTERS, |counts| &counts.dead_letters),
@@ -121,7 +124,7 @@ impl Metrics {
                 }
             });
         }
-        let gauges: [(About, fn(&DomainCounts) -> &Count); 2] = [
+        let gauges: [(About, Which); 2] = [
             (HELD, |counts| &counts.held),
             (ASSIGNED, |counts| &counts.assigned),
         ];

@@ -1,5 +1,6 @@
-//! What every service process needs around its work: logs, signals, an orderly
-//! end, readiness, the admin listener and owned tasks.
+//! What every service process needs around its work: logs, traces and metrics on
+//! their way out, signals, an orderly end, readiness, the admin listener and
+//! owned tasks.
 //!
 //! The crate knows no service, no bus and no client; configuration is parsed by
 //! the caller.

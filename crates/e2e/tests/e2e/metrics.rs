@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::events::{alert, send};
+use crate::raw::{self, Raw, TEXT};
 
 /// Set to write `docs/metrics.md` instead of comparing it.
 const WRITE_DOCS: &str = "SIGNALBOX_TEST_WRITE_DOCS";
@@ -39,6 +40,13 @@ impl Page {
             .collect();
         assert!(!numbers.is_empty(), "no {name} {labels:?} in\n{}", self.0);
         numbers.into_iter().sum::<f64>() as u64
+    }
+
+    /// The value of the one line of a metric.
+    fn exact(&self, name: &str) -> f64 {
+        let mut lines = self.0.lines();
+        let line = lines.find(|line| line.split(['{', ' ']).next() == Some(name));
+        line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     /// Name to kind and description.
@@ -229,6 +237,79 @@ async fn the_routers_and_auths_numbers_follow_the_load() {
     // Each gateway asked once for the good key.
     assert_eq!((answered("ACCEPTED"), answered("AUTH_FAILED")), (2, 1));
     assert_eq!(page.number("signalbox_ready", &[("condition", "auth")]), 1);
+}
+
+/// A reader that falls behind shows while it does, and as what it was once it
+/// is sent away; so does who finds the house full, and a bus that was lost.
+#[tokio::test]
+async fn trouble_shows_in_numbers() {
+    let limits = [
+        "--send-buffer-bytes",
+        "16384",
+        "--queue-bytes",
+        "20000000",
+        "--max-connections",
+        "2",
+    ];
+    let platform = Platform::start_with(1, &limits).await;
+    let gateway = &platform.gateways[0];
+    let key = platform.api_key("analyst");
+    let stream = raw::connect(raw::local(1), gateway.listener(), Some(4_096)).await;
+    let mut stalled = Raw::open_over(stream, &key).await;
+    let subscribe = json!({"type": "subscribe", "channel": "threat_alerts"});
+    stalled.send(TEXT, subscribe.to_string().as_bytes()).await;
+    stalled.json().await;
+    let bus = platform.bus(User::Producer).await;
+    let mut data = alert("HIGH");
+    data["ai_summary"] = json!("s".repeat(100_000));
+    let mut id = 0;
+    let mut publish = async || {
+        id += 1;
+        send(&bus, "threat_alert", &id.to_string(), &data).await;
+        Page::of(gateway).await
+    };
+    eventually("a queue", DEADLINE, async || {
+        let page = publish().await;
+        let waits = page.number("signalbox_gateway_queue_connections", &[]) == 1
+            && page.number("signalbox_gateway_queue_size_bytes", &[]) > 100_000
+            && page.exact("signalbox_gateway_queue_age_seconds") > 0.0;
+        waits.then_some(())
+    })
+    .await;
+    let slow = [("by", "slow_reader")];
+    eventually("the end of the slow reader", DEADLINE, async || {
+        let page = publish().await;
+        let ended = page.number("signalbox_gateway_connections_ended_total", &slow);
+        (ended == 1).then_some(())
+    })
+    .await;
+    let queued = [("outcome", "queued")];
+    let page = Page::of(gateway).await;
+    assert!(page.number("signalbox_gateway_events_delivered_total", &queued) > 0);
+    assert!(page.number("signalbox_gateway_events_dropped_total", &[]) > 0);
+    drop(stalled);
+
+    let mut guests = Vec::new();
+    eventually("a refusal", DEADLINE, async || {
+        let connected = WsClient::try_connect(&gateway.threat_url(), &[]).await;
+        guests.extend(connected);
+        let page = Page::of(gateway).await;
+        let full = [("reason", "full")];
+        let refused = page.number("signalbox_gateway_connections_refused_total", &full);
+        (refused > 0).then_some(())
+    })
+    .await;
+    platform.nats.restart().await;
+    eventually("the bus", DEADLINE, async || {
+        let page = Page::of(gateway).await;
+        let name = |name| [("signalbox_bus_connection", name)];
+        let back = ["gateway", "gateway feed"].into_iter().all(|it| {
+            page.number("signalbox_bus_connected", &name(it)) == 1
+                && page.number("signalbox_bus_reconnects_total", &name(it)) == 1
+        });
+        back.then_some(())
+    })
+    .await;
 }
 
 /// The probes have a thread of their own: they answer while the shard works.

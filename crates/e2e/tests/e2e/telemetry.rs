@@ -24,11 +24,7 @@ const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// A platform that exports to `collector`.
 async fn platform(collector: &Collector) -> Platform {
     let arguments = Arguments {
-        environment: &[
-            (ENDPOINT, &collector.url()),
-            EXPORT_DELAY,
-            ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
-        ],
+        environment: &[(ENDPOINT, &collector.url()), EXPORT_DELAY],
         ..Arguments::default()
     };
     Platform::start_as(1, arguments).await
@@ -80,7 +76,17 @@ async fn send_within(bus: &Bus, id: &str, traceparent: &str, tracestate: Option<
 #[tokio::test]
 async fn one_trace_leads_from_the_publish_to_the_write() {
     let collector = Collector::start().await;
-    let platform = platform(&collector).await;
+    // Two shards hand the event out; their notes become one span.
+    let arguments = Arguments {
+        gateway: &["--shards", "2"],
+        environment: &[
+            (ENDPOINT, &collector.url()),
+            EXPORT_DELAY,
+            ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+        ],
+        ..Arguments::default()
+    };
+    let platform = Platform::start_as(1, arguments).await;
     let all = json!({"channel": "threat_alerts"});
     let mut clients = [
         subscriber(&platform, all.clone()).await,
@@ -174,9 +180,15 @@ async fn a_producers_decision_is_honoured() {
     let (unsampled, sampled) = (format!("{:032x}", 0xaaaa), format!("{:032x}", 0xbbbb));
     let parent = "00000000000000aa";
     send_within(&bus, "1", &format!("00-{unsampled}-{parent}-00"), None).await;
+    // A producer of ours whose own sampler says no marks its events so.
+    let variables = [
+        (ENDPOINT, &*collector.url()),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+    ];
+    let (left_out, _) = publish_by_command(&platform, &alert("HIGH"), &variables).await;
     let state = "vendor=opaque:1,other=2";
     send_within(&bus, "2", &format!("00-{sampled}-{parent}-01"), Some(state)).await;
-    for _ in 0..2 {
+    for _ in 0..3 {
         client.expect("threat_alert").await;
     }
     let written = collector.find(Some(&sampled), "write").await;
@@ -184,7 +196,13 @@ async fn a_producers_decision_is_honoured() {
     let routed = collector.find(Some(&sampled), "route").await;
     assert_eq!(routed.span.parent_span_id, 0xaa_u64.to_be_bytes());
     // Both services have exported behind the first event by now.
-    assert_eq!(collector.trace(&unsampled).len(), 0);
+    for unsampled in [&unsampled, &left_out] {
+        assert!(
+            collector.trace(unsampled).is_empty(),
+            "{:?}",
+            collector.spans()
+        );
+    }
 
     // The trace of an event that nobody records is passed on all the same.
     let stored = platform.bus(User::Admin).await;

@@ -75,7 +75,7 @@ pub struct OtlpArgs {
         value_name = "SHARE"
     )]
     pub traces_sampler_arg: Option<String>,
-    /// What the process is called in traces and metrics [default: signalbox-<subcommand>]
+    /// What the process is called in traces and metrics [default: signalbox- and the subcommand]
     #[arg(long, env = "OTEL_SERVICE_NAME", global = true, value_name = "NAME")]
     pub service_name: Option<String>,
     /// Send nothing, wherever a collector is

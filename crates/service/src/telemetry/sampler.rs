@@ -30,9 +30,10 @@ impl Sampling {
             "traceidratio" => Sampler::TraceIdRatioBased(share(argument)?),
             _ => return Err(TelemetryError::Sampler(name.to_owned())),
         };
+        // Also where it takes none, it is asked about those that begin here: a
+        // producer marks them by its answer.
         let recording = match (&sampler, parent_based) {
-            (_, true) => Recording::Sampled,
-            (Sampler::AlwaysOff, false) => Recording::Nothing,
+            (Sampler::AlwaysOff, _) | (_, true) => Recording::Sampled,
             (_, false) => Recording::Asked,
         };
         Ok(Self {
@@ -66,7 +67,7 @@ mod tests {
         assert_eq!(recording("parentbased_traceidratio"), Recording::Sampled);
         assert_eq!(recording("always_on"), Recording::Asked);
         assert_eq!(recording("traceidratio"), Recording::Asked);
-        assert_eq!(recording("always_off"), Recording::Nothing);
+        assert_eq!(recording("always_off"), Recording::Sampled);
         assert!(Sampling::parse("xray", None).is_err());
         assert!(Sampling::parse("traceidratio", None).is_ok());
         for wrong in ["1.5", "-1", "half", "NaN"] {
