@@ -17,6 +17,7 @@ use crate::back_off::{Culprit, Failures};
 use crate::family::RefreshToken;
 use crate::issuers::Issuers;
 use crate::manage::Manager;
+use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::revoker::Revoker;
 use crate::sessions::{Issued, Sessions};
@@ -30,6 +31,7 @@ pub(crate) struct Handler {
     pub(crate) manager: Manager,
     pub(crate) failures: Failures,
     pub(crate) issuers: Issuers,
+    pub(crate) metrics: Metrics,
 }
 
 /// Who asks, and with which credential, as far as it may be named.
@@ -90,6 +92,7 @@ impl Handler {
             Some(key) => self.api_keys.authenticate(key).await,
             None => Err(Rejection::BadKey("malformed")),
         };
+        self.metrics.answered("verify_key", &verdict);
         let outcome = match verdict {
             Ok(principal) => verify_key_reply::Outcome::Principal((&principal).into()),
             Err(rejection) => {
@@ -137,6 +140,7 @@ impl Handler {
                 (asker, issued)
             }
         };
+        self.metrics.answered("issue_token", &issued);
         self.answer("token issued", "token refused", &asker, issued)
     }
 
@@ -152,13 +156,16 @@ impl Handler {
             Some(token) => self.sessions.refresh(token, asker.connection()).await,
             None => Err(Rejection::BadRefresh("malformed")),
         };
+        self.metrics.answered("refresh_token", &issued);
         self.answer("token refreshed", "refresh refused", &asker, issued)
     }
 
     /// Revokes what the bearer holds.
     pub(crate) async fn handle_revoke(&self, request: wire::RevokeRequest) -> wire::RevokeReply {
         let asker = Asker::new(request.context);
-        let outcome = match self.revoke(request.held).await {
+        let revoked = self.revoke(request.held).await;
+        self.metrics.answered("revoke", &revoked);
+        let outcome = match revoked {
             Ok(what) => {
                 info!(
                     target: AUDIT, peer = asker.peer().map(field::display),
@@ -222,6 +229,7 @@ impl Handler {
                 expected: "one that this version knows",
             }),
         };
+        self.metrics.answered("manage", &outcome);
         managed(outcome.unwrap_or_else(|rejection| {
             let refusal = self.refuse("administration refused", asker, &rejection);
             manage_reply::Outcome::Refusal(refusal)

@@ -37,6 +37,7 @@ mod key_dir;
 mod keyring;
 mod keys;
 mod manage;
+mod metrics;
 mod password;
 mod publication;
 mod rejection;
@@ -64,6 +65,7 @@ use crate::issuers::Issuers;
 pub use crate::issuers::{FetchTimes, IssuerSettings};
 use crate::keys::Keys;
 use crate::manage::Manager;
+use crate::metrics::Metrics;
 pub use crate::password::PasswordCost;
 use crate::password::Passwords;
 use crate::revoker::Revoker;
@@ -90,6 +92,7 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         return Err(Error::NoSigningKey(options.signing_keys));
     }
     let bus = Bus::connect(&options.bus, "signalbox-auth").await?;
+    metrics::observe_bus(&bus);
     let keys = Arc::new(Keys::open(&bus, &options).await?);
     let handler = Arc::new(assemble(&bus, &options, Arc::clone(&keys)).await?);
     let mut serving = pin!(serve(&bus, &handler));
@@ -147,6 +150,7 @@ async fn assemble(bus: &Bus, options: &Options, keys: Arc<Keys>) -> Result<Handl
         sessions,
         manager,
         failures: Failures::new(options.back_off),
+        metrics: Metrics::new(),
     })
 }
 

@@ -122,6 +122,12 @@ pub fn parse_topic(subject: &str) -> Option<Topic> {
     })
 }
 
+/// The channel in a subject of TOPICS, as text; empty where there is none.
+#[must_use]
+pub fn channel_of(topic: &str) -> &str {
+    topic.split('.').nth(1).unwrap_or_default()
+}
+
 /// The wildcard for everything on a channel, or for one object's part of it.
 #[must_use]
 pub fn topics_of(channel: Channel, object: Option<&str>) -> String {

@@ -101,6 +101,7 @@ pub(crate) async fn run<D: Dialect>(
     session.enter(credential).await;
     session.trust(&mut socket);
     let closure = session.converse(&mut socket).await;
+    session.shard.counts.note_end(&closure);
     info!(
         target: AUDIT,
         session = %session.name,
@@ -133,6 +134,7 @@ impl<D: Dialect> Session<D> {
             visitor,
             _presence: shard.enter(Connection {
                 outbound: outbound.clone(),
+                dialect: D::NAME,
                 farewell: say_farewell::<D>,
             }),
             shard,

@@ -9,7 +9,7 @@ use signalbox_bus::BusArgs;
 use signalbox_gateway::{EdgeArgs, GatewayArgs};
 use signalbox_identity::Role;
 use signalbox_router::{RouterArgs, RoutingArgs};
-use signalbox_service::LogArgs;
+use signalbox_service::{LogArgs, OtlpArgs};
 
 use crate::bench::BenchCommand;
 use crate::dlq::DlqCommand;
@@ -32,6 +32,8 @@ const ADMIN: &str = "127.0.0.1:9090";
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) logs: LogArgs,
+    #[command(flatten)]
+    pub(crate) otlp: OtlpArgs,
     /// Settings file (TOML): a table for each subcommand, keys as its long flags
     #[arg(long, env = "SIGNALBOX_CONFIG", global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -73,6 +75,25 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// What it is called in traces and metrics, if it tells any.
+    pub(crate) const fn telemetry_name(&self) -> Option<&'static str> {
+        match self {
+            Self::Up(_) => Some("signalbox"),
+            Self::Gateway(_) => Some("signalbox-gateway"),
+            Self::Router(_) => Some("signalbox-router"),
+            Self::Auth(_) => Some("signalbox-auth"),
+            Self::Publish(_) => Some("signalbox-publish"),
+            Self::Init(_)
+            | Self::Tail(_)
+            | Self::Token(_)
+            | Self::Key(_)
+            | Self::User(_)
+            | Self::Dlq(_)
+            | Self::Bench(_)
+            | Self::Config(_) => None,
+        }
+    }
+
     /// Whether it runs until it is stopped and logs what it does.
     pub(crate) const fn is_service(&self) -> bool {
         match self {
@@ -94,7 +115,7 @@ impl Command {
 /// Where a service tells how it is.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AdminArgs {
-    /// Address of /live and /ready; a taken port gives way to a free one
+    /// Address of /live, /ready and /metrics; a taken port gives way to a free one
     #[arg(long, env = "SIGNALBOX_ADMIN", default_value = ADMIN)]
     pub(crate) admin: SocketAddr,
     /// Seconds that a stop may take

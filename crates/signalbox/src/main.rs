@@ -20,7 +20,8 @@ mod user;
 use std::process::ExitCode;
 
 use signalbox_bus::server::{CHILD_SUBCOMMAND, child_main};
-use signalbox_service::{ExitError, exit_code, telemetry};
+use signalbox_service::metrics::Registry;
+use signalbox_service::{ExitError, Telemetry, exit_code, telemetry};
 
 use crate::cli::{Cli, Command};
 
@@ -46,6 +47,7 @@ fn run() -> Result<(), ExitError> {
     };
     let Cli {
         logs,
+        otlp,
         config: _,
         command,
     } = cli;
@@ -56,12 +58,29 @@ fn run() -> Result<(), ExitError> {
     if command.is_service() || logs.log_filter.is_some() {
         telemetry::init(&logs).map_err(ExitError::config)?;
     }
+    let telemetry = command
+        .telemetry_name()
+        .map(|name| Telemetry::start(&otlp, name))
+        .transpose()
+        .map_err(ExitError::config)?;
+    let registry = telemetry.as_ref().map(Telemetry::registry);
+    let registry = registry.unwrap_or_default();
+    let outcome = dispatch(command, registry);
+    // Here, where no runtime is left that it could hold up.
+    if let Some(telemetry) = telemetry {
+        telemetry.flush();
+    }
+    outcome
+}
+
+/// Runs a subcommand; services show what is in `metrics`.
+fn dispatch(command: Command, metrics: Registry) -> Result<(), ExitError> {
     match command {
-        Command::Up(args) => up::run(args),
+        Command::Up(args) => up::run(args, metrics),
         Command::Init(args) => services::init(args),
-        Command::Gateway(args) => services::gateway(args),
-        Command::Router(args) => services::router(args),
-        Command::Auth(args) => services::auth(args),
+        Command::Gateway(args) => services::gateway(args, metrics),
+        Command::Router(args) => services::router(args, metrics),
+        Command::Auth(args) => services::auth(args, metrics),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Token(args) => token::run(&args),

@@ -31,6 +31,8 @@ pub struct Arguments<'a> {
     pub router: &'a [&'a str],
     /// Of the gateways.
     pub gateway: &'a [&'a str],
+    /// Variables in the environment of all services.
+    pub environment: &'a [(&'a str, &'a str)],
 }
 
 /// Auth, a router and gateways, each a process. Dropping it ends them.
@@ -44,6 +46,7 @@ pub struct Platform {
     pub auth: Service,
     /// The bus.
     pub nats: NatsServer,
+    environment: Vec<(String, String)>,
     dir: TempDir,
 }
 
@@ -97,14 +100,23 @@ impl Platform {
             "init failed\n{}",
             init.stderr().lines().join("\n")
         );
-        let auth = Service::spawn(auth(&nats, dir.path()));
-        let router = Service::spawn(router(&nats, arguments.router));
+        let mut auth = auth(&nats, dir.path());
+        auth.envs(arguments.environment.iter().copied());
+        let auth = Service::spawn(auth);
+        let mut router = router(&nats, arguments.router);
+        router.envs(arguments.environment.iter().copied());
+        let router = Service::spawn(router);
         let (auth, router) = (auth.ready().await, router.ready().await);
         let mut platform = Self {
             gateways: Vec::new(),
             router,
             auth,
             nats,
+            environment: arguments
+                .environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             dir,
         };
         for _ in 0..gateways {
@@ -120,7 +132,10 @@ impl Platform {
     /// When it does not start.
     pub async fn start_gateway(&self, arguments: &[&str]) -> Service {
         let mut gateway = command(&self.nats, User::Gateway, "gateway");
-        gateway.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        gateway
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         Service::spawn(gateway).ready().await
     }
 

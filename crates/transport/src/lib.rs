@@ -43,7 +43,7 @@ mod websocket;
 pub use closure::{ClosedBy, Closure};
 pub use frame::{CloseCode, Frame, MAX_CLOSE_REASON_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
 pub use http1::{HttpLimits, serve_http};
-pub use outbound::{Outbound, OutboundLimits, Sent};
+pub use outbound::{Outbound, OutboundLimits, READER_TOO_SLOW, Sent};
 pub use shard::{ShardIndex, ShardPanicked, Shards, shard_count_for};
 pub use socket::{SEND_BUFFER_BYTES, Socket, set_send_buffer};
 pub use upgrade::{PendingUpgrade, UpgradeRejection};

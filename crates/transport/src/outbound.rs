@@ -6,6 +6,7 @@ mod queue;
 
 use std::{cell::Ref, future, io::IoSlice, iter, rc::Rc, task::Poll, time::Duration};
 
+pub use self::connection::READER_TOO_SLOW;
 pub(crate) use self::connection::{Connection, Phase};
 use crate::{CloseCode, ClosedBy, Closure, Frame, Socket};
 
@@ -178,6 +179,11 @@ impl Outbound {
     /// Unwritten bytes in the queue, headers included.
     pub fn queued_bytes(&self) -> usize {
         self.0.queued_bytes()
+    }
+
+    /// For how long something has been waiting without a break; `None` when nothing is.
+    pub fn queue_age(&self) -> Option<Duration> {
+        self.0.queue_age()
     }
 
     /// Bytes that the socket has taken since the upgrade, headers included.

@@ -6,6 +6,7 @@ use std::{
     future, io,
     rc::{Rc, Weak},
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -16,6 +17,9 @@ use tracing::debug;
 
 use super::{LONGEST_WAIT, OutboundLimits, Sent, SocketRef, queue::Queue};
 use crate::{CloseCode, ClosedBy, Closure, Frame, Socket, socket::would_block};
+
+/// The reason of a connection that was closed because its peer reads too slowly.
+pub const READER_TOO_SLOW: &str = "reader too slow";
 
 /// Where a connection stands; only ever moves down this list, but for `Clear` and `Backlogged`,
 /// which alternate.
@@ -114,6 +118,11 @@ impl Connection {
             .map_or(0, |queue| queue.bytes())
     }
 
+    pub(super) fn queue_age(&self) -> Option<Duration> {
+        let queue = self.queue.borrow();
+        Some(queue.as_ref()?.since?.elapsed())
+    }
+
     pub(super) fn set_overload_farewell(&self, farewell: Frame) {
         *self.farewell.borrow_mut() = Some(farewell);
     }
@@ -137,6 +146,7 @@ impl Connection {
         let bytes = written;
         let mut whole = 0;
         let mut queue = Box::<Queue>::default();
+        let since = Some(Instant::now());
         let mut fits = true;
         for frame in batch {
             if written >= frame.len() {
@@ -151,6 +161,7 @@ impl Connection {
             }
         }
         self.count(bytes, whole);
+        queue.since = since;
         *self.queue.borrow_mut() = Some(queue);
         self.phase.set(Phase::Backlogged);
         if fits {
@@ -179,11 +190,17 @@ impl Connection {
     }
 
     fn overflow(self: &Rc<Self>) -> Sent {
-        const REASON: &str = "reader too slow";
         let code = CloseCode::TRY_AGAIN_LATER;
         let farewell = self.farewell.borrow_mut().take();
-        let last = farewell.into_iter().chain([Frame::close(code, REASON)]);
-        self.begin_close(Closure::ours(code, REASON), Phase::Asking, false, last);
+        let last = farewell
+            .into_iter()
+            .chain([Frame::close(code, READER_TOO_SLOW)]);
+        self.begin_close(
+            Closure::ours(code, READER_TOO_SLOW),
+            Phase::Asking,
+            false,
+            last,
+        );
         Sent::Overflow
     }
 

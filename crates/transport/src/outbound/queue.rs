@@ -7,6 +7,8 @@ use std::{
     task::Waker,
 };
 
+use tokio::time::Instant;
+
 use super::{OutboundLimits, WRITE_FRAMES};
 use crate::{Frame, Socket, socket::would_block};
 
@@ -23,6 +25,8 @@ pub(super) struct Queue {
     data: VecDeque<Frame>,
     /// Unwritten bytes of all of them.
     bytes: usize,
+    /// When the socket would first take no more.
+    pub(super) since: Option<Instant>,
     /// Those who wait for the queue to end.
     pub(super) waiters: Vec<Waker>,
 }
