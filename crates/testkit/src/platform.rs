@@ -44,7 +44,7 @@ pub struct Platform {
     pub auth: Service,
     /// The bus.
     pub nats: NatsServer,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 /// A running service.

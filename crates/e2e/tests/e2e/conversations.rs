@@ -88,6 +88,19 @@ async fn threat_is_spoken_as_documented() {
         produce(&bus, kind.domain.token(), kind.name).await;
         dana.hears(kind.name).await;
     }
+    dana.says("action_decision").await;
+    // The event may overtake the answer.
+    for _ in 0..2 {
+        let message = dana.client.next_json(DEADLINE).await;
+        if message["type"] != "action_decided" {
+            fixtures.assert_server("action_decision_recorded", &message);
+        }
+    }
+    // The same decision again would be confirmed again.
+    let mut other = fixtures.client("action_decision");
+    other["decision"] = json!("reject");
+    dana.client.send_json(&other).await;
+    dana.hears("error-already_decided").await;
     dana.says("ping").await;
     dana.hears("pong").await;
     dana.says("unsubscribe").await;
@@ -114,6 +127,15 @@ async fn threat_is_spoken_as_documented() {
     stranger.hears("error-auth_failed").await;
     let closed = stranger.client.expect_close(DEADLINE).await;
     assert_eq!(closed.code, Some(1008));
+
+    loop {
+        dana.says("subscribe-metrics").await;
+        let answer = dana.client.next_json(DEADLINE).await;
+        if answer["type"] == "rate_limit_exceeded" {
+            fixtures.assert_server("rate_limit_exceeded", &answer);
+            break;
+        }
+    }
 
     process.sigterm();
     returning.hears("error-connection_failed").await;

@@ -317,7 +317,7 @@ fn assert_covered(shape: &Shape, cases: &[Case], counts: &BTreeMap<(&'static str
 
 async fn every_malformed_message_is_answered(speech: Speech) {
     let platform = Platform::start(1).await;
-    let key = platform.api_key("analyst");
+    let key = platform.unlimited_token("analyst");
     let cases = matrix(speech.shape, &key);
     let mut client = speech.connect(&platform, &key).await;
     let counts = refused(&mut client, &speech, &cases).await;
@@ -337,7 +337,7 @@ async fn every_malformed_message_of_threat_is_answered() {
 /// and the last of two with one name counts.
 async fn every_right_value_is_accepted(speech: Speech) {
     let platform = Platform::start(1).await;
-    let key = platform.api_key("analyst");
+    let key = platform.unlimited_token("analyst");
     let mut client = speech.connect(&platform, &key).await;
     let mut served = BTreeSet::new();
     for message in speech.shape.client {
@@ -357,7 +357,9 @@ async fn every_right_value_is_accepted(speech: Speech) {
             good.extend(filtered(speech.shape));
         }
         for mut fields in good {
-            speech.prepare(&mut client, message, &mut fields).await;
+            speech
+                .prepare(&platform, &mut client, message, &mut fields)
+                .await;
             let mut texts = vec![text(&fields)];
             if !speech.is_once(message) {
                 let mut more = fields.clone();
@@ -412,7 +414,7 @@ async fn every_right_value_of_threat_is_accepted() {
 /// them; a good one between them forgives those before it.
 async fn ten_bad_messages_in_a_row_close(speech: Speech) {
     let platform = Platform::start(1).await;
-    let key = platform.api_key("analyst");
+    let key = platform.unlimited_token("analyst");
     let cases = matrix(speech.shape, &key);
     let mut codes = BTreeMap::new();
     for case in &cases {
@@ -449,9 +451,8 @@ async fn refusals_by_a_limit_do_not_count() {
     const SUBSCRIPTIONS: usize = 1_024;
     let speech = Speech::threat();
     let platform = Platform::start(1).await;
-    let mut client = speech
-        .connect(&platform, &platform.api_key("analyst"))
-        .await;
+    let token = platform.unlimited_token("analyst");
+    let mut client = speech.connect(&platform, &token).await;
     let subscribe = json!({"type": "subscribe", "channel": "threat_alerts"});
     for _ in 0..SUBSCRIPTIONS {
         client.send_json(&subscribe).await;
@@ -491,6 +492,9 @@ async fn threat_messages_out_of_order_are_answered() {
     assert_eq!(told(&ask(&unsubscribe(&json!("sub-1"))).await), no_such);
     assert_eq!(ask(&json!({"type": "ping"})).await["type"], "pong");
 
+    let decide = json!({"type": "action_decision", "action_id": "a", "decision": "approve"});
+    assert_eq!(told(&ask(&decide).await), ("FORBIDDEN".to_owned(), None));
+
     // Subscribing twice gives two subscriptions; each ends once.
     ask(&json!({"type": "authenticate", "token": key})).await;
     let (first, second) = (ask(&subscribe).await, ask(&subscribe).await);
@@ -501,6 +505,10 @@ async fn threat_messages_out_of_order_are_answered() {
         assert_eq!(ended["type"], "unsubscription_confirmed");
         assert_eq!(told(&ask(&unsubscribe(id)).await), no_such);
     }
+
+    // Nobody announced the action.
+    let unknown = ("NOT_FOUND".to_owned(), Some("action_id".to_owned()));
+    assert_eq!(told(&ask(&decide).await), unknown);
 
     // The same user may authenticate again, another may not.
     let again = ask(&json!({"type": "authenticate", "token": key})).await;

@@ -2,10 +2,14 @@
 //! connection comes to speak it, and how it says that something is wrong.
 
 use serde_json::{Map, Value, json};
+use signalbox_bus::server::User;
 use signalbox_protocol::Dialect;
 use signalbox_protocol::frame::shape::{Message, Shape};
 use signalbox_protocol::frame::threat::shape::SHAPE as THREAT;
-use signalbox_testkit::{Platform, WsClient};
+use signalbox_testkit::{DEADLINE, Platform, WsClient};
+use uuid::Uuid;
+
+use crate::events::send;
 
 /// A dialect as a test speaks it.
 pub(crate) struct Speech {
@@ -73,7 +77,7 @@ impl Speech {
 
     /// Whether a message can be served only once as it is.
     pub(crate) fn is_once(&self, message: &Message) -> bool {
-        message.kind == "unsubscribe"
+        matches!(message.kind, "unsubscribe" | "action_decision")
     }
 
     /// Makes a valid message one that can be served on this connection.
@@ -82,6 +86,7 @@ impl Speech {
     /// When the message is new: say here what it needs.
     pub(crate) async fn prepare(
         &self,
+        platform: &Platform,
         client: &mut WsClient,
         message: &Message,
         fields: &mut Map<String, Value>,
@@ -94,6 +99,13 @@ impl Speech {
                     "subscription_id".to_owned(),
                     confirmed["subscription_id"].clone(),
                 );
+            }
+            (Dialect::Threat, "action_decision") => {
+                let action = &mut fields["action_id"];
+                if *action == "x" {
+                    *action = json!(format!("x-{}", Uuid::now_v7()));
+                }
+                announce(platform, client, action).await;
             }
             (dialect, kind) => panic!("what does `{kind}` of {dialect} need?"),
         }
@@ -109,4 +121,22 @@ impl Speech {
             client.expect("unsubscription_confirmed").await;
         }
     }
+}
+
+/// Publishes an action on which users can decide, and sees it stored.
+async fn announce(platform: &Platform, client: &mut WsClient, action: &Value) {
+    let confirmed = client
+        .subscribe(json!({"channel": "response_actions"}))
+        .await;
+    let bus = platform.bus(User::Producer).await;
+    let data = json!({"action_id": action, "action_type": "isolate", "status": "PENDING"});
+    let id = Uuid::now_v7().to_string();
+    send(&bus, "action_update", &id, &data).await;
+    // Earlier decisions may still be on their way.
+    while client.next_json(DEADLINE).await["type"] != "action_update" {}
+    let id = &confirmed["subscription_id"];
+    client
+        .send_json(&json!({"type": "unsubscribe", "subscription_id": id}))
+        .await;
+    while client.next_json(DEADLINE).await["type"] != "unsubscription_confirmed" {}
 }

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::MAX_WORD_BYTES;
+use super::{MAX_REASON_BYTES, MAX_WORD_BYTES};
 use crate::catalogue::{Channel, EventType, ThreatBody};
+use crate::decision::Verdict;
 use crate::dialect::Dialect;
 use crate::error_code::ErrorCode;
 use crate::frame::shape::{Close, Field, Filter, Kind, Message, Offer, Refusal, Shape};
@@ -28,6 +29,7 @@ const LABEL: Kind = Kind::Text {
 const WORD: Kind = Kind::Text {
     most: MAX_WORD_BYTES,
 };
+const VERDICT: Kind = Kind::OneOf(Verdict::WORDS);
 const SEQ: &str = "The position behind it: say it in `since` to go on from there.";
 
 const CLIENT: &[Message] = &[
@@ -100,6 +102,32 @@ const CLIENT: &[Message] = &[
         &[ErrorCode::NotFound],
     ),
     Message::client(
+        "action_decision",
+        "Decides whether a response action is carried out: once, for everyone. Needs the permission `execute_actions`; the decision reaches all subscribers of `response_actions` as `action_decided`.",
+        &[
+            Field::required(
+                "action_id",
+                Kind::Id,
+                "The action, of which there was an `action_update`.",
+            ),
+            Field::required("decision", VERDICT, "What is to become of it."),
+            Field::optional(
+                "reason",
+                Kind::Text {
+                    most: MAX_REASON_BYTES,
+                },
+                "Why, for those who read it later.",
+            ),
+        ],
+        &["action_decision_recorded"],
+        &[
+            ErrorCode::Forbidden,
+            ErrorCode::NotFound,
+            ErrorCode::AlreadyDecided,
+            ErrorCode::Unavailable,
+        ],
+    ),
+    Message::client(
         "ping",
         "Asks whether the other end is there, also before authentication; for browsers, which cannot send WebSocket pings.",
         &[],
@@ -163,6 +191,31 @@ const SERVER: &[Message] = &[
             Field::required("subscription_id", WORD, "The subscription that ended."),
         ],
     ),
+    Message::server(
+        "action_decision_recorded",
+        "The decision stands, and is on its way to those who act on it.",
+        &[
+            Field::required("action_id", Kind::Id, "The action."),
+            Field::required("decision", VERDICT, "What is to become of it."),
+        ],
+    ),
+    Message::server(
+        "rate_limit_exceeded",
+        "The message was one too many and was not processed; the connection stays. May answer any message but `ping`.",
+        &[
+            Field::required(
+                "limit_type",
+                Kind::AnyText,
+                "The limit, by its name in `auth_success`.",
+            ),
+            Field::required(
+                "current_usage",
+                Kind::AnyText,
+                "Messages in the current window, refused ones included, and how many are served.",
+            ),
+            Field::required("reset_time", Kind::Time, "When the window ends."),
+        ],
+    ),
     Message::server("pong", "Answers `ping`.", &[]),
     Message::server(
         "error",
@@ -182,6 +235,16 @@ const SERVER: &[Message] = &[
                     most: u32::MAX,
                 },
                 "When to come back, in milliseconds.",
+            ),
+            Field::optional(
+                "decided_by",
+                Kind::AnyText,
+                "With ALREADY_DECIDED: who did.",
+            ),
+            Field::optional(
+                "decision",
+                VERDICT,
+                "With ALREADY_DECIDED: what was decided.",
             ),
         ],
     ),
@@ -321,11 +384,15 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::Forbidden,
-        "`subscribe` before authentication, or without the channel's permission.",
+        "`subscribe` or `action_decision` before authentication, or without the permission.",
     ),
     stays(
         ErrorCode::NotFound,
-        "`unsubscribe` for a subscription that the connection does not hold.",
+        "`unsubscribe` for a subscription that the connection does not hold, `action_decision` for an action that nobody announced.",
+    ),
+    stays(
+        ErrorCode::AlreadyDecided,
+        "`action_decision` on an action that was decided before, by someone else or otherwise; `decided_by` and `decision` say by whom and how. Does not count as a bad message.",
     ),
     stays(
         ErrorCode::RateLimit,
@@ -333,7 +400,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::Unavailable,
-        "`subscribe` with `since` while history is out of reach: send it again. Does not count as a bad message.",
+        "`subscribe` with `since`, or `action_decision`, while the bus is out of reach: send it again. Does not count as a bad message.",
     ),
     Refusal {
         code: ErrorCode::AuthFailed,

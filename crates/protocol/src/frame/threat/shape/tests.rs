@@ -42,12 +42,23 @@ fn frames(full: bool) -> Vec<Value> {
             channel: "threat_alerts",
             subscription_id: "sub-1",
         },
+        ServerFrame::ActionDecisionRecorded {
+            action_id: "a",
+            decision: Verdict::Approve,
+        },
+        ServerFrame::RateLimitExceeded {
+            limit_type: "messages_per_minute",
+            current_usage: "61/60".to_owned(),
+            reset_time: Timestamp::parse("2024-12-19T21:30:00Z").unwrap(),
+        },
         ServerFrame::Pong,
         ServerFrame::Error {
             code: ErrorCode::InvalidMessage,
             message: "m",
             field: options.map(|()| "f"),
             retry_after: options.map(|()| 1_000),
+            decided_by: options.map(|()| "u"),
+            decision: options.map(|()| Verdict::Reject),
         },
     ];
     for frame in &frames {
@@ -55,6 +66,8 @@ fn frames(full: bool) -> Vec<Value> {
             ServerFrame::AuthSuccess { .. }
             | ServerFrame::SubscriptionConfirmed { .. }
             | ServerFrame::UnsubscriptionConfirmed { .. }
+            | ServerFrame::ActionDecisionRecorded { .. }
+            | ServerFrame::RateLimitExceeded { .. }
             | ServerFrame::Pong
             | ServerFrame::Error { .. } => {}
         }
