@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use signalbox_identity::Principal;
+use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_transport::{CloseCode, Closure, Incoming, Outbound, WebSocket};

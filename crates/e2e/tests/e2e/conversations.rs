@@ -1,6 +1,6 @@
 //! One conversation per dialect in which every message occurs, compared field
 //! by field with the examples of the reference documentation: T1, T2, T4-T6,
-//! G4, G5, G8.
+//! M3-M5, M7, G4, G5, G8.
 
 use std::net::SocketAddr;
 
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use signalbox_bus::publish::{Outgoing, publish};
 use signalbox_bus::{Bus, BusOptions, HeaderMap};
 use signalbox_protocol::envelope::{CE_ID, CE_TIME};
+use signalbox_protocol::frame::mesh::shape::SHAPE as MESH;
 use signalbox_protocol::frame::threat::shape::SHAPE as THREAT;
 use signalbox_testkit::{DEADLINE, WsClient, api_key};
 
@@ -25,7 +26,11 @@ struct Speaker<'a> {
 
 impl<'a> Speaker<'a> {
     async fn connect(url: &str, fixtures: &'a Fixtures) -> Self {
-        let client = WsClient::connect(url, &[]).await;
+        Self::connect_with(url, &[], fixtures).await
+    }
+
+    async fn connect_with(url: &str, headers: &[(&str, &str)], fixtures: &'a Fixtures) -> Self {
+        let client = WsClient::connect(url, headers).await;
         Self { client, fixtures }
     }
 
@@ -140,6 +145,57 @@ async fn threat_is_spoken_as_documented() {
     process.sigterm();
     returning.hears("error-connection_failed").await;
     let closed = returning.client.expect_close(DEADLINE).await;
+    assert_eq!(closed.code, Some(1001));
+    fixtures.assert_complete();
+}
+
+#[tokio::test]
+async fn mesh_is_spoken_as_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let (process, runtime) = up(dir.path()).await;
+    let url = format!("ws://{}{}", listener(&runtime), MESH.path);
+    let bus = producer(&runtime).await;
+    let key = api_key(&dir.path().join("credentials.json"), "viewer");
+    let headers = [("X-API-Key", key.as_str())];
+    let fixtures = Fixtures::new(&MESH, key.clone());
+
+    let mut noor = Speaker::connect_with(&url, &headers, &fixtures).await;
+    noor.says("subscribe").await;
+    noor.hears("subscribed").await;
+    noor.says("subscribe-filtered").await;
+    noor.client.expect("subscribed").await;
+    for channel in ["consensus_events", "monitoring_events"] {
+        let mut other = fixtures.client("subscribe");
+        other["channel"] = json!(channel);
+        noor.client.send_json(&other).await;
+        noor.client.expect("subscribed").await;
+    }
+    for (kind, message) in MESH.events() {
+        produce(&bus, kind.domain.token(), kind.name).await;
+        noor.hears(&message.name()).await;
+    }
+    noor.says("ping").await;
+    noor.hears("pong").await;
+    noor.says("authenticate").await;
+    noor.hears("authenticated").await;
+    noor.says("unsubscribe").await;
+    noor.hears("unsubscribed").await;
+    // It is not subscribed any more.
+    noor.says("unsubscribe").await;
+    noor.hears("error-not_found").await;
+    let mut other = fixtures.client("subscribe");
+    other["filter"] = json!({"event": "node_crashed"});
+    noor.client.send_json(&other).await;
+    noor.hears("error").await;
+
+    let mut returning = Speaker::connect_with(&url, &headers, &fixtures).await;
+    returning.says("subscribe-resumed").await;
+    returning.hears("subscribed-resumed").await;
+    returning.hears("network_event.node_joined").await;
+
+    process.sigterm();
+    noor.hears("error-connection_failed").await;
+    let closed = noor.client.expect_close(DEADLINE).await;
     assert_eq!(closed.code, Some(1001));
     fixtures.assert_complete();
 }

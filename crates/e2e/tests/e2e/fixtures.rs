@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use signalbox_protocol::Dialect;
 use signalbox_protocol::frame::shape::Shape;
 
 /// Stands for a credential.
@@ -124,7 +125,28 @@ impl Fixtures {
     }
 
     /// The message with stand-ins for what differs from run to run.
-    fn normalised(&self, mut message: Value) -> Value {
+    fn normalised(&self, message: Value) -> Value {
+        let mut message = self.positioned(message);
+        if message.get("reset_time").is_some() {
+            message["reset_time"] = RESET.into();
+        }
+        self.session(&mut message);
+        if self.shape.dialect == Dialect::Mesh && message.get("event").is_none() {
+            // What is no event is of this moment, and has its fields below.
+            if message.get("timestamp").is_some() {
+                message["timestamp"] = RESET.into();
+            }
+            if message["data"].is_object() {
+                let mut data = self.positioned(message["data"].take());
+                self.session(&mut data);
+                message["data"] = data;
+            }
+        }
+        message
+    }
+
+    /// With a stand-in for the epoch in `seq`.
+    fn positioned(&self, mut message: Value) -> Value {
         if let Some(seq) = message["seq"].as_str().map(str::to_owned) {
             let (epoch, sequence) = seq.split_once('-').unwrap();
             let mut known = self.epoch.borrow_mut();
@@ -132,14 +154,14 @@ impl Fixtures {
             assert_eq!(epoch, known, "one stream has one epoch");
             message["seq"] = format!("{EPOCH}-{sequence}").into();
         }
-        if message.get("reset_time").is_some() {
-            message["reset_time"] = RESET.into();
-        }
-        if let Some(session) = message["session_id"].as_str() {
+        message
+    }
+
+    fn session(&self, fields: &mut Value) {
+        if let Some(session) = fields["session_id"].as_str() {
             assert_eq!(session.len(), SESSION.len(), "{session}");
             assert!(session.starts_with("ws-session-"), "{session}");
-            message["session_id"] = SESSION.into();
+            fields["session_id"] = SESSION.into();
         }
-        message
     }
 }

@@ -32,6 +32,11 @@ struct Case {
     ending: Option<String>,
 }
 
+/// One gateway that does not count the messages of a connection.
+async fn platform() -> Platform {
+    Platform::start_with(1, &["--messages-per-minute", "0"]).await
+}
+
 /// A client message with its required fields, right for this connection.
 fn valid(message: &Message, credential: &str) -> Map<String, Value> {
     let mut fields = Map::new();
@@ -316,7 +321,7 @@ fn assert_covered(shape: &Shape, cases: &[Case], counts: &BTreeMap<(&'static str
 }
 
 async fn every_malformed_message_is_answered(speech: Speech) {
-    let platform = Platform::start(1).await;
+    let platform = platform().await;
     let key = platform.unlimited_token("analyst");
     let cases = matrix(speech.shape, &key);
     let mut client = speech.connect(&platform, &key).await;
@@ -333,10 +338,15 @@ async fn every_malformed_message_of_threat_is_answered() {
     every_malformed_message_is_answered(Speech::threat()).await;
 }
 
+#[tokio::test]
+async fn every_malformed_message_of_mesh_is_answered() {
+    every_malformed_message_is_answered(Speech::mesh()).await;
+}
+
 /// Whatever fits the shape is served; fields that nobody knows are ignored,
 /// and the last of two with one name counts.
 async fn every_right_value_is_accepted(speech: Speech) {
-    let platform = Platform::start(1).await;
+    let platform = platform().await;
     let key = platform.unlimited_token("analyst");
     let mut client = speech.connect(&platform, &key).await;
     let mut served = BTreeSet::new();
@@ -410,10 +420,15 @@ async fn every_right_value_of_threat_is_accepted() {
     every_right_value_is_accepted(Speech::threat()).await;
 }
 
+#[tokio::test]
+async fn every_right_value_of_mesh_is_accepted() {
+    every_right_value_is_accepted(Speech::mesh()).await;
+}
+
 /// Ten bad messages in a row close the connection, whatever is wrong with
 /// them; a good one between them forgives those before it.
 async fn ten_bad_messages_in_a_row_close(speech: Speech) {
-    let platform = Platform::start(1).await;
+    let platform = platform().await;
     let key = platform.unlimited_token("analyst");
     let cases = matrix(speech.shape, &key);
     let mut codes = BTreeMap::new();
@@ -444,13 +459,18 @@ async fn ten_bad_messages_in_a_row_close_threat() {
     ten_bad_messages_in_a_row_close(Speech::threat()).await;
 }
 
+#[tokio::test]
+async fn ten_bad_messages_in_a_row_close_mesh() {
+    ten_bad_messages_in_a_row_close(Speech::mesh()).await;
+}
+
 /// What a limit refuses is no bad message: the connection stays, however
 /// often it asks.
 #[tokio::test]
 async fn refusals_by_a_limit_do_not_count() {
     const SUBSCRIPTIONS: usize = 1_024;
     let speech = Speech::threat();
-    let platform = Platform::start(1).await;
+    let platform = platform().await;
     let token = platform.unlimited_token("analyst");
     let mut client = speech.connect(&platform, &token).await;
     let subscribe = json!({"type": "subscribe", "channel": "threat_alerts"});
@@ -472,7 +492,7 @@ async fn refusals_by_a_limit_do_not_count() {
 #[tokio::test]
 async fn threat_messages_out_of_order_are_answered() {
     let speech = Speech::threat();
-    let platform = Platform::start(1).await;
+    let platform = platform().await;
     let key = platform.api_key("analyst");
     let mut client = speech.stranger(&platform).await;
     let mut ask = async |text: &Value| {
@@ -513,6 +533,37 @@ async fn threat_messages_out_of_order_are_answered() {
     // The same user may authenticate again, another may not.
     let again = ask(&json!({"type": "authenticate", "token": key})).await;
     assert_eq!(again["type"], "auth_success");
+    let other = json!({"type": "authenticate", "token": platform.api_key("viewer")});
+    assert_eq!(told(&ask(&other).await), ("AUTH_FAILED".to_owned(), None));
+    assert_eq!(client.expect_close(DEADLINE).await.code, Some(1008));
+}
+
+/// M3, M6: the same for `mesh`.
+#[tokio::test]
+async fn mesh_messages_out_of_order_are_answered() {
+    let speech = Speech::mesh();
+    let platform = platform().await;
+    let mut client = speech
+        .connect(&platform, &platform.api_key("analyst"))
+        .await;
+    let mut ask = async |text: &Value| {
+        client.send_json(text).await;
+        client.next_json(DEADLINE).await
+    };
+    let subscribe = json!({"type": "subscribe", "channel": "network_events"});
+    let unsubscribe = json!({"type": "unsubscribe", "channel": "network_events"});
+    let told = |answer: &Value| {
+        let told = speech.told(answer).unwrap_or_else(|| panic!("{answer}"));
+        (told.code, told.field)
+    };
+    let no_such = ("NOT_FOUND".to_owned(), Some("channel".to_owned()));
+    assert_eq!(told(&ask(&unsubscribe).await), no_such);
+    // Subscribing again replaces, so that one end is the end.
+    for _ in 0..2 {
+        assert_eq!(ask(&subscribe).await["type"], "subscribed");
+    }
+    assert_eq!(ask(&unsubscribe).await["type"], "unsubscribed");
+    assert_eq!(told(&ask(&unsubscribe).await), no_such);
     let other = json!({"type": "authenticate", "token": platform.api_key("viewer")});
     assert_eq!(told(&ask(&other).await), ("AUTH_FAILED".to_owned(), None));
     assert_eq!(client.expect_close(DEADLINE).await.code, Some(1008));

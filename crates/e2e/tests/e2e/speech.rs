@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 use signalbox_bus::server::User;
 use signalbox_protocol::Dialect;
+use signalbox_protocol::frame::mesh::shape::SHAPE as MESH;
 use signalbox_protocol::frame::shape::{Message, Shape};
 use signalbox_protocol::frame::threat::shape::SHAPE as THREAT;
 use signalbox_testkit::{DEADLINE, Platform, WsClient};
@@ -31,6 +32,13 @@ impl Speech {
         Self {
             shape: &THREAT,
             admits_strangers: true,
+        }
+    }
+
+    pub(crate) fn mesh() -> Self {
+        Self {
+            shape: &MESH,
+            admits_strangers: false,
         }
     }
 
@@ -99,6 +107,13 @@ impl Speech {
                     "subscription_id".to_owned(),
                     confirmed["subscription_id"].clone(),
                 );
+            }
+            (Dialect::Mesh, "unsubscribe") => {
+                let channel = &fields["channel"];
+                client
+                    .send_json(&json!({"type": "subscribe", "channel": channel}))
+                    .await;
+                client.expect("subscribed").await;
             }
             (Dialect::Threat, "action_decision") => {
                 let action = &mut fields["action_id"];

@@ -17,6 +17,7 @@ pub(crate) const NOTICE: &str =
 pub(crate) fn page(shape: &Shape) -> String {
     let prose = match shape.dialect {
         Dialect::Threat => include_str!("threat.md"),
+        Dialect::Mesh => include_str!("mesh.md"),
         other => panic!("there is no prose for dialect {other}"),
     };
     let page = fill(
@@ -257,6 +258,7 @@ fn value(kind: Kind) -> String {
             alternatives(names)
         }
         Kind::Filters(_) => "an object of lists, see [channels](#channels)".to_owned(),
+        Kind::Choice(_) => "an object, see [filters](#filters)".to_owned(),
         Kind::Code => "a code, see [errors](#errors)".to_owned(),
         Kind::OneOf(words) => alternatives(words.iter().map(|word| code(word))),
         Kind::Integer { least: 0, most } if most == u32::MAX => "a whole number".to_owned(),

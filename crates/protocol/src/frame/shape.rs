@@ -19,7 +19,7 @@ use crate::error_code::ErrorCode;
 use crate::name::MAX_NAME_BYTES;
 
 /// The shapes of the dialects that have them, in the order of documentation.
-pub const ALL: &[&Shape] = &[&super::threat::shape::SHAPE];
+pub const ALL: &[&Shape] = &[&super::threat::shape::SHAPE, &super::mesh::shape::SHAPE];
 
 /// One dialect's conversation.
 #[derive(Debug)]
@@ -95,6 +95,8 @@ pub enum Kind {
     Channel(&'static [Offer]),
     /// Lists of accepted values by the filter keys of the channel.
     Filters(&'static [Offer]),
+    /// Names of events and values of their data's fields, as `mesh` filters.
+    Choice(&'static [Offer]),
     /// A word of an open list: the code of an error.
     Code,
     /// A whole number.
@@ -282,9 +284,11 @@ impl Kind {
             ),
             Self::AnyTexts => "a list of strings".to_owned(),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
-            Self::Filters(_) | Self::Object(_) | Self::AnyObject | Self::Data { .. } => {
-                "an object".to_owned()
-            }
+            Self::Filters(_)
+            | Self::Choice(_)
+            | Self::Object(_)
+            | Self::AnyObject
+            | Self::Data { .. } => "an object".to_owned(),
         }
     }
 }

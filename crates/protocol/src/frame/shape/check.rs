@@ -123,7 +123,9 @@ impl Kind {
             Self::Filters(_) => value
                 .as_object()
                 .is_some_and(|lists| lists.values().all(|list| Self::Texts.fits(list))),
-            Self::Object(_) | Self::AnyObject | Self::Data { .. } => value.is_object(),
+            Self::Choice(_) | Self::Object(_) | Self::AnyObject | Self::Data { .. } => {
+                value.is_object()
+            }
         }
     }
 }

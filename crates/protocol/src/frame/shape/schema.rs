@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Field, Kind, Message, Offer};
+use crate::catalogue::{self, EventType};
 use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
 use crate::name::MAX_NAME_BYTES;
 
@@ -88,6 +89,7 @@ impl Kind {
             Self::AnyTexts => json!({"type": "array", "items": {"type": "string"}}),
             Self::OneOf(words) => json!({"type": "string", "enum": words}),
             Self::Filters(offers) => filters(offers),
+            Self::Choice(offers) => choice(offers),
             Self::Object(fields) => object(fields.iter().copied(), None),
             Self::AnyObject => json!({"type": "object"}),
             Self::Data { fields, without } => {
@@ -117,4 +119,34 @@ fn filters(offers: &[Offer]) -> Value {
         }
     }
     json!({"type": "object", "properties": properties, "additionalProperties": false})
+}
+
+/// One or several names of events, and scalars for any other key.
+fn choice(offers: &[Offer]) -> Value {
+    let offered = |kind: &&EventType| {
+        offers
+            .iter()
+            .any(|offer| offer.channel == kind.route.channel)
+    };
+    let names: Vec<_> = catalogue::all()
+        .filter(offered)
+        .map(|kind| kind.name)
+        .collect();
+    let name = json!({"type": "string", "enum": names});
+    let events = json!({"anyOf": [name, {
+        "type": "array", "minItems": 1, "maxItems": MAX_LIST_ENTRIES, "items": name,
+    }]});
+    let scalar = json!({"type": ["string", "number", "boolean", "null"]});
+    let value = json!({"anyOf": [scalar, {
+        "type": "array", "minItems": 1, "maxItems": MAX_LIST_ENTRIES, "items": scalar,
+    }]});
+    json!({
+        "type": "object",
+        "properties": {
+            "event": events,
+            "events": events,
+            "data": {"type": "object", "additionalProperties": value},
+        },
+        "additionalProperties": value,
+    })
 }

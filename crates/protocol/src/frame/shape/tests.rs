@@ -62,7 +62,7 @@ pub(crate) fn decoder_agrees<T: PartialEq + Debug>(
 }
 
 fn refuses<T: Debug>(decode: &impl Fn(&str) -> Result<T, Complaint>, text: &str, wrong: &Wrong) {
-    // Which channels there are is for those to say who know them.
+    // Which channels and events there are is for those to say who know them.
     if wrong.code != ErrorCode::InvalidMessage {
         assert!(decode(text).is_ok(), "{text}");
         return;
@@ -123,18 +123,24 @@ pub(crate) fn encoder_agrees(
     {
         let message = shape.server(frame["type"].as_str().unwrap()).unwrap();
         message.check(frame).unwrap();
-        let kept = message
-            .fields
-            .iter()
-            .filter(|field| field.required || is_full);
-        let listed: BTreeSet<_> = kept.map(|field| field.name).chain(["type"]).collect();
-        let written: BTreeSet<_> = frame
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
-        assert_eq!(written, listed, "{frame}");
+        assert_keys(&message.fields, frame, is_full, &["type"]);
+    }
+}
+
+/// Asserts that an object has all its fields, or just the required ones.
+fn assert_keys(fields: &[Field], object: &serde_json::Value, is_full: bool, besides: &[&str]) {
+    let kept = fields.iter().filter(|field| field.required || is_full);
+    let listed: BTreeSet<_> = kept
+        .clone()
+        .map(|field| field.name)
+        .chain(besides.iter().copied())
+        .collect();
+    let written = object.as_object().unwrap().keys().map(String::as_str);
+    assert_eq!(written.collect::<BTreeSet<_>>(), listed, "{object}");
+    for field in kept {
+        if let Kind::Object(inner) = field.kind {
+            assert_keys(inner, &object[field.name], is_full, &[]);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Field, Kind};
 use crate::error_code::ErrorCode;
 use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use crate::frame::mesh::MAX_FILTER_FIELDS;
 use crate::name::MAX_NAME_BYTES;
 
 /// A value that a client's field may not have.
@@ -48,9 +49,83 @@ impl Field {
         if let Kind::Object(fields) = self.kind {
             all.extend(fields.iter().flat_map(|inner| self.below(inner)));
         }
+        if let Kind::Choice(_) = self.kind {
+            all.extend(self.bad_choices());
+        }
         if let Kind::Filters(_) = self.kind {
             let list = Self::optional("key", Kind::Texts, "");
             all.extend(self.below(&list));
+        }
+        all
+    }
+
+    /// Filters of `mesh` that are refused.
+    fn bad_choices(&self) -> Vec<Wrong> {
+        let name = "an event's name or a list of them".to_owned();
+        let scalar = format!(
+            "a string, number, boolean or null, or a list of 1 to {MAX_LIST_ENTRIES} of them"
+        );
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        let many: Map<_, _> = (0..=MAX_FILTER_FIELDS)
+            .map(|number| (format!("f{number}"), json!(1)))
+            .collect();
+        let mut cases = vec![
+            (
+                "filter.events",
+                json!({"event": "a", "events": "b"}),
+                "either `event` or `events`".to_owned(),
+            ),
+            (
+                "filter",
+                Value::Object(many),
+                format!("at most {MAX_FILTER_FIELDS} fields"),
+            ),
+        ];
+        for value in [
+            json!(7),
+            json!(true),
+            json!({}),
+            json!([]),
+            json!(["a", 1]),
+            json!(long),
+        ] {
+            cases.push(("filter.event", json!({"event": value}), name.clone()));
+            cases.push(("filter.events", json!({"events": value}), name.clone()));
+        }
+        for value in [json!(7), json!("a"), json!([]), json!(true)] {
+            cases.push((
+                "filter.data",
+                json!({"data": value}),
+                "an object of fields".to_owned(),
+            ));
+        }
+        for value in [
+            json!({}),
+            json!([]),
+            json!([[]]),
+            json!(long),
+            json!(vec![1; MAX_LIST_ENTRIES + 1]),
+        ] {
+            cases.push(("filter.key", json!({"key": value}), scalar.clone()));
+            cases.push((
+                "filter.data.key",
+                json!({"data": {"key": value}}),
+                scalar.clone(),
+            ));
+        }
+        let wrong = |(field, value, expected): (&str, Value, String)| Wrong {
+            field: field.to_owned(),
+            expected: Some(expected),
+            ..self.refused(field, Some(value))
+        };
+        let mut all: Vec<_> = cases.into_iter().map(wrong).collect();
+        for key in ["event", "events"] {
+            all.push(Wrong {
+                code: ErrorCode::UnknownFilter,
+                field: format!("filter.{key}"),
+                expected: None,
+                ..self.refused("unknown event", Some(json!({key: ["nope"]})))
+            });
         }
         all
     }
@@ -98,9 +173,11 @@ impl Kind {
             Self::Integer { .. } | Self::Number => value.is_number(),
             Self::Flag => value.is_boolean(),
             Self::Texts | Self::AnyTexts => value.is_array(),
-            Self::Filters(_) | Self::Object(_) | Self::AnyObject | Self::Data { .. } => {
-                value.is_object()
-            }
+            Self::Filters(_)
+            | Self::Choice(_)
+            | Self::Object(_)
+            | Self::AnyObject
+            | Self::Data { .. } => value.is_object(),
             Self::Text { .. }
             | Self::Credential
             | Self::AnyText
@@ -178,6 +255,7 @@ impl Kind {
             | Self::Number
             | Self::Flag
             | Self::Filters(_)
+            | Self::Choice(_)
             | Self::Object(_)
             | Self::AnyObject
             | Self::Data { .. } => {}
@@ -222,6 +300,12 @@ impl Kind {
             Self::AnyTexts => vec![json!([]), json!(["x"])],
             Self::OneOf(words) => words.iter().map(|word| json!(word)).collect(),
             Self::Filters(_) => vec![json!({}), json!({"key": null}), json!({"key": ["x"]})],
+            Self::Choice(_) => vec![
+                json!({}),
+                json!({"event": null, "events": null, "data": null}),
+                json!({"key": ["x", 1, true, null], "other": -1.5}),
+                json!({"data": {"event": true, "key": null}}),
+            ],
             Self::Object(fields) => objects(fields),
             Self::AnyObject => vec![json!({}), json!({"key": [1]})],
             Self::Data { .. } => Vec::new(),
