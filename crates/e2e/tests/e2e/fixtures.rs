@@ -48,6 +48,25 @@ pub(crate) fn event(name: &str) -> Value {
     read(&format!("events/{name}"))
 }
 
+/// The texts of all client messages of a dialect, with this credential.
+pub(crate) fn client_texts(shape: &Shape, credential: &str) -> Vec<String> {
+    let folder = root().join(shape.dialect.name()).join("client");
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let text = |name: &String| {
+        let path = format!(
+            "{}/client/{}",
+            shape.dialect,
+            name.trim_end_matches(".json")
+        );
+        read(&path).to_string().replace(CREDENTIAL, credential)
+    };
+    names.iter().map(text).collect()
+}
+
 impl Fixtures {
     /// `credential` goes where messages have one.
     pub(crate) fn new(shape: &'static Shape, credential: String) -> Self {

@@ -24,6 +24,7 @@ mod ingest_faults;
 mod limits;
 mod malformed;
 mod mesh;
+mod mutated;
 mod openapi;
 mod origins;
 mod planted;
