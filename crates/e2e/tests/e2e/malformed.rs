@@ -317,7 +317,7 @@ fn assert_covered(shape: &Shape, cases: &[Case], counts: &BTreeMap<(&'static str
             .any(|refusal| refusal.code.as_str() == code);
         assert_eq!(provoked.contains(code), listed, "{code}");
     }
-    println!("{}: {} malformed messages", shape.dialect, cases.len());
+    eprintln!("{}: {} malformed messages", shape.dialect, cases.len());
 }
 
 async fn every_malformed_message_is_answered(speech: Speech) {

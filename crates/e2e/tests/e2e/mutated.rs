@@ -155,7 +155,7 @@ async fn mutated_conversations_hurt_nobody() {
             *endings.entry(ending).or_default() += count;
         }
     }
-    println!("{endings:?}");
+    eprintln!("{endings:?}");
     let count = |ending: &str| endings.get(ending).copied().unwrap_or_default();
     // Mutations that all end in the same way would prove little.
     assert!(count("open") > CONVERSATIONS / 10, "{endings:?}");
