@@ -45,7 +45,9 @@ impl History {
     /// When the bus does not answer.
     pub(crate) async fn reaches(&self, since: Cursor) -> Result<bool, BusError> {
         let state = stream::state(&self.bus, TOPICS).await?;
-        let kept = since.sequence + 1 >= state.first && since.sequence <= state.last;
+        // The client chose the number: one beyond the stream may be the largest
+        // there is, and is not to be counted on from.
+        let kept = since.sequence <= state.last && since.sequence + 1 >= state.first;
         Ok(state.epoch == since.epoch && kept)
     }
 

@@ -8,6 +8,7 @@
 
 mod browser;
 mod child;
+mod credential;
 mod deadline;
 mod http;
 pub mod ledger;

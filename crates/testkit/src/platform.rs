@@ -47,7 +47,7 @@ pub struct Platform {
     /// The bus.
     pub nats: NatsServer,
     environment: Vec<(String, String)>,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 /// A running service.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use signalbox_testkit::{DEADLINE, Process, WsClient, api_key, eventually, get, post, signalbox};
 
 /// Starts `up` on a directory and waits until it is ready.
-async fn up(dir: &Path) -> (Process, Value) {
+pub(crate) async fn up(dir: &Path) -> (Process, Value) {
     let process = start(dir);
     process
         .stdout()
@@ -32,7 +32,7 @@ fn start(dir: &Path) -> Process {
     Process::spawn(command)
 }
 
-fn listener(runtime: &Value) -> std::net::SocketAddr {
+pub(crate) fn listener(runtime: &Value) -> std::net::SocketAddr {
     runtime["listeners"][0].as_str().unwrap().parse().unwrap()
 }
 
