@@ -85,7 +85,7 @@ async fn subscriber(service: &Service, key: &str, subscriptions: &[Value]) -> Ws
 async fn the_gateways_numbers_follow_the_load() {
     let platform = Platform::start(1).await;
     let gateway = &platform.gateways[0];
-    let key = platform.api_key("analyst");
+    let key = platform.unlimited_token("analyst");
     let filters: Vec<Value> = (0..50)
         .map(|n| {
             let kinds = [format!("kind-{n}"), "port_scanning".to_owned()];
@@ -317,7 +317,7 @@ async fn trouble_shows_in_numbers() {
 async fn probes_answer_under_load() {
     let platform = Platform::start_with(1, &["--shards", "1"]).await;
     let gateway = &platform.gateways[0];
-    let key = platform.api_key("analyst");
+    let key = platform.unlimited_token("analyst");
     let all = [json!({"channel": "threat_alerts"})];
     let mut clients = Vec::new();
     for _ in 0..100 {
