@@ -16,6 +16,7 @@ FLOORS = {
     "bus": 1,
     "identity": 1,
     "service": 1,
+    "socketio": 1,
     "transport": 1,
     "auth": 2,
     "gateway": 2,
