@@ -33,7 +33,7 @@ struct Args {
     /// Where to listen, on the loopback addresses of IPv4 and, if it has them, IPv6.
     #[arg(long, default_value_t = 3000)]
     port: u16,
-    /// Milliseconds from the opening, or a pong, to the next ping.
+    /// Milliseconds from the opening to the first ping, and from ping to ping.
     #[arg(long, default_value_t = 300)]
     ping_interval: u64,
     /// Milliseconds to answer a ping.

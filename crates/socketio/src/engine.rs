@@ -250,9 +250,11 @@ impl<L: Layer> Engine<L> {
             EnginePacket::Text(text) => Message::Text(text),
             EnginePacket::Binary(bytes) => Message::Binary(bytes),
             EnginePacket::Pong(_) => {
-                if session.link.beat.get().awaiting {
-                    let due = Instant::now() + self.options.ping_interval;
-                    self.set_beat(&session.link, due, false);
+                let Beat { due, awaiting } = session.link.beat.get();
+                if awaiting {
+                    // Pings keep their rate, however long their answers take.
+                    let due = due - self.options.ping_timeout + self.options.ping_interval;
+                    self.set_beat(&session.link, due.max(Instant::now()), false);
                 }
                 return Ok(());
             }

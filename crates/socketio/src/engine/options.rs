@@ -7,7 +7,7 @@ use signalbox_transport::{OutboundLimits, SEND_BUFFER_BYTES};
 /// Settings of an [`Engine`](super::Engine).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// From the opening of a session, or the last pong, to the next ping; default 25 s.
+    /// From the opening of a session to the first ping, and from ping to ping; default 25 s.
     pub ping_interval: Duration,
     /// From a ping to the end of a session that has not answered it; default 20 s.
     pub ping_timeout: Duration,
