@@ -17,8 +17,8 @@ use http::request::Parts;
 use hyper::service::service_fn;
 use serde_json::{Value, json};
 use signalbox_socketio::{
-    Ack, Answer, Connecting, DisconnectReason, Engine, EngineOptions, Event, Handler, Packet,
-    Refusal, Socket, SocketIo, SocketIoOptions, Verdict,
+    Ack, Answer, Connecting, DisconnectReason, Engine, EngineOptions, Event, Handler, Layer,
+    Packet, Refusal, Socket, SocketIo, SocketIoOptions, Verdict,
 };
 use signalbox_transport::{HttpLimits, serve_http};
 use tokio::{
@@ -221,6 +221,26 @@ pub(crate) fn quick() -> (EngineOptions, SocketIoOptions) {
     (engine, SocketIoOptions::default())
 }
 
+/// Serves HTTP for an engine.
+pub(crate) async fn serve<L: Layer>(listener: TcpListener, engine: Rc<Engine<L>>) {
+    let limits = HttpLimits {
+        write_timeout: Duration::from_millis(400),
+        ..HttpLimits::default()
+    };
+    while let Ok((stream, peer)) = listener.accept().await {
+        let engine = Rc::clone(&engine);
+        spawn_local(async move {
+            let service = service_fn(move |request| {
+                let engine = Rc::clone(&engine);
+                async move { Ok::<_, Infallible>(engine.handle(request, peer.ip()).await) }
+            });
+            serve_http(stream, service, &limits, future::pending())
+                .await
+                .ok();
+        });
+    }
+}
+
 impl TestServer {
     pub(crate) async fn start() -> Self {
         let (engine, layer) = quick();
@@ -228,31 +248,13 @@ impl TestServer {
     }
 
     pub(crate) async fn with(engine: EngineOptions, layer: SocketIoOptions) -> Self {
-        let http = HttpLimits {
-            write_timeout: Duration::from_millis(400),
-            ..HttpLimits::default()
-        };
         let desk = Rc::<Desk>::default();
         let engine = Engine::new(SocketIo::new(Rc::clone(&desk), layer), engine);
         let driver = Rc::clone(&engine);
         spawn_local(async move { driver.run().await });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = Rc::clone(&engine);
-        spawn_local(async move {
-            while let Ok((stream, peer)) = listener.accept().await {
-                let engine = Rc::clone(&serving);
-                spawn_local(async move {
-                    let service = service_fn(move |request| {
-                        let engine = Rc::clone(&engine);
-                        async move { Ok::<_, Infallible>(engine.handle(request, peer.ip()).await) }
-                    });
-                    serve_http(stream, service, &http, future::pending())
-                        .await
-                        .ok();
-                });
-            }
-        });
+        spawn_local(serve(listener, Rc::clone(&engine)));
         Self {
             engine,
             desk,
