@@ -7,8 +7,9 @@
 use std::{
     convert::Infallible,
     error::Error,
-    future,
+    future::{self, Future},
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     rc::Rc,
     time::Duration,
 };
@@ -159,15 +160,18 @@ struct Server {
     socket_io: Rc<Engine<SocketIo<Namespaces>>>,
 }
 
+/// An answer under way.
+type Answering = Pin<Box<dyn Future<Output = Response<Full<Bytes>>>>>;
+
 impl Server {
-    async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Answering {
         match request.uri().path() {
-            "/engine.io/" => self.echo.handle(request, peer.ip()).await,
-            "/socket.io/" => self.socket_io.handle(request, peer.ip()).await,
+            "/engine.io/" => Box::pin(self.echo.handle(request, peer.ip())),
+            "/socket.io/" => Box::pin(self.socket_io.handle(request, peer.ip())),
             _ => {
                 let mut response = Response::new(Full::from("nothing is served here\n"));
                 *response.status_mut() = StatusCode::NOT_FOUND;
-                response
+                Box::pin(future::ready(response))
             }
         }
     }
@@ -178,8 +182,8 @@ async fn accept(listener: TcpListener, server: Rc<Server>) {
         let server = Rc::clone(&server);
         spawn_local(async move {
             let service = service_fn(move |request| {
-                let server = Rc::clone(&server);
-                async move { Ok::<_, Infallible>(server.handle(request, peer).await) }
+                let answer = server.handle(request, peer);
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             serve_http(stream, service, &HttpLimits::default(), future::pending())
                 .await

@@ -17,7 +17,6 @@ use std::{
     future,
     net::IpAddr,
     rc::Rc,
-    task::Poll,
     time::Duration,
 };
 
@@ -33,7 +32,7 @@ use tracing::debug;
 use self::{
     core::{Chore, Core, Key, TimerKind, Unsettled},
     link::Beat,
-    polling::{Polling, PollingSocket},
+    polling::{Polling, PollingSocket, Waiting},
     request::Refused,
 };
 pub use self::{
@@ -424,40 +423,82 @@ impl<L: Layer> Engine<L> {
         }
     }
 
-    /// Waits for the answer to a poll.
-    async fn answer_poll(self: &Rc<Self>, session: &Rc<Session<L>>) -> Answer {
+    /// Begins to wait for the answer to a poll.
+    fn begin_poll(self: &Rc<Self>, session: Rc<Session<L>>) -> Result<BegunPoll<L>, Refused> {
         let link = &session.link;
         let Some(polling) = link.polling.borrow().clone() else {
-            return Refused::Bad.answer();
+            return Err(Refused::Bad);
         };
         let Some(waiting) = polling.begin() else {
-            self.refuse(session, Malformed::State);
-            return Refused::Bad.answer();
+            self.refuse(&session, Malformed::State);
+            return Err(Refused::Bad);
         };
         if link.probing.get() && !link.is_ended() {
             let at = Instant::now() + NOOP_PAUSE;
             self.core.set_timer(at, link.key, TimerKind::Noop);
         }
-        let abandoned = Abandoned {
-            core: &self.core,
-            key: link.key,
-        };
-        let payload: Bytes = future::poll_fn(|cx| match waiting.poll(cx) {
-            Poll::Ready(payload) => Poll::Ready(payload),
-            Poll::Pending => Poll::Pending,
+        Ok(BegunPoll {
+            abandoned: Given::new(&self.core, link.key),
+            engine: Rc::clone(self),
+            waiting,
+            session,
         })
-        .await;
-        std::mem::forget(abandoned);
-        drop(waiting);
+    }
+}
+
+/// A poll that waits for its answer.
+struct BegunPoll<L: Layer> {
+    engine: Rc<Engine<L>>,
+    session: Rc<Session<L>>,
+    waiting: Waiting,
+    abandoned: Given,
+}
+
+impl<L: Layer> BegunPoll<L> {
+    async fn answer(self) -> Answer {
+        let payload: Bytes = future::poll_fn(|cx| self.waiting.poll(cx)).await;
+        self.abandoned.keep();
+        drop(self.waiting);
+        let link = &self.session.link;
         if link.is_ended() && link.outbound().queued_bytes() == 0 {
             // That was the last answer.
             link.outbound().end();
-            self.forget(link);
+            self.engine.forget(link);
         }
         if payload.is_empty() {
             return Refused::Sid.answer();
         }
         Answer::ok(payload)
+    }
+}
+
+/// A request that its client may give up: dropped before it is kept, it ends the session.
+struct Given {
+    core: Rc<Core>,
+    key: Key,
+    kept: Cell<bool>,
+}
+
+impl Given {
+    fn new(core: &Rc<Core>, key: Key) -> Self {
+        Self {
+            core: Rc::clone(core),
+            key,
+            kept: Cell::default(),
+        }
+    }
+
+    fn keep(&self) {
+        self.kept.set(true);
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        if !self.kept.get() {
+            self.core
+                .add_chore(Chore::End(self.key, EndReason::TransportError));
+        }
     }
 }
 
@@ -468,19 +509,6 @@ struct Stop<'a>(&'a Core);
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.stop();
-    }
-}
-
-/// Ends the session of a poll that its client gave up.
-struct Abandoned<'a> {
-    core: &'a Core,
-    key: Key,
-}
-
-impl Drop for Abandoned<'_> {
-    fn drop(&mut self) {
-        self.core
-            .add_chore(Chore::End(self.key, EndReason::TransportError));
     }
 }
 

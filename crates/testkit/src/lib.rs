@@ -15,6 +15,7 @@ mod output;
 mod platform;
 mod process;
 mod proxy;
+mod python;
 mod resources;
 mod subscriber;
 mod threat;
@@ -28,6 +29,7 @@ pub use self::{
     platform::{Arguments, Platform, Service, api_key, get, post},
     process::{Process, signalbox},
     proxy::{Direction, Flow, Proxy},
+    python::PythonClient,
     subscriber::{LiveLedger, Subscriber},
     threat::{Follower, Record},
     websocket::{Closed, Refused, WsClient},

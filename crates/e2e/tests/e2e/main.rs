@@ -19,6 +19,7 @@ mod raw;
 mod resume;
 mod routers;
 mod slow_readers;
+mod socketio;
 mod threat;
 mod trace;
 mod up;

@@ -1,6 +1,6 @@
 //! Requests: the handshake, polls, bodies, and who gets to be upgraded.
 
-use std::{error::Error, net::IpAddr, rc::Rc};
+use std::{error::Error, future::Future, net::IpAddr, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
@@ -10,11 +10,11 @@ use signalbox_transport::{PendingUpgrade, upgrade};
 use tokio::{task::yield_now, time::timeout};
 
 use super::{
-    Answer, EndReason, Engine, Layer, Session, SessionRequest, Verb,
+    Answer, BegunPoll, EndReason, Engine, Given, Layer, Session, SessionRequest, Verb,
     polling::Polling,
     request::{Query, Refused, is_push},
 };
-use crate::codec::decode_payload;
+use crate::codec::{Malformed, decode_payload};
 
 /// Packets of one body that are handled before other tasks have their turn.
 const PACKETS_PER_TURN: usize = 256;
@@ -22,28 +22,64 @@ const PACKETS_PER_TURN: usize = 256;
 impl<L: Layer> Engine<L> {
     /// Answers a request to the Engine.IO path. An upgrade is completed by a task of the engine.
     ///
-    /// CORS, `Origin` and preflight requests are for the caller, who also sees to it that this
+    /// CORS, `Origin` and preflight requests are for the caller, who also sees to it that the
     /// future is dropped when the client gives up: [`serve_http`](signalbox_transport::serve_http)
-    /// does.
-    pub async fn handle<B>(
+    /// does. A poll counts from the call on, whether the future is polled or not.
+    pub fn handle<B>(
         self: &Rc<Self>,
-        mut request: Request<B>,
+        request: Request<B>,
         peer: IpAddr,
-    ) -> Response<Full<Bytes>>
+    ) -> impl Future<Output = Response<Full<Bytes>>> + use<L, B>
     where
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
+        let begun = self.begin_request(request, peer);
+        let engine = Rc::clone(self);
+        async move {
+            match begun {
+                Begun::Answered(response) => response,
+                Begun::Poll(poll) => poll.answer().await.into_response(),
+                Begun::Push(request, push) => engine.push(request, push).await.into_response(),
+                Begun::Elsewhere(request, sid) => {
+                    engine.elsewhere(request, sid).await.into_response()
+                }
+            }
+        }
+    }
+
+    fn begin_request<B>(self: &Rc<Self>, mut request: Request<B>, peer: IpAddr) -> Begun<L, B> {
         self.turn();
         let query = match Query::parse(request.uri().query().unwrap_or_default()) {
             Ok(query) => query,
-            Err(refused) => return refused.answer().into_response(),
+            Err(refused) => return refused.into(),
         };
         match (query.sid, query.websocket) {
-            (None, false) => self.open_polling(request, peer).into_response(),
-            (None, true) => self.open_websocket(request, peer),
-            (Some(sid), true) => self.request_upgrade(&mut request, &sid),
-            (Some(sid), false) => self.session_request(request, sid).await.into_response(),
+            (None, false) => Begun::Answered(self.open_polling(request, peer).into_response()),
+            (None, true) => Begun::Answered(self.open_websocket(request, peer)),
+            (Some(sid), true) => Begun::Answered(self.request_upgrade(&mut request, &sid)),
+            (Some(sid), false) => self.begin_session_request(request, sid),
+        }
+    }
+
+    fn begin_session_request<B>(self: &Rc<Self>, request: Request<B>, sid: String) -> Begun<L, B> {
+        let push = match is_push(request.method()) {
+            Ok(push) => push,
+            Err(refused) => return refused.into(),
+        };
+        let Some(session) = self.find(&sid) else {
+            return Begun::Elsewhere(request, sid);
+        };
+        if push {
+            match self.begin_push(session) {
+                Ok(push) => Begun::Push(request, push),
+                Err(refused) => refused.into(),
+            }
+        } else {
+            match self.begin_poll(session) {
+                Ok(poll) => Begun::Poll(poll),
+                Err(refused) => refused.into(),
+            }
         }
     }
 
@@ -55,9 +91,15 @@ impl<L: Layer> Engine<L> {
             return Refused::Sid.answer();
         };
         match request.verb {
-            Verb::Poll => self.answer_poll(&session).await,
-            Verb::Push(body) => match self.begin_push(&session) {
-                Ok(_pushing) => self.take_body(&session, &body).await,
+            Verb::Poll => match self.begin_poll(session) {
+                Ok(poll) => poll.answer().await,
+                Err(refused) => refused.answer(),
+            },
+            Verb::Push(body) => match self.begin_push(session) {
+                Ok(push) => {
+                    push.unread.keep();
+                    self.take_body(&push.session, &body).await
+                }
                 Err(refused) => refused.answer(),
             },
         }
@@ -142,50 +184,33 @@ impl<L: Layer> Engine<L> {
         });
     }
 
-    async fn session_request<B>(self: &Rc<Self>, request: Request<B>, sid: String) -> Answer
+    async fn push<B>(&self, request: Request<B>, push: BegunPush<L>) -> Answer
     where
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let push = match is_push(request.method()) {
-            Ok(push) => push,
-            Err(refused) => return refused.answer(),
-        };
-        let Some(session) = self.find(&sid) else {
-            return self.elsewhere(request, sid, push).await;
-        };
-        if !push {
-            return self.answer_poll(&session).await;
-        }
-        let _pushing = match self.begin_push(&session) {
-            Ok(pushing) => pushing,
-            Err(refused) => return refused.answer(),
-        };
-        let unread = Unread {
-            engine: self,
-            session: &session,
-        };
+        let session = &push.session;
         let body = self.read_body(request, session.link.max_payload()).await;
-        std::mem::forget(unread);
+        push.unread.keep();
         match body {
-            Ok(body) => self.take_body(&session, &body).await,
+            Ok(body) => self.take_body(session, &body).await,
             Err(refused) => {
                 let reason = match refused {
                     Refused::TooLarge => EndReason::TooLarge,
                     _ => EndReason::TransportError,
                 };
-                self.end(&session, reason);
+                self.end(session, reason);
                 refused.answer()
             }
         }
     }
 
-    async fn elsewhere<B>(&self, request: Request<B>, sid: String, push: bool) -> Answer
+    async fn elsewhere<B>(&self, request: Request<B>, sid: String) -> Answer
     where
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let verb = if push {
+        let verb = if request.method() == Method::POST {
             match self.read_body(request, self.options.max_payload).await {
                 Ok(body) => Verb::Push(body),
                 Err(refused) => return refused.answer(),
@@ -215,7 +240,7 @@ impl<L: Layer> Engine<L> {
     }
 
     /// Lets one body in at a time; a second ends the session, since their order is lost.
-    fn begin_push(&self, session: &Rc<Session<L>>) -> Result<Pushing, Refused> {
+    fn begin_push(&self, session: Rc<Session<L>>) -> Result<BegunPush<L>, Refused> {
         let link = &session.link;
         if link.is_ended() {
             return Err(Refused::Sid);
@@ -224,10 +249,14 @@ impl<L: Layer> Engine<L> {
             return Err(Refused::Bad);
         };
         if polling.pushing.replace(true) {
-            self.refuse(session, crate::Malformed::State);
+            self.refuse(&session, Malformed::State);
             return Err(Refused::Bad);
         }
-        Ok(Pushing(polling))
+        Ok(BegunPush {
+            unread: Given::new(&self.core, link.key),
+            _pushing: Pushing(polling),
+            session,
+        })
     }
 
     async fn take_body(&self, session: &Rc<Session<L>>, body: &[u8]) -> Answer {
@@ -254,27 +283,33 @@ impl<L: Layer> Engine<L> {
     }
 }
 
+/// A request after everything that could be done at once.
+enum Begun<L: Layer, B> {
+    Answered(Response<Full<Bytes>>),
+    Poll(BegunPoll<L>),
+    Push(Request<B>, BegunPush<L>),
+    Elsewhere(Request<B>, String),
+}
+
+impl<L: Layer, B> From<Refused> for Begun<L, B> {
+    fn from(refused: Refused) -> Self {
+        Self::Answered(refused.answer().into_response())
+    }
+}
+
+/// A POST whose body is still to be read.
+struct BegunPush<L: Layer> {
+    session: Rc<Session<L>>,
+    unread: Given,
+    _pushing: Pushing,
+}
+
 /// Lets the next body in when dropped.
 struct Pushing(Rc<Polling>);
 
 impl Drop for Pushing {
     fn drop(&mut self) {
         self.0.pushing.set(false);
-    }
-}
-
-/// Ends the session of a body that its client gave up.
-struct Unread<'a, L: Layer> {
-    engine: &'a Engine<L>,
-    session: &'a Session<L>,
-}
-
-impl<L: Layer> Drop for Unread<'_, L> {
-    fn drop(&mut self) {
-        self.engine.core.add_chore(super::Chore::End(
-            self.session.link.key,
-            EndReason::TransportError,
-        ));
     }
 }
 

@@ -231,8 +231,8 @@ pub(crate) async fn serve<L: Layer>(listener: TcpListener, engine: Rc<Engine<L>>
         let engine = Rc::clone(&engine);
         spawn_local(async move {
             let service = service_fn(move |request| {
-                let engine = Rc::clone(&engine);
-                async move { Ok::<_, Infallible>(engine.handle(request, peer.ip()).await) }
+                let answer = engine.handle(request, peer.ip());
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             serve_http(stream, service, &limits, future::pending())
                 .await
