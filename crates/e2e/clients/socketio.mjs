@@ -31,7 +31,7 @@ function join(ns, options = {}) {
   const transport = () => socket.io.engine?.transport.name;
   sockets.set(ns, socket);
   socket.on("connect", () => {
-    emit({ event: "connect", ns, id: socket.id, recovered: socket.recovered, transport: transport() });
+    emit({ event: "connect", ns, id: socket.id, recovered: socket.recovered === true, transport: transport() });
     const { engine } = socket.io;
     if (transport() === "polling") {
       engine.once("upgrade", () => emit({ event: "upgrade", ns, transport: transport() }));

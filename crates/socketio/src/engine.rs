@@ -433,9 +433,13 @@ impl<L: Layer> Engine<L> {
             self.refuse(&session, Malformed::State);
             return Err(Refused::Bad);
         };
-        if link.probing.get() && !link.is_ended() {
-            let at = Instant::now() + NOOP_PAUSE;
-            self.core.set_timer(at, link.key, TimerKind::Noop);
+        if link.probing.get() && !link.is_ended() && link.outbound().queued_bytes() == 0 {
+            if link.made_way.replace(true) {
+                let at = Instant::now() + NOOP_PAUSE;
+                self.core.set_timer(at, link.key, TimerKind::Noop);
+            } else {
+                polling.answer_noop();
+            }
         }
         Ok(BegunPoll {
             abandoned: Given::new(&self.core, link.key),

@@ -47,10 +47,10 @@ async fn python_message(client: &PythonClient, name: &str) -> Value {
 #[tokio::test(flavor = "local")]
 async fn javascript_clients_talk_over_each_transport() {
     let server = TestServer::start().await;
-    for (transports, first, upgrades) in [
-        (json!(["polling", "websocket"]), "polling", true),
-        (json!(["polling"]), "polling", false),
-        (json!(["websocket"]), "websocket", false),
+    for (transports, last) in [
+        (json!(["polling", "websocket"]), "websocket"),
+        (json!(["polling"]), "polling"),
+        (json!(["websocket"]), "websocket"),
     ] {
         let client = node(&server).await;
         tell(
@@ -58,15 +58,10 @@ async fn javascript_clients_talk_over_each_transport() {
             json!({"join": "/", "options": {"transports": transports}}),
         );
         let connected = client.expect_event("connect").await;
-        assert_eq!(
-            (&connected["transport"], &connected["recovered"]),
-            (&json!(first), &json!(false))
-        );
-        if upgrades {
-            assert_eq!(
-                client.expect_event("upgrade").await["transport"],
-                "websocket"
-            );
+        assert_eq!(connected["recovered"], false);
+        // The upgrade may be over by then.
+        if connected["transport"] != last {
+            assert_eq!(client.expect_event("upgrade").await["transport"], last);
         }
         let payload = json!(["echo", 1, "grün", {"a": [null, true]}, {"bytes": [0, 30, 255]}]);
         tell(&client, json!({"ns": "/", "emit": payload}));
@@ -223,7 +218,7 @@ async fn upgrades_under_load_lose_nothing() {
                 expected += 1;
             }
             Some("upgrade") => upgraded = true,
-            Some("connect") => {}
+            Some("connect") => upgraded = value["transport"] == "websocket",
             _ => panic!("{value}"),
         }
     }

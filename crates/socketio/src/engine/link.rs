@@ -115,6 +115,8 @@ pub struct Link {
     pub(super) ended: Cell<bool>,
     /// Whether a WebSocket connection is about to take over.
     pub(super) probing: Cell<bool>,
+    /// Whether a poll was answered with nothing for it.
+    pub(super) made_way: Cell<bool>,
     max_payload: Cell<usize>,
     /// The earliest deadline that the layer above has set.
     pub(super) deadline: Cell<Option<Instant>>,
@@ -150,6 +152,7 @@ impl Link {
             }),
             ended: Cell::default(),
             probing: Cell::default(),
+            made_way: Cell::default(),
             max_payload: Cell::new(max_payload),
             deadline: Cell::default(),
             polling: RefCell::new(polling),

@@ -93,6 +93,7 @@ impl<L: Layer> Engine<L> {
             return;
         };
         session.link.probing.set(true);
+        session.link.made_way.set(false);
         let probed = {
             let _probing = Probing(&session);
             let left = limit.saturating_sub(began.elapsed());
@@ -139,7 +140,10 @@ async fn handshake<L: Layer>(session: &Session<L>, socket: &mut WebSocket) -> bo
     // One that is gone already says so to its reader.
     let _sent = socket.outbound().send_frame(&Frame::text("3probe"));
     // The poll that waits would keep the client from going on.
-    if let Some(polling) = &*session.link.polling.borrow() {
+    if let Some(polling) = &*session.link.polling.borrow()
+        && polling.is_idle()
+    {
+        session.link.made_way.set(true);
         polling.answer_noop();
     }
     matches!(socket.next().await, Incoming::Text(end) if decode_packet(&end) == Ok(EnginePacket::Upgrade))
