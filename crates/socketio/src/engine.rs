@@ -376,7 +376,6 @@ impl<L: Layer> Engine<L> {
             );
             Outbound::new(socket, self.options.queue())
         });
-        let due = Instant::now() + self.options.ping_interval;
         let link = Rc::new(Link::new(
             key,
             Rc::clone(&sid),
@@ -384,11 +383,11 @@ impl<L: Layer> Engine<L> {
             Rc::clone(&self.core),
             polling,
             unsettled,
-            self.options.max_payload,
-            due,
+            &self.options,
         ));
         let data = self.layer.open(&link, opening);
         let session = Rc::new(Session { link, data });
+        let due = session.link.beat.get().due;
         self.core.set_timer(due, key, TimerKind::Heartbeat);
         self.by_sid.borrow_mut().insert(sid, key);
         // The layer opens no sessions, so that the place is still vacant.

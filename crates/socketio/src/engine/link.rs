@@ -10,6 +10,7 @@ use signalbox_transport::{CloseCode, ClosedBy, Closure, Frame, Outbound, Sent};
 use tokio::time::Instant;
 
 use super::{
+    EngineOptions,
     core::{Chore, Core, Key, TimerKind, Unsettled},
     polling::Polling,
 };
@@ -134,8 +135,7 @@ impl Link {
         core: Rc<Core>,
         polling: Option<Rc<Polling>>,
         unsettled: Unsettled,
-        max_payload: usize,
-        ping_due: Instant,
+        options: &EngineOptions,
     ) -> Self {
         Self {
             key,
@@ -143,7 +143,7 @@ impl Link {
             outbound,
             core,
             beat: Cell::new(Beat {
-                due: ping_due,
+                due: Instant::now() + options.ping_interval,
                 awaiting: false,
             }),
             transport: Cell::new(match polling {
@@ -153,7 +153,7 @@ impl Link {
             ended: Cell::default(),
             probing: Cell::default(),
             made_way: Cell::default(),
-            max_payload: Cell::new(max_payload),
+            max_payload: Cell::new(options.max_payload),
             deadline: Cell::default(),
             polling: RefCell::new(polling),
             unsettled: Cell::new(Some(unsettled)),
@@ -230,7 +230,7 @@ impl Link {
         }
     }
 
-    /// Runs a task for as long as the engine lives.
+    /// What the engine's sessions share.
     pub(crate) fn core(&self) -> &Rc<Core> {
         &self.core
     }

@@ -263,7 +263,9 @@ impl TestServer {
     }
 
     pub(crate) async fn http(&self) -> Http {
-        Http(TcpStream::connect(self.address).await.unwrap())
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Http(stream)
     }
 
     /// One request on a connection of its own.
