@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
+#[path = "support/server.rs"]
 mod support;
 
 use std::{cell::RefCell, env, error::Error, fs, io::Read, net, rc::Rc, thread, time::Duration};

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
+#[path = "support/server.rs"]
 mod support;
 
 use std::{cell::RefCell, env, error::Error, fs, future, net::SocketAddr, rc::Rc};
