@@ -5,34 +5,21 @@
 
 mod common;
 
-use std::{env, fs, time::Duration};
+use std::{env, time::Duration};
 
 use common::{TestServer, polling, quick, soon, until};
 use signalbox_socketio::{DisconnectReason, EndReason, Packet};
 use tokio::{io::AsyncWriteExt, task::yield_now};
 
-/// Sessions of a wave; `SIGNALBOX_TEST_SCALE=10` makes the 5,000 of a full run.
-const WAVE: usize = 500;
-const WAVES: usize = 4;
-
+/// `SIGNALBOX_TEST_SCALE=10` makes 1,000 clients.
 fn scale() -> usize {
     env::var("SIGNALBOX_TEST_SCALE").map_or(1, |scale| scale.parse().unwrap())
-}
-
-fn open_files() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-fn resident_bytes() -> usize {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[tokio::test(flavor = "local")]
 async fn a_reader_that_stalls_over_websocket_is_gone_and_the_others_get_everything() {
     let server = TestServer::start().await;
     let mut healthy = server.joined("/").await;
-    let before = open_files();
     let mut stalled = server.narrow("EIO=4&transport=websocket").await;
     assert!(stalled.text().await.starts_with('0'));
     stalled.send("40").await;
@@ -49,7 +36,7 @@ async fn a_reader_that_stalls_over_websocket_is_gone_and_the_others_get_everythi
     }
     let left = server.desk.left.borrow()[0].1;
     assert_eq!(left, DisconnectReason::Ended(EndReason::SlowReader));
-    until("its descriptor is back", || open_files() <= before + 1).await;
+    until("it was reset", || stalled.0.take_error().unwrap().is_some()).await;
     server
         .desk
         .broadcast("/", &Packet::event("/", "after").build());
@@ -66,7 +53,6 @@ async fn a_poll_whose_answer_is_not_taken_is_gone() {
     engine.max_payload = 64 << 20;
     engine.outbound.queue_bytes = 64 << 20;
     let server = TestServer::with(engine, layer).await;
-    let before = open_files();
     let sid = server.join("/").await;
     let text = "x".repeat(32 << 20);
     let packet = Packet::event("/", "n").value(&text.as_str().into()).build();
@@ -75,9 +61,7 @@ async fn a_poll_whose_answer_is_not_taken_is_gone() {
     stalled.begin_get(&polling(&sid)).await;
     until("the session ended", || server.engine.session_count() == 0).await;
     drop(packet);
-    until("its connection is gone", || open_files() <= before + 1).await;
-    // The client's end is still open: it is the server that gave up.
-    stalled.0.writable().await.unwrap();
+    until("it was reset", || stalled.0.take_error().unwrap().is_some()).await;
 }
 
 #[tokio::test(flavor = "local")]
@@ -137,56 +121,6 @@ async fn guesses_find_nothing_and_leave_nothing() {
     }
     assert_eq!(server.post(&sid, "421[\"echo\"]").await.0, 200);
     assert_eq!(server.poll(&sid).await, (200, "431[]".to_owned()));
-}
-
-/// Sessions that are opened in every way and abandoned: memory and descriptors return.
-#[tokio::test(flavor = "local")]
-async fn waves_of_abandoned_sessions_leave_nothing() {
-    let (mut engine, mut layer) = quick();
-    layer.connect_timeout = Duration::from_millis(500);
-    engine.ping_interval = Duration::from_millis(500);
-    engine.ping_timeout = Duration::from_millis(500);
-    let server = TestServer::with(engine, layer).await;
-    let files = open_files();
-    let mut after_first = 0;
-    for wave in 0..WAVES {
-        let mut http = server.http().await;
-        let mut held = Vec::new();
-        for at in 0..WAVE * scale() {
-            let (status, body) = http.get("EIO=4&transport=polling").await;
-            assert_eq!(status, 200, "{body}");
-            let sid = common::sid_of(&body);
-            match at % 4 {
-                // Opened and forgotten.
-                0 => {}
-                // In a namespace.
-                1 => drop(http.post(&sid, b"40").await),
-                // With half a message.
-                2 => drop(http.post(&sid, b"40\x1e451-[\"a\"]").await),
-                // With half an upgrade. Descriptors bound how many are at once.
-                _ if held.len() < 200 => {
-                    let upgrade = format!("EIO=4&transport=websocket&sid={sid}");
-                    // On a busy machine its time may be over.
-                    if let Ok(mut ws) = server.upgrade(&upgrade).await {
-                        ws.send("2probe").await;
-                        held.push(ws);
-                    }
-                }
-                _ => {}
-            }
-        }
-        until("all sessions ended", || server.engine.session_count() == 0).await;
-        drop((held, http));
-        until("all descriptors are back", || open_files() <= files).await;
-        if wave == 0 {
-            after_first = resident_bytes();
-        }
-    }
-    // What one wave needed at once may be kept by the allocator, but nothing adds up: a session
-    // takes more than 1,000 bytes.
-    let grown = resident_bytes().saturating_sub(after_first);
-    let leaked = grown / ((WAVES - 1) * WAVE * scale());
-    assert!(leaked < 500, "{leaked} bytes a session");
 }
 
 #[tokio::test(flavor = "local")]
