@@ -7,6 +7,7 @@ mod http_requests;
 mod layer;
 mod link;
 mod options;
+mod poll;
 mod polling;
 mod request;
 mod websocket;
@@ -20,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use signalbox_transport::{Frame, Outbound, WebSocketOptions};
 use slab::Slab;
 use tokio::{
@@ -32,7 +32,7 @@ use tracing::debug;
 use self::{
     core::{Chore, Core, Key, TimerKind, Unsettled},
     link::Beat,
-    polling::{Polling, PollingSocket, Waiting},
+    polling::{Polling, PollingSocket},
     request::Refused,
 };
 pub use self::{
@@ -43,8 +43,6 @@ pub use self::{
 };
 use crate::codec::{EnginePacket, Malformed};
 
-/// How long a poll waits for the end of an upgrade, behind a first one that was answered at once.
-const NOOP_PAUSE: Duration = Duration::from_millis(100);
 /// How long the driver sleeps without a timer.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -419,88 +417,6 @@ impl<L: Layer> Engine<L> {
             silence: Duration::MAX,
             send_buffer_bytes: self.options.send_buffer_bytes,
             outbound: self.options.queue(),
-        }
-    }
-
-    /// Begins to wait for the answer to a poll.
-    fn begin_poll(self: &Rc<Self>, session: Rc<Session<L>>) -> Result<BegunPoll<L>, Refused> {
-        let link = &session.link;
-        let Some(polling) = link.polling.borrow().clone() else {
-            return Err(Refused::Bad);
-        };
-        let Some(waiting) = polling.begin() else {
-            self.refuse(&session, Malformed::State);
-            return Err(Refused::Bad);
-        };
-        if link.probing.get() && !link.is_ended() && link.outbound().queued_bytes() == 0 {
-            if link.made_way.replace(true) {
-                let at = Instant::now() + NOOP_PAUSE;
-                self.core.set_timer(at, link.key, TimerKind::Noop);
-            } else {
-                polling.answer_noop();
-            }
-        }
-        Ok(BegunPoll {
-            abandoned: Given::new(&self.core, link.key),
-            engine: Rc::clone(self),
-            waiting,
-            session,
-        })
-    }
-}
-
-/// A poll that waits for its answer.
-struct BegunPoll<L: Layer> {
-    engine: Rc<Engine<L>>,
-    session: Rc<Session<L>>,
-    waiting: Waiting,
-    abandoned: Given,
-}
-
-impl<L: Layer> BegunPoll<L> {
-    async fn answer(self) -> Answer {
-        let payload: Bytes = future::poll_fn(|cx| self.waiting.poll(cx)).await;
-        self.abandoned.keep();
-        drop(self.waiting);
-        let link = &self.session.link;
-        if link.is_ended() && link.outbound().queued_bytes() == 0 {
-            // That was the last answer.
-            link.outbound().end();
-            self.engine.forget(link);
-        }
-        if payload.is_empty() {
-            return Refused::Sid.answer();
-        }
-        Answer::ok(payload)
-    }
-}
-
-/// A request that its client may give up: dropped before it is kept, it ends the session.
-struct Given {
-    core: Rc<Core>,
-    key: Key,
-    kept: Cell<bool>,
-}
-
-impl Given {
-    fn new(core: &Rc<Core>, key: Key) -> Self {
-        Self {
-            core: Rc::clone(core),
-            key,
-            kept: Cell::default(),
-        }
-    }
-
-    fn keep(&self) {
-        self.kept.set(true);
-    }
-}
-
-impl Drop for Given {
-    fn drop(&mut self) {
-        if !self.kept.get() {
-            self.core
-                .add_chore(Chore::End(self.key, EndReason::TransportError));
         }
     }
 }

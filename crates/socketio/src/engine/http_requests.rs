@@ -10,7 +10,8 @@ use signalbox_transport::{PendingUpgrade, upgrade};
 use tokio::{task::yield_now, time::timeout};
 
 use super::{
-    Answer, BegunPoll, EndReason, Engine, Given, Layer, Session, SessionRequest, Verb,
+    Answer, EndReason, Engine, Layer, Session, SessionRequest, Verb,
+    poll::{BegunPoll, Given},
     polling::Polling,
     request::{Query, Refused, is_push},
 };
