@@ -18,6 +18,7 @@ mod output;
 mod platform;
 mod process;
 mod proxy;
+mod python;
 mod redis;
 mod resources;
 mod subscriber;
@@ -34,6 +35,7 @@ pub use self::{
     platform::{Arguments, Platform, Service, api_key, get, post},
     process::{Process, signalbox},
     proxy::{Direction, Flow, Proxy},
+    python::PythonClient,
     redis::RedisServer,
     subscriber::{LiveLedger, Subscriber},
     threat::{Follower, Record},

@@ -150,6 +150,11 @@ impl Outbound {
         );
     }
 
+    /// Ends the connection now, without a Close frame; what the socket has taken is still delivered.
+    pub fn end(&self) {
+        self.0.end();
+    }
+
     /// Sets the data frame that goes ahead of the Close 1013 when the queue overflows.
     pub fn set_overload_farewell(&self, farewell: Frame) {
         self.0.set_overload_farewell(farewell);
@@ -174,6 +179,12 @@ impl Outbound {
     #[inline]
     pub fn is_closed(&self) -> bool {
         self.0.phase() >= Phase::Asking
+    }
+
+    /// Why the connection closes or has closed; `None` while it is open, and where it ended without
+    /// a reason.
+    pub fn closure(&self) -> Option<Closure> {
+        self.0.closure()
     }
 
     /// Unwritten bytes in the queue, headers included.

@@ -37,6 +37,7 @@ mod raw;
 mod resume;
 mod routers;
 mod slow_readers;
+mod socketio;
 mod speech;
 mod telemetry;
 mod threat;

@@ -238,6 +238,38 @@ impl Connection {
         }
     }
 
+    /// Takes over the socket of `other`, which ends, and what it has queued; the own socket is
+    /// dropped, the own queue goes out behind. False, and nothing has happened, when either is
+    /// closing or the own socket has taken part of a frame.
+    pub(crate) fn adopt(self: &Rc<Self>, other: &Self) -> bool {
+        let torn = self.queue.borrow().as_ref().is_some_and(|q| q.is_torn());
+        if torn || self.phase() >= Phase::Asking || other.phase() >= Phase::Asking {
+            return false;
+        }
+        let socket = other.socket.take();
+        let mut queue = other.queue.take();
+        other.end();
+        match (&mut queue, self.queue.take()) {
+            (Some(first), Some(second)) => first.append(*second),
+            (first, second) => *first = first.take().or(second),
+        }
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        let backlogged = queue.is_some();
+        *self.queue.borrow_mut() = queue;
+        let before = self.socket.replace(socket);
+        if backlogged {
+            self.phase.set(Phase::Backlogged);
+            self.run(flush(Rc::downgrade(self)));
+        } else {
+            self.phase.set(Phase::Clear);
+        }
+        // Last, since it may have something to say about it.
+        drop(before);
+        true
+    }
+
     /// Closes a connection whose peer broke the framing. The writing side is shut behind the Close
     /// frame, since the peer's answer cannot be told from noise and it should not have to wait for
     /// the grace to pass.
@@ -341,6 +373,11 @@ impl Connection {
             Some(closure) => closure.clone(),
             None => Closure::network("connection dropped"),
         })
+    }
+
+    /// Why the connection closes, once that has begun.
+    pub(super) fn closure(&self) -> Option<Closure> {
+        self.closure.borrow().as_deref().cloned()
     }
 
     /// Reads from the socket; an ended connection reads as one whose peer sends no more.

@@ -77,6 +77,20 @@ impl Queue {
         self.data.push_back(frame);
     }
 
+    /// Whether a frame is partly written.
+    pub(super) fn is_torn(&self) -> bool {
+        self.partial.is_some()
+    }
+
+    /// Puts another queue behind this one, without regard to the bounds. It must not be torn.
+    pub(super) fn append(&mut self, mut other: Self) {
+        debug_assert!(!other.is_torn(), "a frame cannot go on on another socket");
+        self.control.append(&mut other.control);
+        self.data.append(&mut other.data);
+        self.bytes += other.bytes;
+        self.waiters.append(&mut other.waiters);
+    }
+
     /// Forgets everything but the frame in progress.
     pub(super) fn drop_unstarted(&mut self) {
         self.control = VecDeque::new();
