@@ -99,7 +99,9 @@ pub(crate) async fn run<D: Dialect>(
     info!(target: AUDIT, session = %session.name, %peer, dialect = %D::NAME, "connected");
     let limit = session.shard.shared.options.websocket.max_message_bytes;
     socket.set_max_message_bytes(limit.min(MAX_UNAUTHENTICATED_BYTES));
-    session.enter(credential).await;
+    // What waits for others is large and rare: boxed, it is no part of what
+    // every idle connection holds.
+    Box::pin(session.enter(credential)).await;
     session.trust(&mut socket);
     let closure = session.converse(&mut socket).await;
     session.shard.counts.note_end(&closure);
@@ -157,7 +159,7 @@ impl<D: Dialect> Session<D> {
             tokio::select! {
                 incoming = socket.next() => match incoming {
                     Incoming::Text(text) => {
-                        self.hear(&text).await;
+                        Box::pin(self.hear(&text)).await;
                         self.trust(socket);
                     }
                     Incoming::Binary(_) => {
