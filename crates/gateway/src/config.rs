@@ -68,6 +68,9 @@ pub struct EdgeArgs {
     /// What clients may take
     #[command(flatten)]
     pub connection: ConnectionArgs,
+    /// Events of the time before its start that a gateway reads into memory, for clients that lost another one
+    #[arg(long, env = "SIGNALBOX_RECENT_EVENTS", default_value_t = 16_384)]
+    pub recent_events: u64,
     /// Messages that a connection may send in a minute, 0 = any number; where a credential has a limit for its user, that one holds instead
     #[arg(long, env = "SIGNALBOX_MESSAGES_PER_MINUTE", default_value_t = 600)]
     pub messages_per_minute: u32,
@@ -114,6 +117,8 @@ pub struct Options {
     pub ingest_patience: Duration,
     /// What access tokens must say.
     pub expectations: Expectations,
+    /// Events of the time before its start that are read into memory.
+    pub recent_events: u64,
     /// Messages that a connection may send in a minute; 0 = any number.
     pub messages_per_minute: u32,
     /// Where limits of users are counted.
@@ -169,6 +174,7 @@ impl Options {
                 audience: edge.token_audience,
                 leeway: CLOCK_LEEWAY,
             },
+            recent_events: edge.recent_events,
             messages_per_minute: edge.messages_per_minute,
             limits: edge.limits,
         })

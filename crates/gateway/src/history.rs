@@ -2,11 +2,14 @@
 //! that return late; and whether the stream still has all that one missed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use signalbox_bus::stream::{self, TOPICS};
+use signalbox_bus::stream::{self, StreamState, TOPICS};
 use signalbox_bus::{Bus, BusError, history, subject};
 use signalbox_protocol::cursor::Cursor;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::debug;
 
 use crate::feed;
 use crate::hub::{Backlog, HubEvent};
@@ -16,6 +19,8 @@ use crate::spans;
 const CONCURRENCY: usize = 32;
 /// Messages of a page.
 const PAGE: usize = 256;
+/// How long reading what was before may hold up a start.
+const RECENT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The stream's history. Shared by all shards.
 pub(crate) struct History {
@@ -90,6 +95,59 @@ impl History {
             .filter_map(feed::decode)
             .collect();
         Ok(Chapter { events, covered })
+    }
+}
+
+/// The stream's latest events, for a gateway that starts: clients that lost
+/// another one are about to return with what they missed, all at once.
+pub(crate) struct Recent {
+    /// In stream order, up to the position where live reading begins.
+    pub(crate) events: Vec<Arc<HubEvent>>,
+    /// Every event behind this sequence is among them.
+    pub(crate) floor: u64,
+}
+
+impl History {
+    /// Reads up to `most` events up to the stream's end at `state`; none where
+    /// that cannot be done in time, since it only saves work later.
+    pub(crate) async fn recent(&self, state: StreamState, most: u64) -> Recent {
+        match timeout(RECENT_PATIENCE, self.read_recent(state, most)).await {
+            Ok(Ok(recent)) => return recent,
+            Ok(Err(error)) => debug!(%error, "starting without recent events"),
+            Err(_) => debug!("starting without recent events: they took too long"),
+        }
+        Recent {
+            events: Vec::new(),
+            floor: state.last,
+        }
+    }
+
+    async fn read_recent(&self, state: StreamState, most: u64) -> Result<Recent, BusError> {
+        let filter = format!("{}.>", subject::TOPICS_PREFIX);
+        let floor = state
+            .last
+            .saturating_sub(most)
+            .max(state.first.saturating_sub(1));
+        let mut events = Vec::new();
+        let mut last = floor;
+        while last < state.last {
+            let page = history::page(&self.bus, TOPICS, &filter, last + 1, PAGE).await?;
+            let Some(end) = page.messages.last() else {
+                // A server that lags has less than there is.
+                return Err(BusError::Api {
+                    action: "read recent events".to_owned(),
+                    cause: format!("nothing behind {last}"),
+                });
+            };
+            last = end.sequence;
+            events.extend(
+                page.messages
+                    .iter()
+                    .take_while(|message| message.sequence <= state.last)
+                    .filter_map(feed::decode),
+            );
+        }
+        Ok(Recent { events, floor })
     }
 }
 

@@ -168,6 +168,15 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         self.counts.evaluated.set(self.filters.evaluations());
     }
 
+    /// Puts events of the time before into memory: everything behind `floor`,
+    /// up to the position. Before the first connection.
+    pub(crate) fn remember(&mut self, events: &[Arc<HubEvent>], floor: u64) {
+        self.ring.clear(floor);
+        for event in events {
+            self.ring.push(Arc::clone(event));
+        }
+    }
+
     /// Where the hub stands.
     pub(crate) fn cursor(&self) -> Cursor {
         Cursor {

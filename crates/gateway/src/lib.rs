@@ -49,7 +49,7 @@ use signalbox_service::{Health, Shutdown, Tasks};
 use signalbox_transport::{Shards, shard_count_for};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admission::Admission;
 pub use crate::admission::AdmissionLimits;
@@ -57,7 +57,7 @@ use crate::authority::Authority;
 pub use crate::config::{ConnectionArgs, EdgeArgs, GatewayArgs, InvalidSetting, Options};
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};
-use crate::history::History;
+use crate::history::{History, Recent};
 use crate::ingest::Ingest;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
@@ -141,7 +141,10 @@ pub async fn run(
         ingest: Arc::new(ingest),
         shutdown: shutdown.clone(),
     };
-    let (senders, starts) = prepare(&listeners, &metrics, state)?;
+    let most = shared.options.recent_events;
+    let recent = shared.history.recent(state, most).await;
+    debug!(events = recent.events.len(), "recent events read");
+    let (senders, starts) = prepare(&listeners, &metrics, state, Arc::new(recent))?;
     drop(listeners);
     let reader = Reader {
         state,
@@ -225,6 +228,7 @@ fn prepare(
     listeners: &[Listener],
     metrics: &Metrics,
     state: StreamState,
+    recent: Arc<Recent>,
 ) -> Result<(Vec<mpsc::Sender<News>>, Vec<Start>), Error> {
     let mut senders = Vec::new();
     let mut starts = Vec::new();
@@ -242,6 +246,7 @@ fn prepare(
             counts: Arc::clone(counts),
             epoch: state.epoch,
             position: state.last,
+            recent: Arc::clone(&recent),
         });
     }
     Ok((senders, starts))

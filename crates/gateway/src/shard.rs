@@ -27,7 +27,7 @@ use crate::dialect::Encoding;
 use crate::dialect::mesh::Mesh;
 use crate::dialect::threat::Threat;
 use crate::feed::News;
-use crate::history::History;
+use crate::history::{History, Recent};
 use crate::hub::{FanOut, Hub, RingLimits};
 use crate::ingest::Ingest;
 use crate::listener::Listener;
@@ -69,6 +69,8 @@ pub(crate) struct Start {
     pub(crate) counts: Arc<ShardCounts>,
     pub(crate) epoch: Epoch,
     pub(crate) position: u64,
+    /// What happened just before that.
+    pub(crate) recent: Arc<Recent>,
 }
 
 /// The state of one shard.
@@ -147,7 +149,9 @@ impl Shard {
 
 /// Runs a shard until shutdown and drains it.
 pub(crate) async fn run(shared: Shared, mut start: Start) {
-    let hub = Hub::new(start.epoch, start.position, RingLimits::default());
+    let mut hub = Hub::new(start.epoch, start.position, RingLimits::default());
+    hub.remember(&start.recent.events, start.recent.floor);
+    drop(start.recent);
     let shard = Rc::new(Shard {
         hub: RefCell::new(hub.counted_in(Arc::clone(&start.counts))),
         counts: start.counts,

@@ -203,12 +203,17 @@ async fn the_routers_and_auths_numbers_follow_the_load() {
     );
     assert_eq!(page.number("signalbox_bus_connected", &[]), 1);
 
-    // Memory serves who returns to the same gateway, the stream who comes to
-    // one that was not there.
+    // Memory serves who returns to the same gateway, or to one that read what
+    // was before its start; the stream who comes to one that did not.
     let mut again = all;
     again["since"] = confirmed["seq"].clone();
-    let late = platform.start_gateway(&[]).await;
-    for (service, source, other) in [(gateway, "memory", "stream"), (&late, "stream", "memory")] {
+    let late = platform.start_gateway(&["--recent-events", "0"]).await;
+    let informed = platform.start_gateway(&["--recent-events", "100"]).await;
+    for (service, source, other) in [
+        (gateway, "memory", "stream"),
+        (&late, "stream", "memory"),
+        (&informed, "memory", "stream"),
+    ] {
         let mut returned = subscriber(service, &key, std::slice::from_ref(&again)).await;
         for _ in 0..3 {
             returned.expect("threat_alert").await;
@@ -235,7 +240,7 @@ async fn the_routers_and_auths_numbers_follow_the_load() {
         page.number("signalbox_auth_requests_total", &labels)
     };
     // Each gateway asked once for the good key.
-    assert_eq!((answered("ACCEPTED"), answered("AUTH_FAILED")), (2, 1));
+    assert_eq!((answered("ACCEPTED"), answered("AUTH_FAILED")), (3, 1));
     assert_eq!(page.number("signalbox_ready", &[("condition", "auth")]), 1);
 }
 

@@ -171,7 +171,7 @@ async fn a_killed_router_loses_nothing() {
     verify(clients, &ids).await;
 }
 
-/// A gateway that was just started has nothing in memory and reads history.
+/// A gateway that remembers nothing of the time before its start reads history.
 #[tokio::test]
 async fn a_return_beyond_memory_is_served_from_the_stream() {
     let platform = Platform::start(1).await;
@@ -185,7 +185,7 @@ async fn a_return_beyond_memory_is_served_from_the_stream() {
     }
     // The channel's history ends before the position up to which it is read.
     send(&bus, "metrics_update", "elsewhere", &json!({"a": 1})).await;
-    let late = platform.start_gateway(&[]).await;
+    let late = platform.start_gateway(&["--recent-events", "0"]).await;
     let mut client = WsClient::connect(&late.threat_url(), &[]).await;
     client.authenticate(&platform.api_key("viewer")).await;
     let resumed = client
@@ -226,8 +226,8 @@ async fn a_position_beyond_retention_is_told() {
         (state.last == 400 && state.first > 2).then_some(state)
     })
     .await;
-    // A gateway that was started now has nothing in memory.
-    let gateway = platform.start_gateway(&[]).await;
+    // It has nothing in memory, so that retention decides.
+    let gateway = platform.start_gateway(&["--recent-events", "0"]).await;
     let mut client = WsClient::connect(&gateway.threat_url(), &[]).await;
     client.authenticate(&platform.api_key("viewer")).await;
     let since = |sequence: u64| json!({"channel": "threat_alerts", "since": format!("{}-{sequence}", empty.epoch)});

@@ -242,8 +242,8 @@ async fn credentials_and_replays_are_traced() {
         send(&bus, "threat_alert", id, &alert("HIGH")).await;
         first.expect("threat_alert").await;
     }
-    // A gateway that was not there has to read them back.
-    let late = platform.start_gateway(&[]).await;
+    // A gateway that knows nothing of the time before has to read them back.
+    let late = platform.start_gateway(&["--recent-events", "0"]).await;
     let mut returned = WsClient::connect(&late.threat_url(), &[]).await;
     returned.authenticate(&platform.api_key("analyst")).await;
     let since = confirmed["seq"].clone();
