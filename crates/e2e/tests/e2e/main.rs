@@ -27,6 +27,7 @@ mod keys;
 mod limits;
 mod malformed;
 mod mesh;
+mod mesh_clients;
 mod metrics;
 mod mutated;
 mod openapi;
