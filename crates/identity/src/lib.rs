@@ -13,6 +13,7 @@
 //! | [`claims`] | the body of a token |
 //! | [`signing`] | the private key that signs tokens |
 //! | [`key_set`] | the public keys that verify them |
+//! | [`signature`] | signatures beside what they sign |
 //! | [`api_key`] | long-lived keys and the records kept of them |
 //! | [`credential`] | which kind of credential a client presented |
 //! | [`secret`] | text that must not be logged |
@@ -81,6 +82,7 @@ pub mod permission;
 pub mod principal;
 pub mod role;
 pub mod secret;
+pub mod signature;
 pub mod signing;
 pub mod wire;
 
@@ -93,4 +95,5 @@ pub use crate::permission::{Permission, Permissions, UnknownPermission};
 pub use crate::principal::{AgentId, CredentialId, InvalidId, Limits, Principal, UserId};
 pub use crate::role::{Role, UnknownRole};
 pub use crate::secret::Secret;
+pub use crate::signature::{Signature, UnusablePem};
 pub use crate::signing::{SigningError, SigningKey};

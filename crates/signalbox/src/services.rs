@@ -36,7 +36,7 @@ pub(crate) fn gateway(command: GatewayCommand) -> Result<(), ExitError> {
 }
 
 pub(crate) fn router(command: RouterCommand) -> Result<(), ExitError> {
-    let options = signalbox_router::Options::from(command.router);
+    let options = signalbox_router::Options::try_from(command.router).map_err(ExitError::config)?;
     serve("router", &command.admin, async |health, shutdown| {
         signalbox_router::run(options, health, shutdown)
             .await

@@ -312,7 +312,7 @@ async fn overflow_finishes_the_frame_in_progress_then_farewell_then_1013() {
             ..OutboundLimits::default()
         },
     );
-    outbound.set_overload_farewell(Frame::text("farewell"));
+    outbound.set_overload_farewell(|| Frame::text("farewell"));
 
     assert_eq!(
         outbound.send(texts(["one", "two", "three", "four"]).iter()),
