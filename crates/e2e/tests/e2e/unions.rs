@@ -144,3 +144,20 @@ async fn a_return_with_several_selections_loses_none() {
         assert_eq!(got["end"].len(), 1);
     }
 }
+
+/// G3: selections that differ are bounded, since each has to know of the
+/// others; ones that are equal are not.
+#[tokio::test]
+async fn selections_that_differ_are_bounded() {
+    let platform = Platform::start(1).await;
+    let mut client = connect(&platform, &platform.gateways[0]).await;
+    let asked = |metric: &str| json!({"type": "subscribe", "channel": "system_metrics", "metrics": [metric]});
+    for number in 0..32 {
+        client.send_json(&asked(&number.to_string())).await;
+        client.expect("subscription_confirmed").await;
+    }
+    client.send_json(&asked("one-more")).await;
+    let refused = client.expect("error").await;
+    assert_eq!(refused["code"], "RATE_LIMIT", "{refused}");
+    client.subscribe(json!({"channel": "threat_alerts"})).await;
+}

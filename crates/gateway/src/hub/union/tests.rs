@@ -163,6 +163,27 @@ fn one_that_returns_after_another_was_replayed_loses_nothing() {
 }
 
 #[test]
+fn a_replacement_brings_what_its_predecessor_left_out() {
+    let mut hub = hub();
+    let client = Client::default();
+    let member = hub.join(client.clone());
+    let first = hub.subscribe(member, alerts(None), &select("a"), None);
+    let other = hub.subscribe(member, alerts(None), &select("d"), None);
+    catch_up(&mut hub, first);
+    catch_up(&mut hub, other);
+    publish(&mut hub, &[letters(1, "abd"), letters(2, "a")]);
+    let second = hub
+        .replace(first, alerts(None), &select("b"), Some(0))
+        .unwrap();
+    // What was replaced takes no part in what is new.
+    publish(&mut hub, &[letters(3, "abd")]);
+    catch_up(&mut hub, second);
+    publish(&mut hub, &[letters(4, "abd")]);
+    let expected = ["1:ad", "2:a", "3:bd", "1:abd", "4:bd"];
+    assert_eq!(frames(&client), expected);
+}
+
+#[test]
 fn a_member_may_not_mix_without_end() {
     let mut hub = hub();
     let member = hub.join(Client::default());
