@@ -18,6 +18,9 @@ use crate::dlq::{dlq, letters};
 /// As no serialiser writes it, so that any rewriting breaks the signature.
 const PAYLOAD: &str = r#"{ "node_id":"node_1",  "load": 1.50 }"#;
 
+/// An event's id and headers, and what the reason of its refusal says.
+type Case<'a> = (&'a str, &'a [(&'static str, &'a str)], Option<&'a str>);
+
 /// Key pairs in files `<name>.pub` and `<name>.key`.
 struct Keys(TempDir);
 
@@ -108,7 +111,7 @@ async fn signed_events_reach_clients_and_others_are_dead_letters() {
     };
     let (sensor, spare, stranger) = (signed(0, PAYLOAD), signed(1, PAYLOAD), signed(2, PAYLOAD));
     let other = signed(0, r#"{"node_id":"node_1","load":1.5}"#);
-    let cases: [(&str, &[(&'static str, &str)], Option<&str>); 10] = [
+    let cases: [Case<'_>; 10] = [
         ("no-id", &[(header::SIGNATURE, &sensor)], None),
         (
             "by-file",
