@@ -17,6 +17,7 @@ FLOORS = {
     "identity": 1,
     "limits": 1,
     "service": 1,
+    "socketio": 1,
     "transport": 1,
     "auth": 2,
     "gateway": 2,

@@ -33,6 +33,23 @@ pub fn ensure_signing_key(dir: &Path) -> Result<String, Error> {
     if let Some(newest) = key_dir::read(dir)?.first() {
         return Ok(newest.kid().to_owned());
     }
+    make_signing_key(dir)
+}
+
+/// Adds a new signing key to a directory that has one. The services that watch
+/// it publish the public half and sign with the key when all know that. Returns
+/// its id.
+///
+/// # Errors
+/// When the directory holds no key, or cannot be read or written.
+pub fn rotate_signing_key(dir: &Path) -> Result<String, Error> {
+    if key_dir::read(dir)?.is_empty() {
+        return Err(Error::NoSigningKey(dir.to_owned()));
+    }
+    make_signing_key(dir)
+}
+
+fn make_signing_key(dir: &Path) -> Result<String, Error> {
     let key = SigningKey::generate().map_err(Error::Generate)?;
     let kid = key.kid().to_owned();
     let path = dir.join(format!("signing-{kid}.{}", key_dir::EXTENSION));

@@ -6,9 +6,24 @@ use std::time::Duration;
 use clap::{Args, value_parser};
 use signalbox_bus::{BusArgs, BusOptions};
 
+use crate::back_off::BackOff;
+use crate::error::Error;
+use crate::issuers::{self, FetchTimes, IssuerSettings};
+use crate::password::PasswordCost;
+
 /// How long gateways may take to learn a new public key: they watch the bucket,
 /// so a minute covers one whose watch is being set up again.
 const KEY_PROPAGATION: Duration = Duration::from_secs(60);
+
+/// Within how long a refresh token that was consumed gets its successor again:
+/// a client whose answer was lost asks again soon.
+const REFRESH_GRACE: Duration = Duration::from_secs(30);
+/// How often the directory of signing keys is looked at.
+const KEY_POLL: Duration = Duration::from_secs(5);
+
+/// How much longer than its last token the public half of a key stays: clocks
+/// differ.
+const KEY_AFTERLIFE: Duration = Duration::from_secs(60);
 
 /// Command line and environment of the auth service.
 #[derive(Args, Clone, Debug)]
@@ -36,6 +51,9 @@ pub struct TokenArgs {
     /// How long tokens are valid
     #[command(flatten)]
     pub lifetime: LifetimeArgs,
+    /// External issuers whose tokens are accepted: a JSON file, see docs/issuers.md
+    #[arg(long, env = "SIGNALBOX_EXTERNAL_ISSUERS", value_name = "FILE")]
+    pub external_issuers: Option<PathBuf>,
 }
 
 /// How long tokens are valid; the part that `up` shares.
@@ -47,6 +65,9 @@ pub struct LifetimeArgs {
     /// The most seconds that an access token may be valid
     #[arg(long, env = "SIGNALBOX_MAX_TOKEN_TTL", default_value_t = 86_400, value_parser = value_parser!(u32).range(1..))]
     pub max_token_ttl: u32,
+    /// Seconds after a login during which tokens can be refreshed
+    #[arg(long, env = "SIGNALBOX_REFRESH_TTL", default_value_t = 2_592_000, value_parser = value_parser!(u32).range(1..))]
+    pub refresh_ttl: u32,
 }
 
 /// Settings of the auth service, validated.
@@ -66,13 +87,35 @@ pub struct Options {
     pub max_token_ttl: Duration,
     /// How long the public half of a key is known before the key signs.
     pub key_propagation: Duration,
+    /// How often the directory of signing keys is looked at.
+    pub key_poll: Duration,
+    /// How much longer than its last token the public half of a key stays.
+    pub key_afterlife: Duration,
+    /// How long after a login tokens can be refreshed.
+    pub refresh_ttl: Duration,
+    /// Within how long a consumed refresh token gets its successor again.
+    pub refresh_grace: Duration,
+    /// How much work a password takes.
+    pub password_cost: PasswordCost,
+    /// How repeated failures are answered.
+    pub back_off: BackOff,
+    /// External issuers whose tokens are accepted.
+    pub issuers: Vec<IssuerSettings>,
+    /// How their keys are kept up to date.
+    pub fetch_times: FetchTimes,
 }
 
 impl Options {
     /// The settings with this bus.
-    #[must_use]
-    pub fn new(bus: BusOptions, token: TokenArgs) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the file of external issuers cannot be used.
+    pub fn new(bus: BusOptions, token: TokenArgs) -> Result<Self, Error> {
+        let issuers = match &token.external_issuers {
+            Some(path) => issuers::read(path)?,
+            None => Vec::new(),
+        };
+        Ok(Self {
             bus,
             signing_keys: token.signing_keys,
             issuer: token.token_issuer,
@@ -80,12 +123,22 @@ impl Options {
             token_ttl: Duration::from_secs(token.lifetime.token_ttl.into()),
             max_token_ttl: Duration::from_secs(token.lifetime.max_token_ttl.into()),
             key_propagation: KEY_PROPAGATION,
-        }
+            key_poll: KEY_POLL,
+            key_afterlife: KEY_AFTERLIFE,
+            refresh_ttl: Duration::from_secs(token.lifetime.refresh_ttl.into()),
+            refresh_grace: REFRESH_GRACE,
+            password_cost: PasswordCost::default(),
+            back_off: BackOff::default(),
+            issuers,
+            fetch_times: FetchTimes::default(),
+        })
     }
 }
 
-impl From<AuthArgs> for Options {
-    fn from(args: AuthArgs) -> Self {
+impl TryFrom<AuthArgs> for Options {
+    type Error = Error;
+
+    fn try_from(args: AuthArgs) -> Result<Self, Error> {
         Self::new(args.bus.into(), args.token)
     }
 }
@@ -105,7 +158,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_help_text() {
         let cli = Cli::try_parse_from(["auth", "--signing-keys", "keys"]).unwrap();
-        let options = Options::from(cli.auth);
+        let options = Options::try_from(cli.auth).unwrap();
         assert_eq!(options.signing_keys, PathBuf::from("keys"));
         assert_eq!(
             (options.token_ttl, options.max_token_ttl),

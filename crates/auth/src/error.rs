@@ -35,6 +35,14 @@ pub enum Error {
     /// No new signing key could be made.
     #[error("cannot make a signing key: {0}")]
     Generate(#[source] SigningError),
+    /// The file of external issuers cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Issuers {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The file with the first API keys cannot be used.
     #[error("{}: {problem}", path.display())]
     Credentials {
@@ -55,6 +63,7 @@ impl Error {
             | Self::NoSigningKey(_)
             | Self::SigningKey { .. }
             | Self::Generate(_)
+            | Self::Issuers { .. }
             | Self::Credentials { .. } => ErrorCode::Internal,
         }
     }

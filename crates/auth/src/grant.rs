@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use signalbox_identity::{AgentId, Claims, CredentialId, Issuance, Permission, Principal, Role};
+use signalbox_identity::{
+    AgentId, Claims, CredentialId, Expectations, FamilyId, Issuance, Permission, Principal, Role,
+};
 use signalbox_protocol::name;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::config::Options;
+use crate::family::Narrowing;
 use crate::rejection::Rejection;
 
 /// What tokens say, whoever they are for.
@@ -31,6 +34,15 @@ impl From<&Options> for Terms {
 }
 
 impl Terms {
+    /// What our own tokens say.
+    pub(crate) fn expectations(&self) -> Expectations {
+        Expectations {
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            leeway: Duration::ZERO,
+        }
+    }
+
     /// The claims of a token for `principal`, valid for so many seconds, 0 for
     /// the usual time, and in any case at most for the longest one.
     pub(crate) fn claims(
@@ -38,6 +50,7 @@ impl Terms {
         principal: &Principal,
         ttl_seconds: u32,
         now: OffsetDateTime,
+        family: Option<FamilyId>,
     ) -> Claims {
         let wanted = match ttl_seconds {
             0 => self.usual,
@@ -52,6 +65,7 @@ impl Terms {
                 id: id.expect("a UUID is an id"),
                 issued_at: now,
                 lifetime: wanted.min(self.longest),
+                family,
             },
         )
     }
@@ -88,6 +102,27 @@ pub(crate) fn narrow(
     Ok(principal)
 }
 
+/// Narrows a principal as a line of tokens was when it began, as far as it still
+/// has that much.
+///
+/// # Errors
+/// When nothing is left.
+pub(crate) fn narrow_again(
+    mut principal: Principal,
+    narrowing: &Narrowing,
+) -> Result<Principal, Rejection> {
+    if !narrowing.projects.is_empty() {
+        let mut projects = narrowing.projects.clone();
+        projects.retain(|project| principal.may_access_project(project));
+        if projects.is_empty() {
+            return Err(Rejection::NothingLeft);
+        }
+        principal.projects = projects;
+    }
+    let agent_id = narrowing.agent_id.as_ref().map(AgentId::to_string);
+    narrow(principal, Vec::new(), agent_id.unwrap_or_default())
+}
+
 /// Whether a token of `principal` may be bound to `agent`. A key of role agent
 /// without an agent of its own speaks for any.
 fn may_speak_for(principal: &Principal, agent: &AgentId) -> bool {
@@ -99,7 +134,7 @@ fn may_speak_for(principal: &Principal, agent: &AgentId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use signalbox_identity::{Limits, UserId};
+    use signalbox_identity::{Limits, Origin, UserId};
 
     use super::*;
 
@@ -114,6 +149,7 @@ mod tests {
             limits: Limits::default(),
             expires_at: None,
             credential: CredentialId::new("key-1").unwrap(),
+            origin: Origin::default(),
         }
     }
 
@@ -193,7 +229,7 @@ mod tests {
             (3_601, 3_600),
             (u32::MAX, 3_600),
         ] {
-            let claims = terms.claims(&key, asked, now);
+            let claims = terms.claims(&key, asked, now, None);
             assert_eq!((claims.exp - claims.iat).whole_seconds(), given, "{asked}");
         }
     }
@@ -208,7 +244,10 @@ mod tests {
         };
         let key = principal(Role::Viewer, &[], None);
         let now = OffsetDateTime::now_utc();
-        let (one, two) = (options.claims(&key, 0, now), options.claims(&key, 0, now));
+        let (one, two) = (
+            options.claims(&key, 0, now, None),
+            options.claims(&key, 0, now, None),
+        );
         assert_ne!(one.jti, two.jti);
         assert_eq!(
             Uuid::parse_str(one.jti.as_str()).unwrap().get_version_num(),

@@ -29,6 +29,11 @@ impl Keyring {
         Self { keys, propagation }
     }
 
+    /// The ids of the keys, the newest first.
+    pub(crate) fn ids(&self) -> Vec<&str> {
+        self.keys.iter().map(|held| held.key.kid()).collect()
+    }
+
     /// The key that signs at the time `now`: the newest that gateways have had
     /// time to learn. Where they had that of none, as at the very first start,
     /// waiting would only refuse tokens, so the newest of all signs.

@@ -1,47 +1,79 @@
-//! The auth service: tells whom an API key belongs to, and exchanges keys for
-//! access tokens that gateways verify by themselves.
+//! The auth service: tells whom an API key belongs to, exchanges keys and
+//! passwords for access tokens that gateways verify by themselves, and says when
+//! those no longer hold.
 //!
 //! | direction | subject |
 //! |---|---|
-//! | in, answered | `svc.auth.verify_key`, `svc.auth.issue_token`, shared by the replicas |
-//! | read | bucket `api_keys`: the records of API keys, looked up per request |
-//! | written | bucket `signing_keys`: public halves of the keys that sign |
+//! | in, answered | `svc.auth.*`, `svc.admin.manage`, shared by the replicas |
+//! | own | buckets `api_keys`, `users`: looked up per request, changed by compare-and-set |
+//! | own | bucket `refresh_families`: lines of refresh tokens |
+//! | written | bucket `revocations`: what gateways apply to open connections |
+//! | written | bucket `signing_keys`: public halves of the keys that sign, external issuers |
+//! | out | HTTPS: the keys of external issuers |
 //!
 //! Invariants:
 //! - Private keys and the secrets of API keys never reach the bus's storage, a
 //!   log or an answer.
-//! - Whoever presents a bad key learns nothing from the answer or the time it
-//!   takes: an unknown id, a wrong secret and a revoked key are alike.
+//! - Whoever presents a bad credential learns nothing from the answer or the time
+//!   it takes: an unknown id, a wrong secret and a revoked key are alike, and so
+//!   are an unknown user, a wrong password and a disabled user.
 //! - That a key could not be looked up is never answered as if it were bad.
+//! - No password, and nothing from which a refresh token could be made, is kept.
+//! - Records change before their entry in `revocations` is written, and the entry
+//!   is made from the record; a failed request can be repeated.
 //! - A key signs only once gateways have had time to learn its public half.
 
 mod api_keys;
+mod back_off;
 pub mod bootstrap;
 mod config;
 mod error;
+mod family;
+mod fetch;
 mod grant;
 mod handler;
+mod issuers;
 mod key_dir;
 mod keyring;
+mod keys;
+mod manage;
+mod metrics;
+mod password;
 mod publication;
 mod rejection;
+mod revoker;
+mod sessions;
+mod table;
+mod users;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use signalbox_bus::{Bus, BusError, rpc, subject};
-use signalbox_protocol::wire;
 use signalbox_service::{Condition, Health, Shutdown};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::api_keys::ApiKeys;
+pub use crate::back_off::BackOff;
+use crate::back_off::Failures;
 pub use crate::config::{AuthArgs, LifetimeArgs, Options, TokenArgs};
 pub use crate::error::Error;
-use crate::grant::Terms;
 use crate::handler::Handler;
-use crate::keyring::Keyring;
+use crate::issuers::Issuers;
+pub use crate::issuers::{FetchTimes, IssuerSettings};
+use crate::keys::Keys;
+use crate::manage::Manager;
+use crate::metrics::Metrics;
+pub use crate::password::PasswordCost;
+use crate::password::Passwords;
+use crate::revoker::Revoker;
+use crate::sessions::Sessions;
+use crate::users::Users;
+
+/// The log target of what security officers read.
+const AUDIT: &str = "audit";
 
 /// How often a service that is up makes sure that it can still do its work.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -55,23 +87,22 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// or not as needed, or when the connection to it ends for good.
 pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Result<(), Error> {
     let ready = health.condition("auth");
-    let keys = key_dir::read(&options.signing_keys)?;
-    if keys.is_empty() {
+    // Before the bus is waited for: a bad directory is told at once.
+    if key_dir::read(&options.signing_keys)?.is_empty() {
         return Err(Error::NoSigningKey(options.signing_keys));
     }
     let bus = Bus::connect(&options.bus, "signalbox-auth").await?;
-    let published = publication::publish(&bus, keys).await?;
-    let handler = Arc::new(Handler::new(
-        ApiKeys::open(&bus).await?,
-        Keyring::new(published, options.key_propagation),
-        Terms::from(&options),
-    ));
+    metrics::observe_bus(&bus);
+    let keys = Arc::new(Keys::open(&bus, &options).await?);
+    let handler = Arc::new(assemble(&bus, &options, Arc::clone(&keys)).await?);
     let mut serving = pin!(serve(&bus, &handler));
     tokio::select! {
         // Subscribing comes first, so that readiness is not announced before.
         biased;
         ended = &mut serving => return Err(ended),
         () = report(&bus, &handler, &ready) => {}
+        () = keys.follow(options.key_poll) => {}
+        () = handler.issuers.follow() => {}
         () = shutdown.wait() => {}
     }
     bus.drain().await;
@@ -81,29 +112,71 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     Ok(())
 }
 
+async fn assemble(bus: &Bus, options: &Options, keys: Arc<Keys>) -> Result<Handler, Error> {
+    let api_keys = Arc::new(ApiKeys::open(bus).await?);
+    let passwords = Passwords::new(options.password_cost);
+    let users = Arc::new(Users::open(bus, passwords).await?);
+    let revoker = Arc::new(
+        Revoker::open(
+            bus,
+            Arc::clone(&api_keys),
+            Arc::clone(&users),
+            options.max_token_ttl,
+        )
+        .await?,
+    );
+    let sessions = Arc::new(
+        Sessions::open(
+            bus,
+            options,
+            Arc::clone(&api_keys),
+            Arc::clone(&users),
+            Arc::clone(&revoker),
+            keys,
+        )
+        .await?,
+    );
+    let manager = Manager::new(
+        Arc::clone(&api_keys),
+        users,
+        Arc::clone(&revoker),
+        Arc::clone(&sessions),
+    );
+    let issuers = Issuers::open(bus, options.issuers.clone(), options.fetch_times).await?;
+    Ok(Handler {
+        issuers,
+        api_keys,
+        revoker,
+        sessions,
+        manager,
+        failures: Failures::new(options.back_off),
+        metrics: Metrics::new(),
+    })
+}
+
 /// Answers requests until the connection ends, and says why it did.
 async fn serve(bus: &Bus, handler: &Arc<Handler>) -> Error {
-    let verify = |request: wire::VerifyKeyRequest| {
-        let handler = Arc::clone(handler);
-        async move { handler.handle_verify_key(&request).await }
-    };
-    let issue = |request: wire::IssueTokenRequest| {
-        let handler = Arc::clone(handler);
-        async move { handler.handle_issue_token(request).await }
-    };
+    macro_rules! answer {
+        ($subject:ident, $handle:ident) => {
+            rpc::serve(
+                bus.clone(),
+                subject::$subject,
+                subject::AUTH_GROUP,
+                |request| {
+                    let handler = Arc::clone(handler);
+                    async move { handler.$handle(request).await }
+                },
+            )
+        };
+    }
     let served = tokio::try_join!(
-        rpc::serve(
-            bus.clone(),
-            subject::VERIFY_KEY,
-            subject::AUTH_GROUP,
-            verify
-        ),
-        rpc::serve(
-            bus.clone(),
-            subject::ISSUE_TOKEN,
-            subject::AUTH_GROUP,
-            issue
-        ),
+        answer!(VERIFY_KEY, handle_verify_key),
+        answer!(ISSUE_TOKEN, handle_issue_token),
+        answer!(REFRESH_TOKEN, handle_refresh_token),
+        answer!(REVOKE, handle_revoke),
+        answer!(MANAGE, handle_manage),
+        answer!(REFRESH_ISSUER, handle_refresh_issuer),
+        answer!(ADMIN_MANAGE, handle_admin_manage),
     );
     Error::Bus(served.err().unwrap_or_else(|| BusError::Api {
         action: "answer requests".to_owned(),

@@ -1,6 +1,7 @@
 //! The keys that sign:
 //! - their public halves are on the bus, once, and nothing else of them
-//! - a new key waits until gateways know it, unless there is no other.
+//! - a new key waits until gateways know it, unless there is no other
+//! - a rotation needs no restart, and the old key goes with its last token.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,6 +14,7 @@ use signalbox_auth::{Error, Options};
 use signalbox_bus::key;
 use signalbox_identity::{KeySet, PublicKey, Role, SigningKey};
 use signalbox_service::{Health, Shutdown};
+use signalbox_testkit::{DEADLINE, eventually};
 
 use crate::common::{Service, World, expectations, request_for};
 
@@ -120,4 +122,73 @@ async fn without_a_usable_key_there_is_no_service() {
     assert!(matches!(run().await, Err(Error::NoSigningKey(_))));
     fs::write(world.keys_dir().join("a.pem"), "no key").unwrap();
     assert!(matches!(run().await, Err(Error::SigningKey { .. })));
+}
+
+#[tokio::test]
+async fn a_key_that_is_added_while_running_takes_over_and_old_tokens_verify() {
+    let world = World::new().await;
+    let old = world.add_signing_key("1.pem");
+    let options = Options {
+        key_propagation: Duration::from_secs(1),
+        ..world.options()
+    };
+    let _one = Service::start(options.clone()).await;
+    let _two = Service::start(options).await;
+    let early = token(&world).await;
+    assert!(signed_by(old.public_key(), &early));
+    let new = world.add_signing_key("2.pem");
+    eventually("the new key signs", DEADLINE, async || {
+        let fresh = token(&world).await;
+        // Nobody signs with a key that gateways do not know.
+        world.claims(&fresh, "signalbox").await;
+        signed_by(new.public_key(), &fresh).then_some(())
+    })
+    .await;
+    world.claims(&early, "signalbox").await;
+}
+
+#[tokio::test]
+async fn an_unusable_file_leaves_the_keys_as_they_are() {
+    let world = World::new().await;
+    let old = world.add_signing_key("1.pem");
+    let _auth = Service::start(world.options()).await;
+    fs::write(world.keys_dir().join("2.pem"), "no key").unwrap();
+    for _ in 0..10 {
+        assert!(signed_by(old.public_key(), &token(&world).await));
+    }
+}
+
+#[tokio::test]
+async fn a_retired_key_is_withdrawn_when_its_tokens_have_ended() {
+    let world = World::new().await;
+    let old = world.add_signing_key("1.pem");
+    let new = world.add_signing_key("2.pem");
+    let options = Options {
+        key_propagation: Duration::ZERO,
+        max_token_ttl: Duration::ZERO,
+        key_afterlife: Duration::ZERO,
+        ..world.options()
+    };
+    let bucket = world.bucket(key::SIGNING_KEYS).await;
+    let jwk = serde_json::to_vec(old.public_key()).unwrap();
+    bucket.put(old.kid(), jwk.into()).await.unwrap();
+    let _auth = Service::start(options).await;
+    eventually("the old key goes", DEADLINE, async || {
+        world
+            .key_set()
+            .await
+            .find(old.kid())
+            .is_none()
+            .then_some(())
+    })
+    .await;
+    assert!(world.key_set().await.find(new.kid()).is_some());
+    // A file that goes away counts as well.
+    fs::remove_file(world.keys_dir().join("2.pem")).unwrap();
+    let last = world.add_signing_key("3.pem");
+    eventually("the removed key goes", DEADLINE, async || {
+        let keys = world.key_set().await;
+        (keys.find(new.kid()).is_none() && keys.find(last.kid()).is_some()).then_some(())
+    })
+    .await;
 }

@@ -41,7 +41,9 @@ pub(crate) fn stored_event(bytes: &[u8]) {
     let origin = Origin {
         epoch: Epoch::from_unix_micros(1),
         sequence: 1,
-        trace: TraceParent::new(1, 2, true).expect("a literal trace"),
+        trace: TraceParent::new(1, 2, true)
+            .expect("a literal trace")
+            .into(),
     };
     let Ok(outgoing) = stored_event::encode(stored.event.clone(), &origin) else {
         return;

@@ -5,8 +5,16 @@ use signalbox_protocol::domain::Domain;
 
 /// Bucket: API keys by id.
 pub const API_KEYS: &str = "api_keys";
-/// Bucket: public halves of the keys that sign access tokens, by key id.
+/// Bucket: what verifies access tokens: the public halves of our own signing
+/// keys by key id, and below [`issuer`] the external issuers with their keys.
 pub const SIGNING_KEYS: &str = "signing_keys";
+/// Bucket: users by name.
+pub const USERS: &str = "users";
+/// Bucket: the lines of refresh tokens, by family. Each ends by itself.
+pub const REFRESH_FAMILIES: &str = "refresh_families";
+/// Bucket: what no longer holds of credentials in use. Watched by gateways; an
+/// entry expires when no token is left that it could concern.
+pub const REVOCATIONS: &str = "revocations";
 /// Bucket: which dead letters were replayed, by their position in DLQ.
 pub const REPLAYS: &str = "dlq_replays";
 
@@ -56,6 +64,64 @@ pub fn is_member(key: &str) -> bool {
     key.starts_with(MEMBER)
 }
 
+const ISSUER: &str = "issuer.";
+
+/// An external issuer in [`SIGNING_KEYS`]. Our own keys have no dot in their
+/// ids.
+#[must_use]
+pub fn issuer(name: &str) -> String {
+    format!("{ISSUER}{}", plain(name))
+}
+
+/// Whether a key of [`SIGNING_KEYS`] is an external issuer.
+#[must_use]
+pub fn is_issuer(key: &str) -> bool {
+    key.starts_with(ISSUER)
+}
+
+/// A user in [`USERS`].
+#[must_use]
+pub fn user(name: &str) -> String {
+    plain(name)
+}
+
+/// The revocation of an API key in [`REVOCATIONS`].
+#[must_use]
+pub fn revoked_key(id: &str) -> String {
+    format!("key.{}", plain(id))
+}
+
+/// The revocation of one token, by its `jti`.
+#[must_use]
+pub fn revoked_token(id: &str) -> String {
+    format!("token.{}", plain(id))
+}
+
+/// The revocation of a refresh family.
+#[must_use]
+pub fn revoked_family(id: &str) -> String {
+    format!("family.{}", plain(id))
+}
+
+/// The revocation of all that a user holds.
+#[must_use]
+pub fn revoked_user(subject: &str) -> String {
+    format!("user.{}", plain(subject))
+}
+
+/// Any text as one token of a key: bytes outside `[A-Za-z0-9_-]` become `=XX`.
+fn plain(text: &str) -> String {
+    let mut key = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            key.push(char::from(byte));
+        } else {
+            key.push_str(&format!("={byte:02X}"));
+        }
+    }
+    key
+}
+
 #[cfg(test)]
 mod tests {
     use signalbox_protocol::cursor::Epoch;
@@ -80,5 +146,14 @@ mod tests {
         assert_eq!(replay(letter), "abc-7");
         assert!(is_plain(&replay(letter)) && !is_plain("a.b"));
         assert_eq!(decision("a.é*"), "612ec3a92a");
+    }
+
+    #[test]
+    fn any_text_is_one_token_of_a_key() {
+        assert_eq!(user("ada.l@büro"), "ada=2El=40b=C3=BCro");
+        assert_eq!(revoked_user("corp|ada"), "user.corp=7Cada");
+        // Two texts never meet in one key.
+        assert_ne!(user("a=2E"), user("a."));
+        assert!(is_issuer(&issuer("https://id.example/x")) && !is_issuer("abc_-1"));
     }
 }

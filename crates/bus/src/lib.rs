@@ -15,6 +15,8 @@
 //! | [`reader`] | a gateway's one ordered reader of TOPICS |
 //! | [`history`] | reading stored events back |
 //! | [`rpc`] | protobuf requests between services |
+//! | [`trace`] | spans, and the trace context of messages |
+//! | [`metrics`] | what is measured of a connection |
 //! | [`server`] | the managed `nats-server` child of a single machine |
 //!
 //! It knows subjects and bytes; what an event means is the callers' matter.
@@ -26,6 +28,7 @@ pub mod header;
 pub mod history;
 pub mod key;
 pub mod lease;
+pub mod metrics;
 pub mod publish;
 pub mod reader;
 pub mod rpc;
@@ -33,6 +36,7 @@ pub mod server;
 pub mod stored_event;
 pub mod stream;
 pub mod subject;
+pub mod trace;
 pub mod work_queue;
 
 pub use crate::connection::{Bus, BusArgs, BusError, BusOptions};

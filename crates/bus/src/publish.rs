@@ -1,5 +1,6 @@
 //! Publishing with acknowledgement: retried under the same id until the
-//! deadline, and refused in words where the bus refuses.
+//! deadline, and refused in words where the bus refuses. A producer's publish
+//! is the first step of an event's trace.
 
 use std::time::Duration;
 
@@ -8,11 +9,18 @@ use async_nats::jetstream::context::{PublishError as NatsError, PublishErrorKind
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
+use signalbox_protocol::trace::Recording;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
 use crate::connection::{Bus, Link};
+use crate::header;
+use crate::subject;
+use crate::trace::{Kind, Span, TraceContext};
+
+/// The part of the system that these spans are of.
+const SCOPE: &str = "signalbox.producer";
 
 /// How long one attempt waits for its acknowledgement.
 const ATTEMPT: Duration = Duration::from_secs(3);
@@ -69,6 +77,19 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// What kind of error it is, in fixed words.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NoStream(_) => "no stream takes the subject",
+            Self::Forbidden(_) => "the bus refuses this user the subject",
+            Self::TooLarge => "larger than the bus takes",
+            Self::Refused(_) => "the bus refused the message",
+            Self::Fenced => "fenced",
+            Self::Unacknowledged(_) => "no acknowledgement",
+        }
+    }
+
     /// Whether the same publish can succeed a moment later.
     const fn is_passing(&self) -> bool {
         match self {
@@ -119,6 +140,57 @@ pub async fn publish(
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Publishes an event as its producer does: as [`publish`], and as a step of
+/// the trace that the message names or the running task works for, or else the
+/// first of a new one, which is recorded if `may_sample`, and the sampler
+/// where there is one, say so. Returns the trace beside the acknowledgement.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn publish_event(
+    bus: &Bus,
+    message: &mut Outgoing,
+    may_sample: bool,
+    patience: Duration,
+) -> Result<(Stored, TraceContext), PublishError> {
+    let parent = TraceContext::of(Some(&message.headers)).or_else(crate::trace::current);
+    let name = || match subject::parse_event(&message.subject) {
+        Some((domain, name)) => format!("publish {domain}.{name}").into(),
+        None => "publish".into(),
+    };
+    let span = match &parent {
+        Some(parent) => Span::behind(parent, SCOPE, Kind::Producer, name),
+        None if may_sample => Span::root(SCOPE, Kind::Producer, name),
+        None => None,
+    };
+    let trace = match (&span, parent) {
+        (Some(span), _) => span.context().clone(),
+        (None, Some(parent)) => parent,
+        // With spans recorded here, the sampler has just said no.
+        (None, None) => {
+            let sampled = may_sample && Recording::current() == Recording::Nothing;
+            header::new_trace(sampled).into()
+        }
+    };
+    trace.inject(&mut message.headers);
+    let outcome = publish(bus, message, patience).await;
+    if let Some(mut span) = span {
+        span.set("messaging.system", "nats");
+        span.set("messaging.operation.name", "publish");
+        span.set("messaging.destination.name", message.subject.clone());
+        span.set("messaging.message.id", message.message_id.clone());
+        span.set("messaging.message.body.size", message.payload.len() as i64);
+        match &outcome {
+            Ok(stored) => {
+                span.set("signalbox.events.sequence", stored.sequence as i64);
+                span.set("signalbox.duplicate", stored.duplicate);
+            }
+            Err(error) => span.fail(error.kind()),
+        }
+    }
+    outcome.map(|stored| (stored, trace))
 }
 
 /// Publishes once, provided that the subject's last message has the sequence

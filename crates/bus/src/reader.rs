@@ -64,6 +64,8 @@ pub struct OrderedReader {
     epoch: Epoch,
     /// The last stream sequence handed on.
     position: u64,
+    /// Messages that the server had for this reader behind its last delivery.
+    lag: u64,
     consumer: Option<Consumer>,
     /// Messages taken in but not handed on yet.
     pending: Vec<Delivery>,
@@ -82,7 +84,8 @@ struct Consumer {
 
 /// What one message from the server means.
 enum Heard {
-    Delivery(Delivery),
+    /// A message, and how many the server has behind it.
+    Delivery(Delivery, u64),
     Nothing,
     OutOfTurn,
 }
@@ -104,6 +107,7 @@ impl OrderedReader {
             stream,
             epoch,
             position,
+            lag: 0,
             consumer: None,
             pending: Vec::new(),
             link,
@@ -121,6 +125,13 @@ impl OrderedReader {
     #[must_use]
     pub const fn position(&self) -> u64 {
         self.position
+    }
+
+    /// How many messages lie behind [`position`](Self::position) in the stream,
+    /// as the server said with the last delivery.
+    #[must_use]
+    pub const fn lag(&self) -> u64 {
+        self.lag
     }
 
     /// Waits for something to tell; a batch has at most `most` messages, all
@@ -165,7 +176,8 @@ impl OrderedReader {
         while let (Some(message), Some(consumer)) = (next.take(), &mut self.consumer) {
             match consumer.hear(&self.bus, message).await {
                 Heard::Nothing => {}
-                Heard::Delivery(delivery) => {
+                Heard::Delivery(delivery, behind) => {
+                    self.lag = behind;
                     // A fresh consumer may begin with what was handed on.
                     if delivery.sequence > self.position {
                         self.position = delivery.sequence;
@@ -285,19 +297,25 @@ impl Consumer {
         if message.status == Some(StatusCode::IDLE_HEARTBEAT) {
             return self.control(bus, &message).await;
         }
-        let Some((sequence, delivered)) = message.reply.as_deref().and_then(positions) else {
+        let Some(positions) = message.reply.as_deref().and_then(positions) else {
             return Heard::Nothing;
         };
+        let Positions {
+            sequence,
+            delivered,
+            behind,
+        } = positions;
         if delivered != self.delivered + 1 {
             return Heard::OutOfTurn;
         }
         self.delivered = delivered;
-        Heard::Delivery(Delivery {
+        let delivery = Delivery {
             sequence,
             subject: message.subject,
             headers: message.headers,
             payload: message.payload,
-        })
+        };
+        Heard::Delivery(delivery, behind)
     }
 
     /// Answers flow control, and compares a heartbeat's count with ours.
@@ -329,15 +347,28 @@ impl Consumer {
     }
 }
 
-/// Stream sequence and delivery number, from the reply subject
+/// What the server says about a delivery.
+#[derive(Debug, PartialEq, Eq)]
+struct Positions {
+    /// The message's sequence in the stream.
+    sequence: u64,
+    /// The number of the delivery.
+    delivered: u64,
+    /// How many messages it has behind this one.
+    behind: u64,
+}
+
+/// Reads the reply subject
 /// `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<tries>.<stream sequence>.<delivery>.<time>.<pending>[.<token>]`.
-fn positions(reply: &str) -> Option<(u64, u64)> {
+fn positions(reply: &str) -> Option<Positions> {
     let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let at = if tokens.len() >= 9 { 5 } else { 3 };
-    Some((
-        tokens.get(at)?.parse().ok()?,
-        tokens.get(at + 1)?.parse().ok()?,
-    ))
+    let number = |index: usize| tokens.get(index)?.parse::<u64>().ok();
+    Some(Positions {
+        sequence: number(at)?,
+        delivered: number(at + 1)?,
+        behind: number(at + 3).unwrap_or(0),
+    })
 }
 
 #[cfg(test)]
@@ -346,13 +377,18 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_reply_subject_are_read() {
+        let expected = Some(Positions {
+            sequence: 42,
+            delivered: 7,
+            behind: 5,
+        });
         assert_eq!(
-            positions("$JS.ACK.TOPICS.c.1.42.7.1700000000000000000.0"),
-            Some((42, 7))
+            positions("$JS.ACK.TOPICS.c.1.42.7.1700000000000000000.5"),
+            expected
         );
         assert_eq!(
-            positions("$JS.ACK.d.acc.TOPICS.c.1.42.7.1700000000000000000.0.tok"),
-            Some((42, 7))
+            positions("$JS.ACK.d.acc.TOPICS.c.1.42.7.1700000000000000000.5.tok"),
+            expected
         );
         assert_eq!(positions("$JS.ACK.TOPICS.c"), None);
         assert_eq!(positions("_INBOX.x"), None);

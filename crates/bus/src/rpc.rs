@@ -8,13 +8,17 @@ use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
 use futures_util::StreamExt as _;
 use prost::Message;
-use signalbox_protocol::trace::{TRACEPARENT, TraceParent};
+use signalbox_protocol::trace::TraceParent;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::connection::{Bus, BusError};
+use crate::trace::{self, Kind, Span, TraceContext};
+
+/// The part of the system that these spans are of.
+const SCOPE: &str = "signalbox.rpc";
 
 /// Requests that one service works on at once; further ones wait in the
 /// subscription.
@@ -34,7 +38,19 @@ pub enum CallError {
     Unreadable,
 }
 
-/// Sends a request and waits for its answer for at most `patience`.
+impl CallError {
+    /// What kind of error it is, in fixed words.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "no answer",
+            Self::Forbidden(_) => "refused",
+            Self::Unreadable => "unreadable answer",
+        }
+    }
+}
+
+/// Sends a request and waits for its answer for at most `patience`, as a step
+/// of `trace` or else of the trace that the running task works for.
 ///
 /// # Errors
 /// [`CallError`]; the request may have been served all the same.
@@ -46,9 +62,27 @@ pub async fn call<Req: Message, Rep: Message + Default>(
     patience: Duration,
 ) -> Result<Rep, CallError> {
     let mut headers = HeaderMap::new();
-    if let Some(trace) = trace {
-        headers.insert(TRACEPARENT, trace.to_string());
+    let parent = trace.map(TraceContext::from).or_else(trace::current);
+    let span = parent
+        .as_ref()
+        .and_then(|parent| Span::behind(parent, SCOPE, Kind::Client, || subject.into()));
+    if let Some(context) = span.as_ref().map(Span::context).or(parent.as_ref()) {
+        context.inject(&mut headers);
     }
+    let answer = exchange(bus, subject, headers, request, patience).await;
+    if let (Some(mut span), Err(error)) = (span, &answer) {
+        span.fail(error.kind());
+    }
+    answer
+}
+
+async fn exchange<Req: Message, Rep: Message + Default>(
+    bus: &Bus,
+    subject: &'static str,
+    headers: HeaderMap,
+    request: &Req,
+    patience: Duration,
+) -> Result<Rep, CallError> {
     let body = request.encode_to_vec().into();
     let request = bus.client().request_with_headers(subject, headers, body);
     let Ok(answer) = bus
@@ -74,7 +108,8 @@ pub async fn call<Req: Message, Rep: Message + Default>(
 
 /// Serves a subject until the connection ends, sharing it with the replicas
 /// in `group`. A request that cannot be read is dropped with a warning: only
-/// our own services may send there.
+/// our own services may send there. The handler's future runs as a step of the
+/// caller's trace.
 ///
 /// # Errors
 /// When the subscription cannot be made.
@@ -100,6 +135,8 @@ where
     while let Some(message) = requests.next().await {
         while running.try_join_next().is_some() {}
         let Some(reply) = message.reply else { continue };
+        let span = TraceContext::of(message.headers.as_ref())
+            .and_then(|caller| Span::behind(&caller, SCOPE, Kind::Server, || subject.into()));
         let Ok(request) = Req::decode(message.payload) else {
             warn!(subject, "unreadable request");
             continue;
@@ -109,7 +146,7 @@ where
         };
         let (answer, client) = (handler(request), bus.client().clone());
         running.spawn(async move {
-            let body = answer.await.encode_to_vec().into();
+            let body = trace::within(span, answer).await.encode_to_vec().into();
             if let Err(error) = client.publish(reply, body).await {
                 debug!(%error, subject, "answer not sent");
             }

@@ -12,21 +12,22 @@ use signalbox_protocol::envelope::{
 };
 use signalbox_protocol::event::Event;
 use signalbox_protocol::timestamp::Timestamp;
-use signalbox_protocol::trace::{TRACEPARENT, TraceParent};
+use signalbox_protocol::trace::TraceParent;
 
 use crate::publish::Outgoing;
 use crate::reader::Delivery;
+use crate::trace::TraceContext;
 use crate::{header, subject};
 
 /// Where an event came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The life of EVENTS.
     pub epoch: Epoch,
     /// Its sequence there.
     pub sequence: u64,
     /// The trace that it belongs to.
-    pub trace: TraceParent,
+    pub trace: TraceContext,
 }
 
 impl Origin {
@@ -34,7 +35,7 @@ impl Origin {
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(TRACEPARENT, self.trace.to_string());
+        self.trace.inject(&mut headers);
         headers.insert(header::EVENT_STREAM, self.epoch.to_string());
         headers.insert(header::EVENT_SEQUENCE, self.sequence.to_string());
         headers
@@ -124,7 +125,7 @@ mod tests {
         let origin = Origin {
             epoch: Epoch::from_unix_micros(10),
             sequence: 3,
-            trace: TraceParent::new(1, 2, true).unwrap(),
+            trace: TraceParent::new(1, 2, true).unwrap().into(),
         };
         let outgoing = encode(event.clone(), &origin).unwrap();
         assert_eq!(outgoing.message_id, "threat/s/e-1");

@@ -24,8 +24,8 @@ pub const TOPICS: &str = "TOPICS";
 /// The refused events.
 pub const DLQ: &str = "DLQ";
 
-/// How long the bucket of leases remembers that one has expired.
-pub(crate) const LEASE_MARKER: Duration = Duration::from_secs(60);
+/// How long a bucket whose entries expire remembers that one has.
+pub const LEASE_MARKER: Duration = Duration::from_secs(60);
 
 const GIB: u64 = 1024 * 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -103,13 +103,15 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
             .await
             .map_err(|error| BusError::api(format!("make stream {name}"), error))?;
     }
-    for bucket in [key::API_KEYS, key::SIGNING_KEYS, key::LEASES] {
+    let expiring = [key::LEASES, key::REFRESH_FAMILIES, key::REVOCATIONS];
+    let lasting = [key::API_KEYS, key::SIGNING_KEYS, key::USERS];
+    for bucket in lasting.into_iter().chain(expiring) {
         let config = kv::Config {
             bucket: bucket.to_owned(),
             history: 1,
             num_replicas: settings.replicas,
             // Without markers, those who watch would not hear of an expiry.
-            limit_markers: (bucket == key::LEASES).then_some(LEASE_MARKER),
+            limit_markers: expiring.contains(&bucket).then_some(LEASE_MARKER),
             ..kv::Config::default()
         };
         bus.jetstream()

@@ -24,6 +24,16 @@ pub const DLQ_PREFIX: &str = "dlq";
 pub const VERIFY_KEY: &str = "svc.auth.verify_key";
 /// Requests to issue an access token.
 pub const ISSUE_TOKEN: &str = "svc.auth.issue_token";
+/// Requests to exchange a refresh token.
+pub const REFRESH_TOKEN: &str = "svc.auth.refresh_token";
+/// Requests of bearers to revoke what they hold.
+pub const REVOKE: &str = "svc.auth.revoke";
+/// Requests of administrators, with their credential.
+pub const MANAGE: &str = "svc.auth.manage";
+/// Requests to fetch the keys of an external issuer.
+pub const REFRESH_ISSUER: &str = "svc.auth.refresh_issuer";
+/// Requests of administrators whose authority is that they may send here.
+pub const ADMIN_MANAGE: &str = "svc.admin.manage";
 /// The queue group that auth replicas share.
 pub const AUTH_GROUP: &str = "auth";
 
@@ -110,6 +120,12 @@ pub fn parse_topic(subject: &str) -> Option<Topic> {
             token => Audience::User(parse_id(token)?),
         },
     })
+}
+
+/// The channel in a subject of TOPICS, as text; empty where there is none.
+#[must_use]
+pub fn channel_of(topic: &str) -> &str {
+    topic.split('.').nth(1).unwrap_or_default()
 }
 
 /// The wildcard for everything on a channel, or for one object's part of it.

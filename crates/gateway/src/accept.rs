@@ -22,6 +22,7 @@ use tower::Service as _;
 use tracing::{debug, warn};
 
 use crate::admission::{Admission, Refused, Ticket};
+use crate::counts::RefusalCounts;
 use crate::routes::{self, Doors};
 use crate::shard::Shared;
 
@@ -177,12 +178,17 @@ fn answer(refused: Refused) -> String {
     )
 }
 
-/// Logs refusals, at most once per interval however many there are, for as
+/// Counts refusals and logs them, at most once per interval however many there are, for as
 /// long as it is polled.
-pub(crate) async fn report_refusals(admission: &Admission) {
+pub(crate) async fn report_refusals(admission: &Admission, counts: &RefusalCounts) {
     loop {
         sleep(REPORT_INTERVAL).await;
         let refusals = admission.take_refusals();
+        counts.full.add(refusals.full);
+        counts.too_fast.add(refusals.too_fast);
+        counts
+            .unauthenticated
+            .add(refusals.too_many_unauthenticated);
         if refusals != Default::default() {
             warn!(
                 full = refusals.full,

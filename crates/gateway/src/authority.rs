@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use parking_lot::{Mutex, RwLock};
 use signalbox_bus::rpc::{self, CallError};
+use signalbox_bus::trace;
 use signalbox_bus::{Bus, BusError, key, subject};
 use signalbox_identity::{
     ApiKey, ApiKeyHash, ApiKeyId, Credential, Expectations, KeySet, Principal, PublicKey,
@@ -20,6 +21,9 @@ use signalbox_protocol::wire::verify_key_reply::Outcome;
 use signalbox_protocol::wire::{self, issue_token_reply};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
+
+use crate::counts::VerdictCounts;
+use crate::spans;
 
 /// How long the auth service may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -61,6 +65,7 @@ pub(crate) struct Authority {
     /// one read serves all who wait.
     refetched: tokio::sync::Mutex<Option<Instant>>,
     remembered: Mutex<HashMap<ApiKeyId, Remembered>>,
+    counts: VerdictCounts,
 }
 
 impl Authority {
@@ -77,7 +82,13 @@ impl Authority {
             keys: RwLock::new(Arc::new(keys)),
             refetched: tokio::sync::Mutex::new(None),
             remembered: Mutex::default(),
+            counts: VerdictCounts::default(),
         })
+    }
+
+    /// How often it has judged how.
+    pub(crate) const fn counts(&self) -> &VerdictCounts {
+        &self.counts
     }
 
     /// Keeps the key set up to date, for as long as it is polled.
@@ -122,6 +133,21 @@ impl Authority {
     /// # Errors
     /// [`Refusal`], with a sentence for the client.
     pub(crate) async fn authenticate(&self, credential: &str) -> Result<Principal, Refusal> {
+        trace::within(spans::credential("authenticate"), async {
+            let verdict = self.check(credential).await;
+            let (count, outcome) = match &verdict {
+                Ok(_) => (&self.counts.accepted, "accepted"),
+                Err(Refusal::Invalid(_)) => (&self.counts.refused, "refused"),
+                Err(Refusal::Unavailable) => (&self.counts.unavailable, "unavailable"),
+            };
+            count.add(1);
+            trace::note("signalbox.outcome", outcome);
+            verdict
+        })
+        .await
+    }
+
+    async fn check(&self, credential: &str) -> Result<Principal, Refusal> {
         match Credential::parse(credential) {
             Ok(Credential::Jwt(token)) => self.verify_token(token.expose()).await,
             Ok(Credential::ApiKey(key)) => self.verify_key(&key).await,
@@ -170,6 +196,7 @@ impl Authority {
         }
         let request = wire::VerifyKeyRequest {
             api_key: key.expose().expose().to_owned(),
+            ..wire::VerifyKeyRequest::default()
         };
         let reply: Result<wire::VerifyKeyReply, CallError> =
             rpc::call(&self.bus, subject::VERIFY_KEY, &request, None, PATIENCE).await;
@@ -196,6 +223,17 @@ impl Authority {
     /// # Errors
     /// What to tell the client.
     pub(crate) async fn issue_token(
+        &self,
+        request: &wire::IssueTokenRequest,
+    ) -> Result<wire::IssuedToken, Complaint> {
+        trace::within(
+            spans::credential("issue token"),
+            self.request_token(request),
+        )
+        .await
+    }
+
+    async fn request_token(
         &self,
         request: &wire::IssueTokenRequest,
     ) -> Result<wire::IssuedToken, Complaint> {
@@ -267,6 +305,9 @@ async fn read_keys(bus: &Bus) -> Result<KeySet, BusError> {
     let mut keys: Vec<PublicKey> = Vec::new();
     while let Some(id) = ids.next().await {
         let id = id.map_err(|error| failed(&error))?;
+        if key::is_issuer(&id) {
+            continue;
+        }
         let Some(value) = store.get(&id).await.map_err(|error| failed(&error))? else {
             continue;
         };

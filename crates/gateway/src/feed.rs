@@ -2,17 +2,19 @@
 //! decoded once and handed to every shard.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use signalbox_bus::reader::{Delivery, OrderedReader, Reading};
 use signalbox_bus::stored_event;
+use signalbox_bus::trace::TraceContext;
 use signalbox_protocol::cursor::Epoch;
 use signalbox_service::{Condition, Shutdown};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::hub::HubEvent;
+use crate::counts::FeedCounts;
+use crate::hub::{EventTrace, HubEvent, Tally};
 
 /// Messages that one batch has at most.
 const BATCH: usize = 256;
@@ -72,6 +74,7 @@ pub(crate) async fn run(
     mut reader: OrderedReader,
     shards: Vec<mpsc::Sender<News>>,
     presence: Presence,
+    counts: &FeedCounts,
     shutdown: Shutdown,
 ) {
     let mut absent_since: Option<Instant> = None;
@@ -86,10 +89,21 @@ pub(crate) async fn run(
             reading = reader.next(BATCH) => reading,
         };
         let news = match reading {
-            Reading::Batch(batch) => News::Batch {
-                events: batch.iter().filter_map(decode).collect(),
-                position: reader.position(),
-            },
+            Reading::Batch(batch) => {
+                let received = SystemTime::now();
+                let events: Arc<[_]> = batch
+                    .iter()
+                    .filter_map(|delivery| decode_live(delivery, received, shards.len()))
+                    .collect();
+                counts.received.add_alone(events.len() as u64);
+                let skipped = batch.len() - events.len();
+                counts.skipped.add_alone(skipped as u64);
+                counts.lag.set(reader.lag());
+                News::Batch {
+                    events,
+                    position: reader.position(),
+                }
+            }
             Reading::Recreated(state) => {
                 warn!(epoch = %state.epoch, "the event stream was made anew");
                 News::Restart {
@@ -128,15 +142,32 @@ async fn absence(since: Option<Instant>) {
 /// The event in a message of TOPICS; `None` for what this version does not
 /// know.
 pub(crate) fn decode(delivery: &Delivery) -> Option<Arc<HubEvent>> {
+    parse(delivery).map(Arc::new)
+}
+
+/// As [`decode`], for an event that so many shards are about to hand out; it
+/// takes the notes for its span along, if that is recorded.
+fn decode_live(delivery: &Delivery, received: SystemTime, shards: usize) -> Option<Arc<HubEvent>> {
+    let mut event = parse(delivery)?;
+    let headers = delivery.headers.as_ref();
+    if let Some(trace) = &mut event.trace
+        && let Some(context) = TraceContext::recorded(headers, Some(trace.parent))
+    {
+        trace.tally = Some(Box::new(Tally::new(context, received, shards)));
+    }
+    Some(Arc::new(event))
+}
+
+fn parse(delivery: &Delivery) -> Option<HubEvent> {
     let Some(stored) = stored_event::decode(delivery) else {
         debug!(subject = %delivery.subject, sequence = delivery.sequence, "event skipped");
         return None;
     };
-    Some(Arc::new(HubEvent {
+    Some(HubEvent {
         sequence: stored.sequence,
         topic: stored.topic,
         event: stored.event,
-        trace: stored.trace.map(|trace| trace.trace_id()),
+        trace: stored.trace.map(EventTrace::from),
         weight: size_of::<HubEvent>() + PARSED_FACTOR * delivery.payload.len(),
-    }))
+    })
 }

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::feed;
 use crate::hub::{Backlog, HubEvent};
+use crate::spans;
 
 /// Pages read at once by one gateway; further ones wait.
 const CONCURRENCY: usize = 32;
@@ -44,7 +45,9 @@ impl History {
     /// When the bus does not answer.
     pub(crate) async fn reaches(&self, since: Cursor) -> Result<bool, BusError> {
         let state = stream::state(&self.bus, TOPICS).await?;
-        let kept = since.sequence + 1 >= state.first && since.sequence <= state.last;
+        // The client chose the number: one beyond the stream may be the largest
+        // there is, and is not to be counted on from.
+        let kept = since.sequence <= state.last && since.sequence + 1 >= state.first;
         Ok(state.epoch == since.epoch && kept)
     }
 
@@ -53,6 +56,18 @@ impl History {
     /// # Errors
     /// When the bus does not answer.
     pub(crate) async fn read(&self, backlog: &Backlog) -> Result<Chapter, BusError> {
+        let mut span = spans::chapter(backlog);
+        let chapter = self.read_page(backlog).await;
+        if let Some(span) = &mut span {
+            match &chapter {
+                Ok(chapter) => span.set("signalbox.events", chapter.events.len() as i64),
+                Err(_) => span.fail("history not read"),
+            }
+        }
+        chapter
+    }
+
+    async fn read_page(&self, backlog: &Backlog) -> Result<Chapter, BusError> {
         let _permit = self.permits.acquire().await;
         let filter = subject::topics_of(backlog.channel, backlog.object.as_deref());
         let page = history::page(&self.bus, TOPICS, &filter, backlog.after + 1, PAGE).await?;

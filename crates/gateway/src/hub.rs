@@ -22,19 +22,21 @@ mod member;
 mod replace;
 mod replay;
 mod ring;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod union;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use signalbox_protocol::cursor::{Cursor, Epoch};
 use signalbox_transport::{Frame, Outbound, Sent};
 use slab::Slab;
 use tokio::sync::Notify;
 
-pub(crate) use self::event::HubEvent;
+pub(crate) use self::event::{EventTrace, HubEvent};
 pub(crate) use self::filter::{Clause, Compare, Filter, Scalar};
 use self::group::Groups;
 use self::intern::{EncodingId, Encodings, Filters};
@@ -43,18 +45,30 @@ use self::member::{Member, Subscription};
 pub(crate) use self::replay::{Backlog, Progress};
 use self::ring::Ring;
 pub(crate) use self::ring::RingLimits;
+pub(crate) use self::tally::Tally;
 
 use signalbox_protocol::catalogue::Channel;
+
+use crate::counts::ShardCounts;
 
 /// The way out of a connection.
 pub(crate) trait Sink {
     /// Sends frames in this order, without waiting.
     fn send<'a>(&self, frames: impl Iterator<Item = &'a Frame> + Clone) -> Sent;
+
+    /// For how long something has been waiting to be sent.
+    fn queue_age(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl Sink for Outbound {
     fn send<'a>(&self, frames: impl Iterator<Item = &'a Frame> + Clone) -> Sent {
         Self::send(self, frames)
+    }
+
+    fn queue_age(&self) -> Option<Duration> {
+        Self::queue_age(self)
     }
 }
 
@@ -111,6 +125,9 @@ pub(crate) struct Hub<K, S> {
     serial: u64,
     /// The frames of the batch that is being handed out.
     frames: Vec<Frame>,
+    /// The events of these frames, where some are traced.
+    owners: Vec<Arc<HubEvent>>,
+    counts: Arc<ShardCounts>,
     /// Members that have frames of it pending.
     touched: Vec<MemberId>,
     /// Groups that an event reaches; kept for its capacity.
@@ -136,11 +153,31 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             encodings: Encodings::default(),
             serial: 0,
             frames: Vec::new(),
+            owners: Vec::new(),
+            counts: Arc::default(),
             touched: Vec::new(),
             reached: Vec::new(),
             mixed: Vec::new(),
             moved: Rc::new(Notify::new()),
         }
+    }
+
+    /// The same, with its numbers kept there.
+    pub(crate) fn counted_in(mut self, counts: Arc<ShardCounts>) -> Self {
+        self.counts = counts;
+        self
+    }
+
+    /// Notes how much there is.
+    pub(crate) fn measure(&self) {
+        let (events, bytes) = self.ring.size();
+        self.counts.ring_events.set(events as u64);
+        self.counts.ring_bytes.set(bytes as u64);
+        self.counts
+            .subscriptions
+            .set(self.subscriptions.len() as u64);
+        self.counts.filters.set(self.filters.len() as u64);
+        self.counts.evaluated.set(self.filters.evaluations());
     }
 
     /// Where the hub stands.
@@ -308,10 +345,13 @@ impl<K: Encode, S: Sink> Hub<K, S> {
     /// event.
     pub(crate) fn publish(&mut self, batch: &[Arc<HubEvent>], position: u64) {
         self.frames.clear();
+        self.owners.clear();
+        let traced = batch.iter().any(|event| event.tally().is_some());
         for event in batch {
             self.ring.push(Arc::clone(event));
-            self.fan_out(event);
+            self.fan_out(event, traced);
         }
+        self.counts.evaluated.set(self.filters.evaluations());
         self.position = position;
         self.moved.notify_waiters();
     }
@@ -322,15 +362,19 @@ impl<K: Encode, S: Sink> Hub<K, S> {
     }
 
     /// Notes one event's frame with every member that it is for.
-    fn fan_out(&mut self, event: &Arc<HubEvent>) {
+    fn fan_out(&mut self, event: &Arc<HubEvent>, traced: bool) {
+        let (mut matched, mut filtered) = (0, 0);
         let mut reached = std::mem::take(&mut self.reached);
         self.groups.reached_by(event, &mut reached);
+        // Those whose filter it does not even touch.
+        filtered += self.groups.missed_by(event, &reached);
         for &group in &reached {
             let key = self.groups.key(group);
             if key
                 .filter
                 .is_some_and(|filter| !self.filters.matches(filter, event))
             {
+                filtered += self.groups.walk(group).len() as u64;
                 continue;
             }
             let encoding = key.encoding;
@@ -339,6 +383,9 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             };
             let index = self.frames.len();
             self.frames.push(frame);
+            if traced {
+                self.owners.push(Arc::clone(event));
+            }
             for &(member_id, _) in self.groups.walk(group) {
                 let Some(member) = self.members.get_mut(member_id.0) else {
                     continue;
@@ -347,6 +394,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
                     continue;
                 }
                 member.last = event.sequence;
+                matched += 1;
                 if member.mixed {
                     self.mixed.push(member_id);
                 }
@@ -358,7 +406,13 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         }
         self.reached = reached;
         if !self.mixed.is_empty() {
-            self.unite(event);
+            self.unite(event, traced);
+        }
+        self.counts.matched.add_alone(matched);
+        self.counts.filtered.add_alone(filtered);
+        if let Some(tally) = event.tally() {
+            tally.matched.add(matched);
+            tally.filtered.add(filtered);
         }
     }
 
@@ -369,9 +423,13 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             sequence: event.sequence,
         };
         let encoder = self.encodings.encoder(encoding);
+        let encode = || {
+            self.counts.encoded.add_alone(1);
+            encoder.encode(event, cursor)
+        };
         self.ring
-            .frame(event.sequence, encoding, || encoder.encode(event, cursor))
-            .unwrap_or_else(|| encoder.encode(event, cursor))
+            .frame(event.sequence, encoding, encode)
+            .unwrap_or_else(encode)
     }
 
     /// Sends what is pending to up to `most` members, one write each; also
@@ -396,10 +454,17 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         }
         let frames = &self.frames;
         let count = member.pending.len();
-        match member
+        let sent = member
             .sink
-            .send(member.pending.iter().map(|&index| &frames[index as usize]))
-        {
+            .send(member.pending.iter().map(|&index| &frames[index as usize]));
+        if !self.owners.is_empty() {
+            let behind = member.sink.queue_age();
+            let owners = member.pending.iter();
+            owners
+                .filter_map(|&index| self.owners.get(index as usize)?.tally())
+                .for_each(|tally| tally.sent(sent, behind));
+        }
+        match sent {
             Sent::Written => outcome.written += count,
             Sent::Queued => outcome.queued += count,
             Sent::Overflow | Sent::Closed => outcome.dropped += count,

@@ -19,6 +19,7 @@ mod access;
 mod admission;
 mod authority;
 mod config;
+mod counts;
 mod descriptors;
 mod dialect;
 mod error;
@@ -27,10 +28,12 @@ mod history;
 mod hub;
 mod ingest;
 mod listener;
+mod metrics;
 mod origin;
 mod routes;
 mod session;
 mod shard;
+mod spans;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -58,6 +61,7 @@ use crate::history::History;
 use crate::ingest::Ingest;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
+use crate::metrics::Metrics;
 pub use crate::origin::{InvalidOrigin, ListedOrigin, Origin};
 use crate::shard::{Shared, Start};
 
@@ -82,6 +86,10 @@ pub async fn run(
     let bus = Bus::connect(&options.bus, "signalbox-gateway").await?;
     let state = stream::verify(&bus, TOPICS).await?;
     let authority = Arc::new(Authority::new(bus.clone(), options.expectations.clone()).await?);
+    let count = shard_count(options.shards);
+    let metrics = Metrics::new(count.get());
+    Metrics::observe_bus(&bus, "gateway");
+    Metrics::observe_authority(&authority);
     let tasks = Tasks::new(shutdown.clone());
     let (keys, stop) = (Arc::clone(&authority), shutdown.clone());
     tasks.spawn("signing keys", async move {
@@ -96,9 +104,10 @@ pub async fn run(
         ..options.admission
     }));
     let (refusing, stop) = (Arc::clone(&admission), shutdown.clone());
+    let counting = Arc::clone(&metrics);
     tasks.spawn("refusals", async move {
         tokio::select! {
-            () = accept::report_refusals(&refusing) => {}
+            () = accept::report_refusals(&refusing, &counting.refusals) => {}
             () = stop.wait() => {}
         }
     });
@@ -118,7 +127,6 @@ pub async fn run(
         .iter()
         .filter_map(|listener| listener.addr().ok())
         .collect();
-    let count = shard_count(options.shards);
     let (present, bus_present) = watch::channel(true);
     let ingest = Ingest::new(bus.clone(), options.ingest_patience);
     let shared = Shared {
@@ -133,12 +141,13 @@ pub async fn run(
         ingest: Arc::new(ingest),
         shutdown: shutdown.clone(),
     };
-    let (senders, starts) = prepare(&listeners, count, state)?;
+    let (senders, starts) = prepare(&listeners, &metrics, state)?;
     drop(listeners);
     let reader = Reader {
         state,
         senders,
         presence: Presence { ready, present },
+        metrics,
         shutdown: shutdown.clone(),
     };
     let shards = if count.get() == 1 {
@@ -170,6 +179,7 @@ struct Reader {
     state: StreamState,
     senders: Vec<mpsc::Sender<News>>,
     presence: Presence,
+    metrics: Arc<Metrics>,
     shutdown: Shutdown,
 }
 
@@ -180,7 +190,14 @@ impl Reader {
         // Ready once the first consumer stands: clients confirmed before it
         // would only wait for their events.
         self.presence.found();
-        feed::run(reader, self.senders, self.presence, self.shutdown).await;
+        feed::run(
+            reader,
+            self.senders,
+            self.presence,
+            &self.metrics.feed,
+            self.shutdown,
+        )
+        .await;
     }
 }
 
@@ -206,12 +223,12 @@ fn shard_count(asked: usize) -> NonZeroUsize {
 /// What each shard starts with, and where its news go in.
 fn prepare(
     listeners: &[Listener],
-    count: NonZeroUsize,
+    metrics: &Metrics,
     state: StreamState,
 ) -> Result<(Vec<mpsc::Sender<News>>, Vec<Start>), Error> {
     let mut senders = Vec::new();
     let mut starts = Vec::new();
-    for _ in 0..count.get() {
+    for counts in &metrics.shards {
         let (sender, news) = mpsc::channel(FEED_CAPACITY);
         let listeners = listeners
             .iter()
@@ -222,6 +239,7 @@ fn prepare(
         starts.push(Start {
             listeners,
             news,
+            counts: Arc::clone(counts),
             epoch: state.epoch,
             position: state.last,
         });
@@ -271,7 +289,10 @@ fn start_shards(
 /// socket is then served by the same thread.
 async fn read_here(reader: Reader, shared: Shared) {
     match Bus::connect(&shared.options.bus, "signalbox-gateway-feed").await {
-        Ok(bus) => reader.run_on(bus).await,
+        Ok(bus) => {
+            Metrics::observe_bus(&bus, "gateway feed");
+            reader.run_on(bus).await;
+        }
         Err(error) => {
             shared.shutdown.fail(format!("event feed: {error}"));
         }

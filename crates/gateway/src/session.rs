@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use signalbox_identity::Principal;
+use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_transport::{CloseCode, Closure, Incoming, Outbound, WebSocket};
@@ -101,6 +102,7 @@ pub(crate) async fn run<D: Dialect>(
     session.enter(credential).await;
     session.trust(&mut socket);
     let closure = session.converse(&mut socket).await;
+    session.shard.counts.note_end(&closure);
     info!(
         target: AUDIT,
         session = %session.name,
@@ -135,6 +137,7 @@ impl<D: Dialect> Session<D> {
             visitor,
             _presence: shard.enter(Connection {
                 outbound: outbound.clone(),
+                dialect: D::NAME,
                 farewell: say_farewell::<D>,
             }),
             shard,
@@ -204,6 +207,9 @@ impl<D: Dialect> Session<D> {
     fn strike(&mut self, complaint: &Complaint) {
         debug!(session = %self.name, code = %complaint.code, message = %complaint.message, "bad message");
         self.refuse(complaint);
+        if !is_clients_fault(complaint.code) {
+            return;
+        }
         self.strikes += 1;
         if self.strikes >= MAX_STRIKES {
             self.outbound
@@ -244,4 +250,13 @@ impl<D: Dialect> Session<D> {
             let _sent = self.outbound.send_frame(&frame);
         }
     }
+}
+
+/// Whether a message that is refused with this code was a bad one. Limits
+/// refuse good ones, and outages are not the client's.
+const fn is_clients_fault(code: ErrorCode) -> bool {
+    !matches!(
+        code,
+        ErrorCode::RateLimit | ErrorCode::Unavailable | ErrorCode::Internal
+    )
 }

@@ -1,9 +1,10 @@
 //! One shard: a thread with its listeners, its hub and the sessions of the
 //! connections that it accepted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use signalbox_bus::decision::Decisions;
 use signalbox_limits::Limits;
@@ -15,12 +16,13 @@ use slab::Slab;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet, yield_now};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, field, info, warn};
 
 use crate::accept;
 use crate::admission::Admission;
 use crate::authority::Authority;
 use crate::config::Options;
+use crate::counts::ShardCounts;
 use crate::dialect::Encoding;
 use crate::dialect::mesh::Mesh;
 use crate::dialect::threat::Threat;
@@ -31,12 +33,15 @@ use crate::ingest::Ingest;
 use crate::listener::Listener;
 use crate::routes::{Arrival, Doors};
 use crate::session;
+use crate::spans;
 
 /// Upgraded connections that wait for the shard; when full, further upgrades
 /// are answered 503.
 const ARRIVALS_CAPACITY: usize = 1_024;
 /// Sockets written between two looks at everything else.
 const FLUSH_SOCKETS: usize = 256;
+/// How often queues and the like are measured.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections told to leave at once when draining.
 const FAREWELL_BATCH: usize = 64;
 
@@ -61,6 +66,7 @@ pub(crate) struct Shared {
 pub(crate) struct Start {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) news: mpsc::Receiver<News>,
+    pub(crate) counts: Arc<ShardCounts>,
     pub(crate) epoch: Epoch,
     pub(crate) position: u64,
 }
@@ -69,6 +75,9 @@ pub(crate) struct Start {
 pub(crate) struct Shard {
     pub(crate) shared: Shared,
     pub(crate) hub: RefCell<Hub<Encoding, Outbound>>,
+    pub(crate) counts: Arc<ShardCounts>,
+    /// Bytes that the connections have sent which are gone.
+    bytes_sent: Cell<u64>,
     /// The open connections, to say farewell to.
     connections: RefCell<Slab<Connection>>,
     /// Woken when the last connection has left.
@@ -79,6 +88,8 @@ pub(crate) struct Shard {
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) outbound: Outbound,
+    /// What the client speaks.
+    pub(crate) dialect: Dialect,
     /// Tells the client, in its dialect, that the gateway is going away.
     pub(crate) farewell: fn(&Outbound),
 }
@@ -92,7 +103,10 @@ pub(crate) struct Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut connections = self.shard.connections.borrow_mut();
-        connections.remove(self.index);
+        let gone = connections.remove(self.index);
+        self.shard.counts.leave(gone.dialect);
+        let bytes_sent = &self.shard.bytes_sent;
+        bytes_sent.set(bytes_sent.get() + gone.outbound.bytes_sent());
         if connections.is_empty() {
             self.shard.empty.notify_waiters();
         }
@@ -102,18 +116,42 @@ impl Drop for Presence {
 impl Shard {
     /// Lists a connection until the guard is dropped.
     pub(crate) fn enter(self: &Rc<Self>, connection: Connection) -> Presence {
+        self.counts.enter(connection.dialect);
         let index = self.connections.borrow_mut().insert(connection);
         Presence {
             shard: Rc::clone(self),
             index,
         }
     }
+
+    /// Notes how much there is and waits now.
+    fn measure(&self) {
+        self.hub.borrow().measure();
+        let mut sent = self.bytes_sent.get();
+        let (mut queued, mut behind, mut oldest) = (0, 0, Duration::ZERO);
+        for (_, connection) in self.connections.borrow().iter() {
+            sent += connection.outbound.bytes_sent();
+            queued += connection.outbound.queued_bytes();
+            if let Some(age) = connection.outbound.queue_age() {
+                behind += 1;
+                oldest = oldest.max(age);
+            }
+        }
+        self.counts.bytes_sent.set(sent);
+        self.counts.queued_bytes.set(queued as u64);
+        self.counts.behind.set(behind);
+        let oldest = u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX);
+        self.counts.queue_age_ms.set(oldest);
+    }
 }
 
 /// Runs a shard until shutdown and drains it.
 pub(crate) async fn run(shared: Shared, mut start: Start) {
+    let hub = Hub::new(start.epoch, start.position, RingLimits::default());
     let shard = Rc::new(Shard {
-        hub: RefCell::new(Hub::new(start.epoch, start.position, RingLimits::default())),
+        hub: RefCell::new(hub.counted_in(Arc::clone(&start.counts))),
+        counts: start.counts,
+        bytes_sent: Cell::new(0),
         connections: RefCell::default(),
         empty: Notify::new(),
         shared,
@@ -135,6 +173,16 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
     tokio::select! {
         () = deliver(&shard, &mut start.news) => {}
         () = drain(&shard, &mut accepting) => {}
+        () = keep_measuring(&shard) => {}
+    }
+}
+
+/// Keeps those numbers up to date that nothing changes one by one. A walk over
+/// ten thousand connections takes about a millisecond.
+async fn keep_measuring(shard: &Shard) {
+    loop {
+        shard.measure();
+        sleep(MEASURE_INTERVAL).await;
     }
 }
 
@@ -144,6 +192,7 @@ async fn deliver(shard: &Shard, news: &mut mpsc::Receiver<News>) {
         match news {
             News::Batch { events, position } => {
                 shard.hub.borrow_mut().publish(&events, position);
+                let began = SystemTime::now();
                 let mut total = FanOut::default();
                 loop {
                     let (part, more) = shard.hub.borrow_mut().flush(FLUSH_SOCKETS);
@@ -155,9 +204,19 @@ async fn deliver(shard: &Shard, news: &mut mpsc::Receiver<News>) {
                     }
                     yield_now().await;
                 }
+                shard.counts.written.add_alone(total.written as u64);
+                shard.counts.queued.add_alone(total.queued as u64);
+                shard.counts.dropped.add_alone(total.dropped as u64);
                 for event in events.iter() {
-                    if let Some(trace_id) = event.trace {
-                        debug!(%trace_id, id = %event.event.id, sequence = event.sequence, "fanned out");
+                    let span_id = spans::handed_out(event, began);
+                    if let Some(trace) = &event.trace {
+                        debug!(
+                            trace_id = %trace.parent.trace_id(),
+                            span_id = span_id.map(field::display),
+                            id = %event.event.id,
+                            sequence = event.sequence,
+                            "fanned out"
+                        );
                     }
                 }
                 debug!(

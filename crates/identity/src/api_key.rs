@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 
-use crate::principal::{AgentId, CredentialId, Limits, Principal, UserId};
+use crate::principal::{AgentId, CredentialId, Limits, Origin, Principal, UserId};
 use crate::role::Role;
 use crate::secret::Secret;
 
@@ -233,6 +233,10 @@ impl ApiKeyRecord {
             limits: self.limits,
             expires_at: None,
             credential: CredentialId::from(&self.id),
+            origin: Origin {
+                key: Some(self.id.clone()),
+                ..Origin::default()
+            },
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 
+use crate::api_key::ApiKeyId;
 use crate::permission::Permissions;
-use crate::principal::{AgentId, CredentialId, Limits, Principal, UserId};
+use crate::principal::{AgentId, CredentialId, FamilyId, Limits, Origin, Principal, UserId};
 use crate::role::Role;
 
 /// Whom a token is for: one name or, from some issuers, several.
@@ -76,6 +77,12 @@ pub struct Claims {
     pub exp: OffsetDateTime,
     /// The token's own id.
     pub jti: CredentialId,
+    /// The line of refresh tokens that the token was issued along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<FamilyId>,
+    /// The API key that the token was issued for; absent for those of users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<ApiKeyId>,
 }
 
 /// What an issuer adds to a principal to make it a token.
@@ -91,6 +98,8 @@ pub struct Issuance {
     pub issued_at: OffsetDateTime,
     /// From `iat` to `exp`, rounded down to a second.
     pub lifetime: Duration,
+    /// Becomes `sid`.
+    pub family: Option<FamilyId>,
 }
 
 impl Claims {
@@ -115,6 +124,8 @@ impl Claims {
             nbf: None,
             exp: iat.saturating_add(lifetime),
             jti: issuance.id,
+            sid: issuance.family,
+            key_id: principal.origin.key.clone(),
         }
     }
 
@@ -145,6 +156,11 @@ impl Claims {
             limits: self.limits,
             expires_at: Some(self.exp),
             credential: self.jti,
+            origin: Origin {
+                key: self.key_id,
+                family: self.sid,
+                issued_at: Some(self.iat),
+            },
         }
     }
 }
@@ -259,6 +275,10 @@ mod tests {
                 },
                 expires_at: None,
                 credential: CredentialId::new("key").unwrap(),
+                origin: Origin {
+                    key: ApiKeyId::parse("abcdefghijk2").ok(),
+                    ..Origin::default()
+                },
             },
         )
     }
@@ -273,6 +293,7 @@ mod tests {
                 id: CredentialId::new("t1").unwrap(),
                 issued_at,
                 lifetime: Duration::from_secs(u64::from(seconds)),
+                family: FamilyId::new("f1").ok(),
             });
             let json = serde_json::to_string(&claims).unwrap();
             let decoded: Claims = serde_json::from_str(&json).unwrap();
@@ -281,6 +302,11 @@ mod tests {
             let expected = Principal {
                 expires_at: Some(claims.exp),
                 credential: claims.jti.clone(),
+                origin: Origin {
+                    family: FamilyId::new("f1").ok(),
+                    issued_at: Some(claims.iat),
+                    ..principal.origin.clone()
+                },
                 ..principal
             };
             prop_assert_eq!(decoded.principal(), expected);

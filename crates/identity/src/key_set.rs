@@ -157,6 +157,12 @@ pub enum Flaw {
     /// It is for someone else.
     #[error("wrong audience")]
     Audience,
+    /// Its external issuer gives its holder no role that counts here.
+    #[error("no role here")]
+    Role,
+    /// The keys of its external issuer have not been fetched for too long.
+    #[error("stale keys")]
+    StaleKeys,
 }
 
 /// The public keys of one issuer by key id; in JSON a JWK set, of which other

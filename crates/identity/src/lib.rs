@@ -17,6 +17,8 @@
 //! | [`api_key`] | long-lived keys and the records kept of them |
 //! | [`credential`] | which kind of credential a client presented |
 //! | [`secret`] | text that must not be logged |
+//! | [`external`] | tokens of external issuers |
+//! | [`revocation`] | what no longer holds of a credential in use |
 //! | [`wire`] | principals as services send them to each other |
 //!
 //! From an API key to a token, and back to the same principal:
@@ -57,6 +59,7 @@
 //!         id: CredentialId::new("token-1")?,
 //!         issued_at: OffsetDateTime::now_utc(),
 //!         lifetime: Duration::from_secs(15 * 60),
+//!         family: None,
 //!     },
 //! );
 //! let token = signing.sign(&claims)?;
@@ -77,9 +80,11 @@
 pub mod api_key;
 pub mod claims;
 pub mod credential;
+pub mod external;
 pub mod key_set;
 pub mod permission;
 pub mod principal;
+pub mod revocation;
 pub mod role;
 pub mod secret;
 pub mod signature;
@@ -90,9 +95,13 @@ pub use crate::api_key::PREFIX as API_KEY_PREFIX;
 pub use crate::api_key::{ApiKey, ApiKeyHash, ApiKeyId, ApiKeyRecord, InvalidApiKey};
 pub use crate::claims::{Audience, Claims, Issuance};
 pub use crate::credential::{Credential, UnknownCredential};
+pub use crate::external::{ExternalIssuer, ExternalVerifier, Trust};
 pub use crate::key_set::{Expectations, Flaw, KeySet, PublicKey, VerifyError};
 pub use crate::permission::{Permission, Permissions, UnknownPermission};
-pub use crate::principal::{AgentId, CredentialId, InvalidId, Limits, Principal, UserId};
+pub use crate::principal::{
+    AgentId, CredentialId, FamilyId, InvalidId, Limits, Origin, Principal, UserId,
+};
+pub use crate::revocation::{Grant, Revocation, Revocations, Target, Verdict};
 pub use crate::role::{Role, UnknownRole};
 pub use crate::secret::Secret;
 pub use crate::signature::{Signature, UnusablePem};

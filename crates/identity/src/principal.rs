@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use signalbox_protocol::name;
 
+use crate::api_key::ApiKeyId;
 use crate::permission::{Permission, Permissions};
 use crate::role::Role;
 
@@ -86,6 +87,12 @@ id! {
     CredentialId
 }
 
+id! {
+    /// The id of a line of refresh tokens: the `sid` of the access tokens that
+    /// were issued along it. It is no secret.
+    FamilyId
+}
+
 /// How much a principal may send, counted per user across its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -103,6 +110,20 @@ impl Default for Limits {
             agent_chats_per_hour: DEFAULT_AGENT_CHATS_PER_HOUR,
         }
     }
+}
+
+/// Where a credential comes from: what a revocation may be aimed at besides the
+/// credential itself and its subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// The API key that it is, or that it was issued for.
+    pub key: Option<ApiKeyId>,
+    /// The line of refresh tokens that it was issued along.
+    pub family: Option<FamilyId>,
+    /// When it was issued; `None` for API keys, whose revocation needs no time.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub issued_at: Option<OffsetDateTime>,
 }
 
 /// Who a connection is and what it may do.
@@ -127,6 +148,9 @@ pub struct Principal {
     pub expires_at: Option<OffsetDateTime>,
     /// The credential that it came with.
     pub credential: CredentialId,
+    /// Where the credential comes from.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 impl Principal {
@@ -153,6 +177,7 @@ mod tests {
             limits: Limits::default(),
             expires_at: Some(OffsetDateTime::UNIX_EPOCH),
             credential: CredentialId::new("k1").unwrap(),
+            origin: Origin::default(),
         }
     }
 

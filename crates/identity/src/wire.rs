@@ -5,8 +5,9 @@
 
 use signalbox_protocol::wire;
 
+use crate::api_key::ApiKeyId;
 use crate::permission::Permissions;
-use crate::principal::{AgentId, CredentialId, InvalidId, Limits, Principal, UserId};
+use crate::principal::{AgentId, CredentialId, InvalidId, Limits, Origin, Principal, UserId};
 use crate::role::Role;
 
 /// A message that stands for no principal.
@@ -72,6 +73,10 @@ impl TryFrom<wire::Principal> for Principal {
                 agent_chats_per_hour: or(message.agent_chats_per_hour, usual.agent_chats_per_hour),
             },
             expires_at: None,
+            origin: Origin {
+                key: ApiKeyId::parse(credential.as_str()).ok(),
+                ..Origin::default()
+            },
             credential,
         })
     }
@@ -97,7 +102,7 @@ mod tests {
             agent_id: "agent-1".to_owned(),
             messages_per_minute: 7,
             agent_chats_per_hour: 8,
-            credential: "key-1".to_owned(),
+            credential: "abcdefghijk2".to_owned(),
         }
     }
 
@@ -118,7 +123,11 @@ mod tests {
                     agent_chats_per_hour: 8,
                 },
                 expires_at: None,
-                credential: CredentialId::new("key-1").unwrap(),
+                credential: CredentialId::new("abcdefghijk2").unwrap(),
+                origin: Origin {
+                    key: ApiKeyId::parse("abcdefghijk2").ok(),
+                    ..Origin::default()
+                },
             }
         );
     }
@@ -144,7 +153,7 @@ mod tests {
     fn absent_fields_take_their_defaults() {
         let principal = Principal::try_from(wire::Principal {
             subject: "user-1".to_owned(),
-            credential: "key-1".to_owned(),
+            credential: "abcdefghijk2".to_owned(),
             ..wire::Principal::default()
         })
         .unwrap();

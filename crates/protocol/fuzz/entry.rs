@@ -9,7 +9,8 @@ use signalbox_protocol::envelope::{
     self, CE_ID, CE_PRIORITY, CE_SOURCE, CE_TIME, CONTENT_TYPE, Headers, PROTOBUF, STRUCTURED,
     Submission,
 };
-use signalbox_protocol::frame::threat::ClientFrame;
+use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::{mesh, threat};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::{ErrorCode, json, name, wire};
 
@@ -20,13 +21,25 @@ const COMPLAINT_BYTES: usize = 512;
 /// message that is no longer than what it quotes, accepted ones stay the same
 /// when JSON is written anew.
 pub(crate) fn client_frame(bytes: &[u8]) {
+    decoded(bytes, threat::ClientFrame::decode);
+}
+
+/// The same for client frames of dialect `mesh`.
+pub(crate) fn mesh_frame(bytes: &[u8]) {
+    decoded(bytes, mesh::ClientFrame::decode);
+}
+
+fn decoded<T: PartialEq + std::fmt::Debug>(
+    bytes: &[u8],
+    decode: impl Fn(&str) -> Result<T, Complaint>,
+) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
-    match ClientFrame::decode(text) {
+    match decode(text) {
         Ok(frame) => {
             let value: Value = serde_json::from_str(text).expect("frames are JSON");
-            assert_eq!(ClientFrame::decode(&value.to_string()), Ok(frame));
+            assert_eq!(decode(&value.to_string()), Ok(frame));
         }
         Err(complaint) => {
             assert!(matches!(
@@ -113,7 +126,7 @@ pub(crate) fn cursor(bytes: &[u8]) {
 pub(crate) type Entry = fn(&[u8]);
 
 /// Valid inputs of each function, to be mutated.
-pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 3] {
+pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 4] {
     let frames = [
         r#"{"type":"authenticate","token":"sbk_a_b","client_info":{"name":"d","version":"1","user_id":"u"}}"#,
         r#"{"type":"subscribe","channel":"threat_alerts","filters":{"severity":["HIGH","LOW"],"resources":["i-1"]},"since":"61d1e0-17"}"#,
@@ -121,10 +134,16 @@ pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 3] {
         r#"{"type":"unsubscribe","subscription_id":"sub-1"}"#,
         r#"{"type":"ping","extra":[1,-2.5e3,null,true,"\u00fc\ud83d\ude00"]}"#,
     ];
+    let mesh_frames = [
+        r#"{"type":"authenticate","token":"sbk_a_b"}"#,
+        r#"{"type":"subscribe","channel":"network_events","filter":{"event":["node_joined"],"data":{"a":[1,null]},"b":"x"},"since":"61d1e0-17"}"#,
+        r#"{"type":"unsubscribe","channel":"network_events"}"#,
+    ];
     let cursors = ["61d1e0-17", "1-0", "ffffffffffffffff-18446744073709551615"];
     let bytes = |text: &&str| text.as_bytes().to_vec();
     [
         (client_frame, frames.iter().map(bytes).collect()),
+        (mesh_frame, mesh_frames.iter().map(bytes).collect()),
         (envelope, envelopes()),
         (cursor, cursors.iter().map(bytes).collect()),
     ]

@@ -3,4 +3,5 @@
 
 pub mod fields;
 pub mod mesh;
+pub mod shape;
 pub mod threat;

@@ -1,11 +1,62 @@
 //! W3C Trace Context: the `traceparent` header that follows an event from its
-//! producer to the frame's write.
+//! producer to the frame's write; and whether this process records spans.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The header's name on the bus and over HTTP.
 pub const TRACEPARENT: &str = "traceparent";
+/// The header with what vendors add to a trace, passed on as it is.
+pub const TRACESTATE: &str = "tracestate";
+/// The longest `tracestate` that is passed on, in bytes: what the standard
+/// asks for at least. A longer one is left out.
+pub const MAX_TRACESTATE_BYTES: usize = 512;
+
+/// What this process records. Written once, before there are events.
+static RECORDING: AtomicU8 = AtomicU8::new(Recording::Nothing as u8);
+
+/// Which traces this process records spans of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Recording {
+    /// None: there is nowhere to send them.
+    Nothing,
+    /// Those whose `traceparent` says so, and of those that begin here the ones
+    /// that the sampler takes.
+    Sampled,
+    /// Whatever the sampler takes, also where `traceparent` says no.
+    Asked,
+}
+
+impl Recording {
+    /// Sets what this process records.
+    pub fn set(self) {
+        RECORDING.store(self as u8, Ordering::Relaxed);
+    }
+
+    /// What this process records. Costs one read of memory.
+    #[inline]
+    #[must_use]
+    pub fn current() -> Self {
+        match RECORDING.load(Ordering::Relaxed) {
+            0 => Self::Nothing,
+            1 => Self::Sampled,
+            _ => Self::Asked,
+        }
+    }
+
+    /// Whether a trace with or without the sampled flag may be recorded here.
+    #[inline]
+    #[must_use]
+    pub const fn may_take(self, is_sampled: bool) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Sampled => is_sampled,
+            Self::Asked => true,
+        }
+    }
+}
 
 /// A position in a trace (W3C Trace Context, level 1, version 00).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +91,12 @@ impl TraceParent {
         }
     }
 
+    /// The span that it names.
+    #[must_use]
+    pub const fn span_id(self) -> SpanId {
+        SpanId(self.span_id)
+    }
+
     /// Whether the producer asked for this trace to be recorded.
     #[must_use]
     pub const fn is_sampled(self) -> bool {
@@ -56,6 +113,32 @@ impl TraceParent {
 /// The id that all spans and log lines of one event share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceId(u128);
+
+impl TraceId {
+    /// The id as a number.
+    #[must_use]
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+/// The id of one step of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanId(u64);
+
+impl SpanId {
+    /// The id as a number.
+    #[must_use]
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,6 +212,14 @@ mod tests {
             child.to_string(),
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000007-01"
         );
+    }
+
+    #[test]
+    fn the_flag_decides_unless_the_sampler_is_asked() {
+        let taken = |recording: Recording| [false, true].map(|flag| recording.may_take(flag));
+        assert_eq!(taken(Recording::Nothing), [false, false]);
+        assert_eq!(taken(Recording::Sampled), [false, true]);
+        assert_eq!(taken(Recording::Asked), [true, true]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use crate::metrics::Metrics;
 use crate::routing::Routing;
 use crate::share::{self, Standing};
 use crate::worker::{Ended, Worker};
@@ -33,6 +34,7 @@ pub(crate) struct Assignment {
     bus: Bus,
     leases: Leases,
     routing: Routing,
+    metrics: Metrics,
     drain: Duration,
     shutdown: Shutdown,
     engagements: BTreeMap<Domain, Engagement>,
@@ -46,6 +48,7 @@ impl Assignment {
         bus: Bus,
         leases: Leases,
         routing: Routing,
+        metrics: Metrics,
         drain: Duration,
         shutdown: Shutdown,
     ) -> Self {
@@ -53,6 +56,7 @@ impl Assignment {
             bus,
             leases,
             routing,
+            metrics,
             drain,
             shutdown,
             engagements: BTreeMap::new(),
@@ -122,7 +126,7 @@ impl Assignment {
                 domain,
                 self.bus.clone(),
                 self.leases.clone(),
-                self.routing.clone(),
+                (self.routing.clone(), self.metrics.clone()),
                 stop,
                 self.drain,
             ));
@@ -159,7 +163,7 @@ async fn work_on(
     domain: Domain,
     bus: Bus,
     leases: Leases,
-    routing: Routing,
+    (routing, metrics): (Routing, Metrics),
     stop: Shutdown,
     drain: Duration,
 ) -> Domain {
@@ -180,7 +184,9 @@ async fn work_on(
         }
     };
     info!(%domain, generation = %lease.generation(), "domain taken over");
-    let worker = Worker::new(bus, domain, routing, &lease, stop.clone());
+    metrics.of(domain).assigned.set(1);
+    let parts = (routing, metrics.clone());
+    let worker = Worker::new(bus, domain, parts, &lease, stop.clone());
     let ended = tokio::select! {
         // The lease first: once it is lost, nothing more is done.
         biased;
@@ -189,6 +195,8 @@ async fn work_on(
         // What is left behind comes again to the next holder.
         () = passed(&stop, drain) => Ended::Finished,
     };
+    metrics.of(domain).assigned.set(0);
+    metrics.of(domain).held.set(0);
     match ended {
         Ended::Finished => {
             lease.release().await;

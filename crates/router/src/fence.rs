@@ -19,6 +19,8 @@ use signalbox_protocol::cursor::Epoch;
 use tokio::time::sleep;
 use tracing::{debug, error};
 
+use crate::metrics::DomainCounts;
+
 /// The pause before a refused or unanswered publish is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest such pause.
@@ -33,8 +35,17 @@ pub(crate) struct Tip {
     source: Option<(Epoch, u64)>,
 }
 
+/// An event that is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    /// The subject's last message, where known.
+    pub(crate) tip: Option<Tip>,
+    /// Whether it was stored now, and not before.
+    pub(crate) is_new: bool,
+}
+
 /// Stores an event, trying for as long as it takes. `tip` is the subject's
-/// last message where known; returns the new one where known.
+/// last message where known.
 ///
 /// Cancelling is safe at any point: whoever stores the event next finds out
 /// whether it is stored.
@@ -44,7 +55,8 @@ pub(crate) async fn store(
     epoch: Epoch,
     sequence: u64,
     mut tip: Option<Tip>,
-) -> Option<Tip> {
+    counts: &DomainCounts,
+) -> Kept {
     let mut pause = PAUSE;
     loop {
         let last = match tip {
@@ -62,33 +74,48 @@ pub(crate) async fn store(
         // lost comes again, and one that this router held while it was stopped
         // may have been stored by another, with others behind it.
         if last.covers(epoch, sequence) {
-            return Some(last);
+            return Kept {
+                tip: Some(last),
+                is_new: false,
+            };
         }
         match publish_fenced(bus, message, last.sequence).await {
             Ok(Stored {
                 sequence: stored,
                 duplicate: false,
             }) => {
-                return Some(Tip {
+                let tip = Tip {
                     sequence: stored,
                     source: Some((epoch, sequence)),
-                });
+                };
+                return Kept {
+                    tip: Some(tip),
+                    is_new: true,
+                };
             }
             // The acknowledgement names the earlier message, which need not be
             // the subject's last.
             Ok(Stored {
                 duplicate: true, ..
-            }) => return None,
+            }) => {
+                return Kept {
+                    tip: None,
+                    is_new: false,
+                };
+            }
             Err(PublishError::Fenced) => {
                 debug!(subject = %message.subject, sequence, "fenced");
+                counts.fenced.add(1);
                 tip = None;
             }
             Err(PublishError::Unacknowledged(_)) => {
+                counts.failed.add(1);
                 tip = None;
                 back_off(&mut pause).await;
             }
             Err(cause) => {
                 error!(subject = %message.subject, %cause, "event not stored, trying again");
+                counts.failed.add(1);
                 tip = None;
                 back_off(&mut pause).await;
             }
@@ -170,6 +197,17 @@ mod tests {
         Epoch::from_unix_micros(7)
     }
 
+    async fn store_as(
+        bus: &Bus,
+        message: &Outgoing,
+        sequence: u64,
+        tip: Option<Tip>,
+    ) -> Option<Tip> {
+        let counts = DomainCounts::default();
+        let kept = store(bus, message, epoch(), sequence, tip, &counts).await;
+        kept.tip
+    }
+
     async fn bus(server: &NatsServer) -> Bus {
         let options = BusOptions {
             url: server.url(User::Admin),
@@ -204,7 +242,7 @@ mod tests {
             .await
             .unwrap();
         let store = async |sequence, window, tip| {
-            store(&bus, &event(sequence, window), epoch(), sequence, tip).await
+            store_as(&bus, &event(sequence, window), sequence, tip).await
         };
         let known = store(1, "then", None).await;
         let mut tip = known;
@@ -235,13 +273,13 @@ mod tests {
             .unwrap();
         let mut tip = None;
         for sequence in 1..=3 {
-            tip = store(&bus, &event(sequence, "w"), epoch(), sequence, tip).await;
+            tip = store_as(&bus, &event(sequence, "w"), sequence, tip).await;
         }
         let mut repeat = event(4, "w");
         repeat.message_id = event(2, "w").message_id;
-        let tip = store(&bus, &repeat, epoch(), 4, tip).await;
+        let tip = store_as(&bus, &repeat, 4, tip).await;
         assert_eq!(tip, None);
-        store(&bus, &event(5, "w"), epoch(), 5, tip).await;
+        store_as(&bus, &event(5, "w"), 5, tip).await;
         assert_eq!(stored(&bus).await, [1, 2, 3, 5]);
     }
 

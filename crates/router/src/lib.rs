@@ -38,6 +38,7 @@ mod assignment;
 mod config;
 mod error;
 mod fence;
+mod metrics;
 mod routing;
 mod share;
 mod signatures;
@@ -54,6 +55,7 @@ use tracing::info;
 use crate::assignment::Assignment;
 pub use crate::config::{Options, RouterArgs, RoutingArgs};
 pub use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::routing::Routing;
 pub use crate::signatures::{InvalidRequirement, Requirement, Signatures, UnusableKeyFile};
 
@@ -74,12 +76,15 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         stream::verify(&bus, name).await?;
     }
     lease::verify(&bus).await?;
+    let metrics = Metrics::new();
+    metrics.observe_bus(&bus);
     let tasks = Tasks::new(shutdown.clone());
     let id = format!("{:016x}", rand::random::<u64>());
     let assignment = Assignment::new(
         bus.clone(),
         Leases::new(bus.clone(), &id, options.lease_ttl),
         Routing::new(options.redact_fields, options.signatures),
+        metrics,
         options.drain,
         shutdown.clone(),
     );

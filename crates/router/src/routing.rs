@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use signalbox_bus::publish::Outgoing;
 use signalbox_bus::stored_event::{self, Origin};
+use signalbox_bus::trace::TraceContext;
 use signalbox_bus::work_queue::Work;
 use signalbox_bus::{HeaderMap, dead_letter, header, subject};
 use signalbox_protocol::catalogue;
@@ -14,7 +15,6 @@ use signalbox_protocol::cursor::{Cursor, Epoch};
 use signalbox_protocol::envelope::{
     self, CE_ID, CE_TIME, Headers as _, MAX_PAYLOAD_BYTES, Submission,
 };
-use signalbox_protocol::trace::TraceId;
 use signalbox_protocol::{json, name};
 
 use crate::signatures::Signatures;
@@ -51,25 +51,21 @@ impl Routing {
         }
     }
 
-    /// Decides on an event of the life `epoch` of EVENTS.
-    pub(crate) fn route(&self, work: &Work, epoch: Epoch) -> (Routed, TraceId) {
-        let trace = header::trace(work.headers.as_ref()).map_or_else(
-            || header::new_trace(false),
-            |parent| parent.child(rand::random()),
-        );
+    /// Decides on an event of the life `epoch` of EVENTS, whose message goes on
+    /// in `trace`.
+    pub(crate) fn route(&self, work: &Work, epoch: Epoch, trace: TraceContext) -> Routed {
         let origin = Origin {
             epoch,
             sequence: work.sequence,
             trace,
         };
-        let routed = match self.topic_message(work, &origin) {
+        match self.topic_message(work, &origin) {
             Ok(message) => Routed::Topic(message),
             Err(reason) => Routed::DeadLetter {
                 message: self.dead_letter(work, &origin, &reason),
                 reason,
             },
-        };
-        (routed, trace.trace_id())
+        }
     }
 
     /// The message for TOPICS, or why there is none.

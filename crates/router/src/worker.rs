@@ -12,18 +12,24 @@ use futures_util::stream::FuturesUnordered;
 use signalbox_bus::lease::{Lease, Tenure};
 use signalbox_bus::publish::{self, Outgoing};
 use signalbox_bus::stream::EVENTS;
+use signalbox_bus::trace::{Kind, Span, TraceContext};
 use signalbox_bus::work_queue::{ACK_WAIT, MAX_HELD, QueueError, Receipt, Taken, Work, WorkQueue};
-use signalbox_bus::{Bus, stream};
+use signalbox_bus::{Bus, header, stream, subject};
 use signalbox_protocol::cursor::Epoch;
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::trace::TraceId;
 use signalbox_service::Shutdown;
-use tokio::time::{MissedTickBehavior, interval, sleep};
-use tracing::{debug, error, info, warn};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tracing::{debug, error, field, info, warn};
 
 use crate::fence::{self, Tip};
+use crate::metrics::{DomainCounts, Metrics};
 use crate::routing::{Routed, Routing};
 
+/// The part of the system that these spans are of.
+const SCOPE: &str = "signalbox.router";
+/// What became of an event.
+const OUTCOME: &str = "signalbox.outcome";
 /// How often the bus is told that held events are still being worked on.
 const PROGRESS: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
 /// The pause before a consumer that could not be reset is tried again.
@@ -43,6 +49,8 @@ struct Job {
     epoch: Epoch,
     message: Outgoing,
     trace: TraceId,
+    /// What becomes of it here, where that is recorded.
+    span: Option<Span>,
 }
 
 /// An event that is stored or refused.
@@ -51,6 +59,8 @@ struct Done {
     epoch: Epoch,
     /// The TOPICS subject, and its last message where known.
     subject: Option<(String, Option<Tip>)>,
+    /// Ends once it is acknowledged.
+    span: Option<Span>,
 }
 
 /// Why a worker has ended.
@@ -80,6 +90,7 @@ pub(crate) struct Worker {
     bus: Bus,
     domain: Domain,
     routing: Routing,
+    metrics: Metrics,
     tenure: Tenure,
     stop: Shutdown,
     queue: WorkQueue,
@@ -99,7 +110,7 @@ impl Worker {
     pub(crate) fn new(
         bus: Bus,
         domain: Domain,
-        routing: Routing,
+        (routing, metrics): (Routing, Metrics),
         lease: &Lease,
         stop: Shutdown,
     ) -> Self {
@@ -108,6 +119,7 @@ impl Worker {
             bus,
             domain,
             routing,
+            metrics,
             tenure: lease.tenure(),
             stop,
             queue,
@@ -133,6 +145,7 @@ impl Worker {
                 _ = progress.tick() => Turn::Progress,
                 taken = self.queue.next(), if self.held.len() < MAX_HELD => Turn::Take(taken),
             };
+            self.counts().held.set(self.held.len() as u64);
             // After the process was stopped, this may be the first to notice.
             if self.tenure.is_over() {
                 return Ended::Lapsed;
@@ -189,25 +202,71 @@ impl Worker {
         let held = self.held.insert(work.sequence, work.receipt.clone());
         if held.is_some() {
             // It came again after a reset; the new receipt is what counts.
+            self.counts().redelivered.add(1);
             return;
         }
-        let (routed, trace) = self.routing.route(&work, epoch);
-        match routed {
+        let (trace, mut span) = self.begin(&work);
+        let trace_id = trace.parent().trace_id();
+        match self.routing.route(&work, epoch, trace) {
             Routed::Topic(message) => {
                 self.enqueue(Job {
                     sequence: work.sequence,
                     epoch,
                     message,
-                    trace,
+                    trace: trace_id,
+                    span,
                 });
             }
             Routed::DeadLetter { message, reason } => {
-                warn!(subject = %work.subject, sequence = work.sequence, trace_id = %trace, %reason, "event refused");
-                let bus = self.bus.clone();
-                self.in_flight
-                    .push(Box::pin(refuse(bus, message, epoch, work.sequence)));
+                warn!(subject = %work.subject, sequence = work.sequence, %trace_id, %reason, "event refused");
+                self.counts().invalid.add(1);
+                if let Some(span) = &mut span {
+                    span.set(OUTCOME, "refused");
+                    span.fail("event refused");
+                }
+                let (bus, metrics, domain) = (self.bus.clone(), self.metrics.clone(), self.domain);
+                let sequence = work.sequence;
+                self.in_flight.push(Box::pin(async move {
+                    refuse(bus, &message).await;
+                    metrics.of(domain).dead_letters.add(1);
+                    Done {
+                        sequence,
+                        epoch,
+                        subject: None,
+                        span,
+                    }
+                }));
             }
         }
+    }
+
+    fn counts(&self) -> &DomainCounts {
+        self.metrics.of(self.domain)
+    }
+
+    /// The trace that an event's messages go on in, and the span of what
+    /// becomes of it here.
+    fn begin(&self, work: &Work) -> (TraceContext, Option<Span>) {
+        let parent = TraceContext::of(work.headers.as_ref());
+        let name = || match subject::parse_event(&work.subject) {
+            Some((domain, name)) => format!("route {domain}.{name}").into(),
+            None => "route".into(),
+        };
+        let span = match &parent {
+            Some(parent) => Span::behind(parent, SCOPE, Kind::Consumer, name),
+            None => Span::root(SCOPE, Kind::Consumer, name),
+        };
+        let Some(mut span) = span else {
+            let trace = parent.unwrap_or_else(|| header::new_trace(false).into());
+            return (trace, None);
+        };
+        span.set("messaging.system", "nats");
+        span.set("messaging.operation.name", "route");
+        span.set("messaging.destination.name", work.subject.to_string());
+        span.set("messaging.message.body.size", work.payload.len() as i64);
+        span.set("signalbox.domain", self.domain.token());
+        span.set("signalbox.events.sequence", work.sequence as i64);
+        (span.context().clone(), Some(span))
     }
 
     fn enqueue(&mut self, job: Job) {
@@ -221,15 +280,34 @@ impl Worker {
         }
     }
 
-    fn launch(&mut self, job: Job) {
+    fn launch(&mut self, mut job: Job) {
         let (bus, tip) = (
             self.bus.clone(),
             self.tips.get(&job.message.subject).copied(),
         );
+        let (metrics, domain) = (self.metrics.clone(), self.domain);
         self.in_flight.push(Box::pin(async move {
-            let tip = fence::store(&bus, &job.message, job.epoch, job.sequence, tip).await;
+            let counts = metrics.of(domain);
+            let began = Instant::now();
+            let mut storing = job.span.as_ref().and_then(|span| begin_store(span, &job));
+            if let Some(span) = &storing {
+                // Gateways go on behind this step.
+                span.context().inject(&mut job.message.headers);
+            }
+            let kept = fence::store(&bus, &job.message, job.epoch, job.sequence, tip, counts).await;
+            let (count, outcome) = match kept.is_new {
+                true => (&counts.routed, "stored"),
+                false => (&counts.duplicates, "duplicate"),
+            };
+            count.add(1);
+            metrics.stored_after(began.elapsed());
+            for span in [&mut storing, &mut job.span].into_iter().flatten() {
+                span.set(OUTCOME, outcome);
+            }
+            let span_id = storing.as_ref().or(job.span.as_ref());
             debug!(
                 trace_id = %job.trace,
+                span_id = span_id.map(|span| field::display(span.context().parent().span_id())),
                 message_id = %job.message.message_id,
                 subject = %job.message.subject,
                 "routed"
@@ -237,20 +315,28 @@ impl Worker {
             Done {
                 sequence: job.sequence,
                 epoch: job.epoch,
-                subject: Some((job.message.subject, tip)),
+                subject: Some((job.message.subject, kept.tip)),
+                span: job.span,
             }
         }));
     }
 
     /// Acknowledges an event and launches the next on its subject.
     async fn settle(&mut self, done: Done) {
+        let Done {
+            sequence,
+            epoch,
+            subject,
+            span,
+        } = done;
         // An event of a former EVENTS may have the number of a held one.
-        if self.epoch == Some(done.epoch)
-            && let Some(receipt) = self.held.remove(&done.sequence)
+        if self.epoch == Some(epoch)
+            && let Some(receipt) = self.held.remove(&sequence)
         {
             receipt.acknowledge().await;
         }
-        let Some((subject, tip)) = done.subject else {
+        drop(span);
+        let Some((subject, tip)) = subject else {
             return;
         };
         self.remember(&subject, tip);
@@ -284,17 +370,26 @@ impl Worker {
     }
 }
 
+/// The step of storing an event, behind that of routing it.
+fn begin_store(routing: &Span, job: &Job) -> Option<Span> {
+    let channel = subject::channel_of(&job.message.subject);
+    let name = || format!("store {channel}").into();
+    let mut span = Span::behind(routing.context(), SCOPE, Kind::Producer, name)?;
+    span.set("messaging.system", "nats");
+    span.set("messaging.operation.name", "store");
+    span.set(
+        "messaging.destination.template",
+        format!("topics.{channel}.{{object}}.{{user}}"),
+    );
+    span.set("messaging.message.id", job.message.message_id.clone());
+    Some(span)
+}
+
 /// Keeps a refused event on DLQ, trying for as long as it takes.
-async fn refuse(bus: Bus, message: Outgoing, epoch: Epoch, sequence: u64) -> Done {
+async fn refuse(bus: Bus, message: &Outgoing) {
     loop {
-        match publish::publish(&bus, &message, DEAD_LETTER_PATIENCE).await {
-            Ok(_) => {
-                return Done {
-                    sequence,
-                    epoch,
-                    subject: None,
-                };
-            }
+        match publish::publish(&bus, message, DEAD_LETTER_PATIENCE).await {
+            Ok(_) => return,
             Err(cause) => {
                 error!(subject = %message.subject, %cause, "refused event not kept, trying again");
                 sleep(RESET_PAUSE).await;

@@ -1,5 +1,6 @@
-//! What every service process needs around its work: logs, signals, an orderly
-//! end, readiness, the admin listener and owned tasks.
+//! What every service process needs around its work: logs, traces and metrics on
+//! their way out, signals, an orderly end, readiness, the admin listener and
+//! owned tasks.
 //!
 //! The crate knows no service, no bus and no client; configuration is parsed by
 //! the caller.
@@ -40,6 +41,7 @@ pub mod admin;
 mod captured;
 pub mod exit;
 pub mod health;
+pub mod metrics;
 mod own_thread;
 pub mod private_file;
 pub mod run;
@@ -53,4 +55,4 @@ pub use crate::health::{Condition, ConditionState, Health, HealthSnapshot};
 pub use crate::run::run;
 pub use crate::shutdown::Shutdown;
 pub use crate::tasks::Tasks;
-pub use crate::telemetry::{LogArgs, LogFormat, TelemetryError};
+pub use crate::telemetry::{LogArgs, LogFormat, OtlpArgs, Telemetry, TelemetryError};

@@ -1,63 +1,48 @@
-//! Structured logs on standard error.
+//! What a process tells of itself: structured logs on standard error, spans
+//! and metrics to a collector by OTLP, metrics to whoever asks `/metrics`.
 //!
-//! The subscriber is a registry of layers, so that further exporters join it
-//! here without a change at the callers of [`init`].
+//! Spans and metrics are made with the API of OpenTelemetry wherever the work
+//! is done; this module decides where they go. Metrics are always collected,
+//! for `/metrics`; spans only when there is a collector.
 
-use std::io::{self, IsTerminal};
+mod log;
+mod otlp;
+mod reporting;
+mod sampler;
+mod trace_id;
 
-use clap::{Args, ValueEnum};
-use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{FilterExt as _, ParseError, filter_fn};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer as _, Registry};
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
-/// What is logged when nothing is configured: the client library of the bus
-/// tells at `info` what the services say themselves.
-const DEFAULT_FILTER: &str = "info,async_nats=warn";
+use opentelemetry::{KeyValue, global};
+use opentelemetry_otlp::ExporterBuildError;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use prometheus::Registry;
+use signalbox_protocol::trace::Recording;
+use tokio_util::sync::DropGuard;
+use tracing::{info, warn};
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::TryInitError;
 
-/// What the targets of our own lines begin with.
-const OUR_TARGETS: [&str; 2] = ["signalbox", "audit"];
+#[cfg(test)]
+pub(crate) use self::log::subscriber;
+pub use self::log::{LogArgs, LogFormat};
+use self::otlp::Exporters;
+pub use self::otlp::OtlpArgs;
+pub(crate) use self::reporting::Exports;
+use self::reporting::Reporting;
+use crate::metrics;
 
-/// How logs are written, as arguments of a command.
-#[derive(Args, Clone, Debug)]
-pub struct LogArgs {
-    /// What to log: a level, or directives such as `info,signalbox_bus=debug`
-    ///
-    /// Services log at `info` unless told otherwise, tools nothing.
-    #[arg(long, env = "SIGNALBOX_LOG", global = true)]
-    pub log_filter: Option<String>,
-    /// How to write logs
-    #[arg(
-        long,
-        env = "SIGNALBOX_LOG_FORMAT",
-        default_value = "text",
-        value_enum,
-        global = true
-    )]
-    pub log_format: LogFormat,
-}
+/// How long the last spans and metrics may take to reach the collector.
+const FLUSH_GRACE: Duration = Duration::from_secs(3);
+/// How long the library may take to end its threads, within that.
+const PROVIDER_GRACE: Duration = Duration::from_secs(2);
 
-impl Default for LogArgs {
-    fn default() -> Self {
-        Self {
-            log_filter: None,
-            log_format: LogFormat::Text,
-        }
-    }
-}
-
-/// The form of a log line.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people, coloured on a terminal
-    Text,
-    /// One JSON object per line
-    Json,
-}
-
-/// Logging that could not be set up.
+/// Telemetry that could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter's directives cannot be read.
@@ -66,6 +51,26 @@ pub enum TelemetryError {
     /// The process logs already.
     #[error("logging is set up twice")]
     Twice(#[from] TryInitError),
+    /// There is no sampler of that name.
+    #[error(
+        "OTEL_TRACES_SAMPLER: `{0}` is not one of always_on, always_off, traceidratio and parentbased_ of these"
+    )]
+    Sampler(String),
+    /// The sampler's argument is no share.
+    #[error("OTEL_TRACES_SAMPLER_ARG: expected a number from 0 to 1, got `{0}`")]
+    SamplerArgument(String),
+    /// Another protocol than the one that is spoken was asked for.
+    #[error("OTEL_EXPORTER_OTLP_PROTOCOL: only grpc is spoken, got `{0}`")]
+    Protocol(String),
+    /// The exporter cannot be made of the settings.
+    #[error("cannot export telemetry")]
+    Exporter(#[from] ExporterBuildError),
+    /// Metrics cannot be collected.
+    #[error("cannot collect metrics: {0}")]
+    Metrics(String),
+    /// The thread of the connections cannot be started.
+    #[error("cannot start the exporter")]
+    Thread(#[source] io::Error),
 }
 
 /// Starts logging to standard error for the whole process.
@@ -73,126 +78,106 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`] when the filter is invalid or logging was started before.
 pub fn init(args: &LogArgs) -> Result<(), TelemetryError> {
-    let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    subscriber(args, coloured, io::stderr)?.try_init()?;
-    Ok(())
+    log::init(args)
 }
 
-/// The registry of layers that `args` ask for, writing lines to `writer`.
-pub(crate) fn subscriber<W>(
-    args: &LogArgs,
-    coloured: bool,
-    writer: W,
-) -> Result<impl Subscriber + Send + Sync, ParseError>
-where
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
-    let filter = EnvFilter::try_new(args.log_filter.as_deref().unwrap_or(DEFAULT_FILTER))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let lines = match args.log_format {
-        LogFormat::Text => lines.with_ansi(coloured).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
-    };
-    let lines = lines.with_filter(filter.and(filter_fn(is_harmless)));
-    Ok(Registry::default().with(lines))
+/// The process's spans and metrics, on their way out. Dropping it without
+/// [`Telemetry::flush`] loses what has not been sent.
+pub struct Telemetry {
+    tracer: Option<SdkTracerProvider>,
+    meter: SdkMeterProvider,
+    registry: Registry,
+    /// Dropped last: the exporters' connections.
+    _link: Option<DropGuard>,
 }
 
-/// Whether a line cannot hold what clients and services send each other:
-/// libraries log payloads, and with them credentials, at `trace`.
-fn is_harmless(metadata: &Metadata<'_>) -> bool {
-    let ours = OUR_TARGETS
-        .iter()
-        .any(|prefix| metadata.target().starts_with(prefix));
-    ours || *metadata.level() < Level::TRACE
+impl Telemetry {
+    /// Starts collecting for the whole process, which is called `service`
+    /// unless the settings say otherwise, and exporting where they name a
+    /// collector.
+    ///
+    /// # Errors
+    /// [`TelemetryError`] when a setting is wrong.
+    pub fn start(args: &OtlpArgs, service: &str) -> Result<Self, TelemetryError> {
+        let sampling = args.sampling()?;
+        let Exporters {
+            spans,
+            metrics,
+            link,
+        } = Exporters::start(args)?;
+        let resource = resource(args.service_name.as_deref().unwrap_or(service));
+        let exports = Exports::default();
+        let registry = Registry::new();
+        let prometheus = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .build()
+            .map_err(|error| TelemetryError::Metrics(error.to_string()))?;
+        let mut meter = SdkMeterProvider::builder()
+            .with_reader(prometheus)
+            .with_resource(resource.clone());
+        if let Some(exporter) = metrics {
+            meter = meter.with_periodic_exporter(Reporting::new(exporter, exports.clone()));
+        }
+        let meter = meter.build();
+        global::set_meter_provider(meter.clone());
+        metrics::observe_process(&exports);
+        let tracer = spans.map(|exporter| {
+            SdkTracerProvider::builder()
+                .with_sampler(sampling.sampler)
+                .with_resource(resource)
+                .with_batch_exporter(Reporting::new(exporter, exports))
+                .build()
+        });
+        if let Some(tracer) = &tracer {
+            global::set_tracer_provider(tracer.clone());
+            sampling.recording.set();
+            info!(sampler = %args.traces_sampler, "recording traces");
+        }
+        Ok(Self {
+            tracer,
+            meter,
+            registry,
+            _link: link,
+        })
+    }
+
+    /// Where metrics are read.
+    #[must_use]
+    pub fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    /// Sends what is left, for a bounded time, and stops. Blocks: not to be
+    /// called on a thread of a runtime.
+    pub fn flush(self) {
+        Recording::Nothing.set();
+        let (report, outcome) = mpsc::sync_channel(1);
+        let (tracer, meter) = (self.tracer, self.meter);
+        // Beside the caller, since the library does not keep every deadline;
+        // what hangs then ends with the process.
+        let flushing = thread::Builder::new()
+            .name("flush".to_owned())
+            .spawn(move || {
+                // Failures have been told by whoever exports.
+                if let Some(tracer) = tracer {
+                    tracer.shutdown_with_timeout(PROVIDER_GRACE).ok();
+                }
+                meter.shutdown_with_timeout(PROVIDER_GRACE).ok();
+                report.send(()).ok();
+            });
+        if flushing.is_ok() && outcome.recv_timeout(FLUSH_GRACE).is_err() {
+            warn!(grace = ?FLUSH_GRACE, "the last telemetry was left behind");
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use serde_json::Value;
-    use tracing::{debug, info, info_span, warn};
-
-    use super::*;
-    use crate::captured::Captured;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        log: LogArgs,
-    }
-
-    fn logged(filter: &str, log_format: LogFormat, emit: impl FnOnce()) -> String {
-        let (logs, _capturing) = Captured::start(&LogArgs {
-            log_filter: Some(filter.to_owned()),
-            log_format,
-        });
-        emit();
-        logs.text()
-    }
-
-    #[test]
-    fn json_is_one_object_per_line_with_rfc_3339_time() {
-        let text = logged("info", LogFormat::Json, || {
-            let _span = info_span!("turn", session = "s1").entered();
-            info!(count = 3, "line\nbreak");
-            warn!("second");
-        });
-        let lines: Vec<Value> = text
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        assert_eq!(lines.len(), 2);
-        assert_eq!(lines[0]["message"], "line\nbreak");
-        assert_eq!(lines[0]["count"], 3);
-        assert_eq!(lines[0]["level"], "INFO");
-        assert_eq!(lines[0]["span"]["session"], "s1");
-        let stamp = lines[0]["timestamp"].as_str().unwrap();
-        assert_eq!(
-            (&stamp[10..11], stamp.ends_with('Z')),
-            ("T", true),
-            "{stamp}"
-        );
-    }
-
-    #[test]
-    fn the_filter_decides_what_is_logged() {
-        let emit = || {
-            debug!("detail");
-            debug!(target: "other", "noise");
-        };
-        assert_eq!(logged("info", LogFormat::Text, emit), "");
-        let text = logged("info,signalbox_service=debug", LogFormat::Text, emit);
-        assert!(text.contains("detail") && !text.contains("noise"), "{text}");
-    }
-
-    #[test]
-    fn libraries_never_log_payloads() {
-        let text = logged("trace", LogFormat::Text, || {
-            tracing::trace!(target: "async_nats::connection", "sbk_secret");
-            tracing::debug!(target: "async_nats::connection", "reconnecting");
-            tracing::trace!(target: "signalbox_bus::reader", "own detail");
-        });
-        assert!(!text.contains("sbk_secret"), "{text}");
-        assert!(
-            text.contains("reconnecting") && text.contains("own detail"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_bad_filter_is_an_error() {
-        let args = LogArgs {
-            log_filter: Some("info,=,".to_owned()),
-            ..LogArgs::default()
-        };
-        assert!(matches!(init(&args), Err(TelemetryError::Filter(_))));
-    }
-
-    #[test]
-    fn arguments_set_filter_and_format() {
-        let cli = Cli::parse_from(["x", "--log-filter", "warn", "--log-format", "json"]);
-        assert_eq!(cli.log.log_filter.as_deref(), Some("warn"));
-        assert_eq!(cli.log.log_format, LogFormat::Json);
-        assert!(Cli::try_parse_from(["x", "--log-format", "xml"]).is_err());
-    }
+/// Who speaks; with what `OTEL_RESOURCE_ATTRIBUTES` adds.
+fn resource(service: &str) -> Resource {
+    Resource::builder()
+        .with_service_name(service.to_owned())
+        .with_attributes([
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("process.pid", i64::from(std::process::id())),
+        ])
+        .build()
 }

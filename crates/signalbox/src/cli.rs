@@ -9,9 +9,12 @@ use signalbox_bus::BusArgs;
 use signalbox_gateway::{EdgeArgs, GatewayArgs};
 use signalbox_identity::Role;
 use signalbox_router::{RouterArgs, RoutingArgs};
-use signalbox_service::LogArgs;
+use signalbox_service::{LogArgs, OtlpArgs};
 
+use crate::bench::BenchCommand;
 use crate::dlq::DlqCommand;
+use crate::key::KeyCommand;
+use crate::user::UserCommand;
 
 /// Where `up` keeps its data unless told otherwise.
 pub(crate) const DATA_DIR: &str = ".signalbox";
@@ -29,6 +32,8 @@ const ADMIN: &str = "127.0.0.1:9090";
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) logs: LogArgs,
+    #[command(flatten)]
+    pub(crate) otlp: OtlpArgs,
     /// Settings file (TOML): a table for each subcommand, keys as its long flags
     #[arg(long, env = "SIGNALBOX_CONFIG", global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -54,23 +59,55 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Print an access token
     Token(TokenCommand),
+    /// Manage API keys and the keys that sign tokens
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Manage users
+    #[command(subcommand)]
+    User(UserCommand),
     /// List, show and replay refused events
     Dlq(DlqCommand),
+    /// Measure a Signalbox under load, and account for every event
+    Bench(BenchCommand),
     /// Check or print settings
     #[command(subcommand)]
     Config(ConfigCommand),
 }
 
 impl Command {
+    /// What it is called in traces and metrics, if it tells any.
+    pub(crate) const fn telemetry_name(&self) -> Option<&'static str> {
+        match self {
+            Self::Up(_) => Some("signalbox"),
+            Self::Gateway(_) => Some("signalbox-gateway"),
+            Self::Router(_) => Some("signalbox-router"),
+            Self::Auth(_) => Some("signalbox-auth"),
+            Self::Publish(_) => Some("signalbox-publish"),
+            Self::Init(_)
+            | Self::Tail(_)
+            | Self::Token(_)
+            | Self::Key(_)
+            | Self::User(_)
+            | Self::Dlq(_)
+            | Self::Bench(_)
+            | Self::Config(_) => None,
+        }
+    }
+
     /// Whether it runs until it is stopped and logs what it does.
     pub(crate) const fn is_service(&self) -> bool {
         match self {
             Self::Up(_) | Self::Init(_) | Self::Gateway(_) | Self::Router(_) | Self::Auth(_) => {
                 true
             }
-            Self::Publish(_) | Self::Tail(_) | Self::Token(_) | Self::Dlq(_) | Self::Config(_) => {
-                false
-            }
+            Self::Publish(_)
+            | Self::Tail(_)
+            | Self::Token(_)
+            | Self::Key(_)
+            | Self::User(_)
+            | Self::Dlq(_)
+            | Self::Bench(_)
+            | Self::Config(_) => false,
         }
     }
 }
@@ -78,7 +115,7 @@ impl Command {
 /// Where a service tells how it is.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AdminArgs {
-    /// Address of /live and /ready; a taken port gives way to a free one
+    /// Address of /live, /ready and /metrics; a taken port gives way to a free one
     #[arg(long, env = "SIGNALBOX_ADMIN", default_value = ADMIN)]
     pub(crate) admin: SocketAddr,
     /// Seconds that a stop may take
@@ -265,5 +302,6 @@ pub(crate) fn token_args(args: &UpArgs, signing_keys: PathBuf) -> TokenArgs {
         token_issuer: args.edge.token_issuer.clone(),
         token_audience: args.edge.token_audience.clone(),
         lifetime: args.lifetime,
+        external_issuers: None,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use signalbox_bus::publish::{Outgoing, publish};
+use signalbox_bus::publish::{Outgoing, publish_event};
 use signalbox_bus::{Bus, BusOptions, HeaderMap, header, subject};
 use signalbox_identity::SigningKey;
 use signalbox_protocol::catalogue;
@@ -16,7 +16,6 @@ use signalbox_protocol::envelope::{
     self, CE_ID, CE_PRIORITY, CE_SOURCE, CE_TIME, Headers, Submission,
 };
 use signalbox_protocol::timestamp::Timestamp;
-use signalbox_protocol::trace::TRACEPARENT;
 use signalbox_service::{ExitError, run as run_service};
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
 use tracing::debug;
@@ -203,7 +202,6 @@ impl Publisher<'_> {
                 draft.priority.as_ref().or(args.priority.as_ref()),
             ),
         ];
-        let trace = header::new_trace(true);
         let mut headers = HeaderMap::new();
         for (name, value) in given {
             let Some(value) = value else { continue };
@@ -213,18 +211,18 @@ impl Publisher<'_> {
             }
             headers.insert(name, value.as_str());
         }
-        headers.insert(TRACEPARENT, trace.to_string());
         if !args.unchecked {
             check(target, &headers, &payload)?;
         }
-        let message = Outgoing {
+        let mut message = Outgoing {
             subject: subject::event(target.domain, &target.name),
             message_id: format!("{}/{source}/{id}", target.domain),
             headers,
             payload: payload.into(),
         };
-        let stored = publish(&self.bus, &message, Duration::from_secs(args.patience)).await?;
-        let trace_id = trace.trace_id();
+        let patience = Duration::from_secs(args.patience);
+        let (stored, trace) = publish_event(&self.bus, &mut message, true, patience).await?;
+        let trace_id = trace.parent().trace_id();
         debug!(%trace_id, %id, sequence = stored.sequence, "published");
         if !args.quiet {
             let state = if stored.duplicate {

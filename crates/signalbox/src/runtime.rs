@@ -22,6 +22,8 @@ pub(crate) struct Runtime {
     pub(crate) observer_url: String,
     /// The bus, for tools that handle dead letters.
     pub(crate) operator_url: String,
+    /// The bus, for tools that manage keys and users.
+    pub(crate) registrar_url: String,
     /// The gateway's listeners.
     pub(crate) listeners: Vec<SocketAddr>,
     /// Health.

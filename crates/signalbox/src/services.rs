@@ -6,7 +6,8 @@ use std::time::Duration;
 use signalbox_auth::bootstrap;
 use signalbox_bus::stream::{self, StreamSettings};
 use signalbox_bus::{Bus, BusOptions};
-use signalbox_service::{AdminServer, ExitError, Health, Shutdown, run};
+use signalbox_service::metrics::{self, Registry};
+use signalbox_service::{AdminError, AdminFallback, AdminServer, ExitError, Health, Shutdown, run};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -19,34 +20,44 @@ const MAX_RETENTION_HOURS: u64 = 87_600;
 /// day, since the bus holds every id of the window in memory.
 const MAX_DUPLICATE_WINDOW: u64 = 86_400;
 
-pub(crate) fn gateway(command: GatewayCommand) -> Result<(), ExitError> {
+pub(crate) fn gateway(command: GatewayCommand, metrics: Registry) -> Result<(), ExitError> {
     let options =
         signalbox_gateway::Options::try_from(command.gateway).map_err(ExitError::config)?;
-    serve("gateway", &command.admin, async |health, shutdown| {
-        if options.limits.redis_url.is_none() {
-            warn!(
-                "limits of users hold for this gateway alone, set REDIS_URL where there are several"
-            );
-        }
-        let (bound, _addresses): (oneshot::Sender<Vec<SocketAddr>>, _) = oneshot::channel();
-        signalbox_gateway::run(options, health, bound, shutdown)
-            .await
-            .map_err(anyhow::Error::from)
-    })
+    serve(
+        "gateway",
+        &command.admin,
+        metrics,
+        async |health, shutdown| {
+            if options.limits.redis_url.is_none() {
+                warn!(
+                    "limits of users hold for this gateway alone, set REDIS_URL where there are several"
+                );
+            }
+            let (bound, _addresses): (oneshot::Sender<Vec<SocketAddr>>, _) = oneshot::channel();
+            signalbox_gateway::run(options, health, bound, shutdown)
+                .await
+                .map_err(anyhow::Error::from)
+        },
+    )
 }
 
-pub(crate) fn router(command: RouterCommand) -> Result<(), ExitError> {
+pub(crate) fn router(command: RouterCommand, metrics: Registry) -> Result<(), ExitError> {
     let options = signalbox_router::Options::try_from(command.router).map_err(ExitError::config)?;
-    serve("router", &command.admin, async |health, shutdown| {
-        signalbox_router::run(options, health, shutdown)
-            .await
-            .map_err(anyhow::Error::from)
-    })
+    serve(
+        "router",
+        &command.admin,
+        metrics,
+        async |health, shutdown| {
+            signalbox_router::run(options, health, shutdown)
+                .await
+                .map_err(anyhow::Error::from)
+        },
+    )
 }
 
-pub(crate) fn auth(command: AuthCommand) -> Result<(), ExitError> {
-    let options = signalbox_auth::Options::from(command.auth);
-    serve("auth", &command.admin, async |health, shutdown| {
+pub(crate) fn auth(command: AuthCommand, metrics: Registry) -> Result<(), ExitError> {
+    let options = signalbox_auth::Options::try_from(command.auth).map_err(ExitError::config)?;
+    serve("auth", &command.admin, metrics, async |health, shutdown| {
         signalbox_auth::run(options, health, shutdown)
             .await
             .map_err(anyhow::Error::from)
@@ -90,12 +101,13 @@ pub(crate) const CREDENTIALS: &str = "credentials.json";
 fn serve(
     name: &'static str,
     admin: &AdminArgs,
+    metrics: Registry,
     service: impl AsyncFnOnce(&Health, Shutdown) -> anyhow::Result<()>,
 ) -> Result<(), ExitError> {
     let grace = Duration::from_secs(admin.shutdown_grace);
     run(name, grace, async |shutdown| {
         let health = Health::new(shutdown.clone());
-        let listener = start_admin(admin, &health)?;
+        let listener = start_admin(admin, &health, metrics)?;
         info!(service = name, admin = %listener.addr(), "starting");
         service(&health, shutdown).await
     })
@@ -105,10 +117,11 @@ fn serve(
 pub(crate) fn start_admin(
     admin: &AdminArgs,
     health: &Health,
-) -> Result<AdminServer, signalbox_service::AdminError> {
-    AdminServer::start(
-        admin.admin,
-        health.clone(),
-        signalbox_service::AdminFallback::FreePort,
-    )
+    metrics: Registry,
+) -> Result<AdminServer, AdminError> {
+    metrics::observe_health(health);
+    AdminServer::builder(health.clone())
+        .fallback(AdminFallback::FreePort)
+        .merge(metrics::routes(metrics))
+        .start(admin.admin)
 }

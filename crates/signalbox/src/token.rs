@@ -76,7 +76,7 @@ fn missing(path: &Path, error: &dyn std::fmt::Display) -> ExitError {
 }
 
 /// Asks the gateway at `url` for a token.
-async fn exchange(url: &str, body: String, tasks: &Tasks) -> anyhow::Result<String> {
+pub(crate) async fn exchange(url: &str, body: String, tasks: &Tasks) -> anyhow::Result<String> {
     let uri: Uri = url.parse().context("--url")?;
     if uri.scheme_str() != Some("http") {
         bail!("--url: expected http://host:port");

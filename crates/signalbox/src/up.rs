@@ -15,6 +15,7 @@ use signalbox_auth::bootstrap;
 use signalbox_bus::server::{DataDir, ManagedServer, ServerConfig, User, free_bytes};
 use signalbox_bus::stream::{self, StreamSettings};
 use signalbox_bus::{Bus, BusOptions, lease};
+use signalbox_service::metrics::Registry;
 use signalbox_service::{ExitError, Health, Shutdown, Tasks, run as run_service};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -43,6 +44,7 @@ struct BusUrls {
     producer: String,
     observer: String,
     operator: String,
+    registrar: String,
 }
 
 impl BusUrls {
@@ -55,6 +57,7 @@ impl BusUrls {
             producer: server.url(User::Producer),
             observer: server.url(User::Observer),
             operator: server.url(User::Operator),
+            registrar: server.url(User::Registrar),
         }
     }
 
@@ -68,17 +71,18 @@ impl BusUrls {
             gateway: url.clone(),
             producer: url.clone(),
             observer: url.clone(),
-            operator: url,
+            operator: url.clone(),
+            registrar: url,
         }
     }
 }
 
 /// Runs everything until a signal.
-pub(crate) fn run(args: UpArgs) -> Result<(), ExitError> {
+pub(crate) fn run(args: UpArgs, metrics: Registry) -> Result<(), ExitError> {
     let dir = DataDir::lock(&args.data.data_dir).map_err(ExitError::config)?;
     if let Some(url) = &args.nats_url {
         let urls = BusUrls::same(url);
-        return serve(&args, &urls);
+        return serve(&args, &urls, metrics);
     }
     let server = ManagedServer::start(ServerConfig::default(), dir).map_err(ExitError::runtime)?;
     let urls = BusUrls::of(&server);
@@ -86,7 +90,7 @@ pub(crate) fn run(args: UpArgs) -> Result<(), ExitError> {
     let services = thread::Builder::new()
         .name("services".to_owned())
         .spawn(move || {
-            let outcome = serve(&args, &urls);
+            let outcome = serve(&args, &urls, metrics);
             // The server goes when nobody needs it any more.
             drop(alive);
             outcome
@@ -98,11 +102,11 @@ pub(crate) fn run(args: UpArgs) -> Result<(), ExitError> {
         .unwrap_or_else(|_| Err(ExitError::runtime("the services panicked")))
 }
 
-fn serve(args: &UpArgs, urls: &BusUrls) -> Result<(), ExitError> {
+fn serve(args: &UpArgs, urls: &BusUrls, metrics: Registry) -> Result<(), ExitError> {
     let grace = Duration::from_secs(args.admin.shutdown_grace);
     run_service("up", grace, async |shutdown| {
         let health = Health::new(shutdown.clone());
-        let admin = start_admin(&args.admin, &health)?;
+        let admin = start_admin(&args.admin, &health, metrics)?;
         let data_dir = args.data.data_dir.as_path();
         let keys = prepare(urls, data_dir, args.nats_url.is_none()).await?;
         let (bound, addresses) = oneshot::channel();
@@ -149,7 +153,7 @@ fn start(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Tasks> {
     let auth =
-        signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys));
+        signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys))?;
     let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone())
         .map_err(ExitError::config)?;
     let mut gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
@@ -205,6 +209,7 @@ async fn announce(
         nats_url: urls.producer.clone(),
         observer_url: urls.observer.clone(),
         operator_url: urls.operator.clone(),
+        registrar_url: urls.registrar.clone(),
         listeners,
         admin,
     };
@@ -236,7 +241,7 @@ fn greeting(runtime: &Runtime, data_dir: &Path) -> String {
         "\n  Signalbox is ready\n\n  \
          threat clients   ws://{first}/v1/ws\n  \
          listening on     {}\n  \
-         health           http://{}/ready\n  \
+         health           http://{}/ready, /metrics\n  \
          API keys         {}\n\n  \
          a token          {program} token --as analyst{dir}\n  \
          watch events     {program} tail{dir}\n  \

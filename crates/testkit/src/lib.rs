@@ -8,6 +8,7 @@
 
 mod browser;
 mod child;
+mod credential;
 mod deadline;
 mod http;
 pub mod ledger;
@@ -17,6 +18,7 @@ mod output;
 mod platform;
 mod process;
 mod proxy;
+mod python;
 mod redis;
 mod resources;
 mod subscriber;
@@ -33,6 +35,7 @@ pub use self::{
     platform::{Arguments, Platform, Service, api_key, get, post},
     process::{Process, signalbox},
     proxy::{Direction, Flow, Proxy},
+    python::PythonClient,
     redis::RedisServer,
     subscriber::{LiveLedger, Subscriber},
     threat::{Follower, Record},

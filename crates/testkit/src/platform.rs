@@ -31,6 +31,8 @@ pub struct Arguments<'a> {
     pub router: &'a [&'a str],
     /// Of the gateways.
     pub gateway: &'a [&'a str],
+    /// Variables in the environment of all services.
+    pub environment: &'a [(&'a str, &'a str)],
 }
 
 /// Auth, a router and gateways, each a process. Dropping it ends them.
@@ -44,7 +46,8 @@ pub struct Platform {
     pub auth: Service,
     /// The bus.
     pub nats: NatsServer,
-    dir: TempDir,
+    environment: Vec<(String, String)>,
+    pub(crate) dir: TempDir,
 }
 
 /// A running service.
@@ -97,17 +100,23 @@ impl Platform {
             "init failed\n{}",
             init.stderr().lines().join("\n")
         );
-        let mut auth = command(&nats, User::Auth, "auth");
-        auth.arg("--signing-keys")
-            .arg(dir.path().join("signing-keys"));
+        let mut auth = auth(&nats, dir.path());
+        auth.envs(arguments.environment.iter().copied());
         let auth = Service::spawn(auth);
-        let router = Service::spawn(router(&nats, arguments.router));
+        let mut router = router(&nats, arguments.router);
+        router.envs(arguments.environment.iter().copied());
+        let router = Service::spawn(router);
         let (auth, router) = (auth.ready().await, router.ready().await);
         let mut platform = Self {
             gateways: Vec::new(),
             router,
             auth,
             nats,
+            environment: arguments
+                .environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             dir,
         };
         for _ in 0..gateways {
@@ -123,7 +132,10 @@ impl Platform {
     /// When it does not start.
     pub async fn start_gateway(&self, arguments: &[&str]) -> Service {
         let mut gateway = command(&self.nats, User::Gateway, "gateway");
-        gateway.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        gateway
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         Service::spawn(gateway).ready().await
     }
 
@@ -147,6 +159,16 @@ impl Platform {
                 Err(words) => panic!("the gateway does not start\n{words}"),
             }
         }
+    }
+
+    /// Starts one more auth service, which the caller keeps.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_auth(&self) -> Service {
+        Service::spawn(auth(&self.nats, self.dir.path()))
+            .ready()
+            .await
     }
 
     /// Starts one more router, which the caller keeps.
@@ -296,6 +318,13 @@ fn address(line: &str, key: &str) -> Option<SocketAddr> {
         .next()?
         .parse()
         .ok()
+}
+
+/// An auth service with the signing keys in `dir`.
+fn auth(nats: &NatsServer, dir: &Path) -> Command {
+    let mut auth = command(nats, User::Auth, "auth");
+    auth.arg("--signing-keys").arg(dir.join("signing-keys"));
+    auth
 }
 
 /// A router, whose lease is short unless an argument says otherwise.

@@ -56,7 +56,7 @@ impl Fixture {
         let origin = Origin {
             epoch: Epoch::from_unix_micros(1),
             sequence: 1,
-            trace: TraceParent::new(1, 2, false).unwrap(),
+            trace: TraceParent::new(1, 2, false).unwrap().into(),
         };
         let message = stored_event::encode(event, &origin).unwrap();
         publish(&self.admin, &message, DEADLINE).await.unwrap();

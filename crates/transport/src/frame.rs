@@ -77,6 +77,21 @@ impl fmt::Display for CloseCode {
     }
 }
 
+/// What a frame is for, by its opcode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameKind {
+    /// A text message.
+    Text,
+    /// A binary message.
+    Binary,
+    /// A Close frame.
+    Close,
+    /// A Ping.
+    Ping,
+    /// A Pong.
+    Pong,
+}
+
 /// An immutable, complete and unmasked frame; a clone shares the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame(Bytes);
@@ -148,6 +163,30 @@ impl Frame {
     #[inline]
     pub fn is_close(&self) -> bool {
         self.0[0] & OPCODE_MASK == CLOSE
+    }
+
+    /// Takes the wire form of one whole frame apart, for a [`Socket`](crate::Socket) whose peer does
+    /// not speak WebSocket; `None` for anything that is not a frame of this crate.
+    pub fn dissect(wire: &[u8]) -> Option<(FrameKind, &[u8])> {
+        let kind = match wire.first()? & OPCODE_MASK {
+            TEXT => FrameKind::Text,
+            BINARY => FrameKind::Binary,
+            CLOSE => FrameKind::Close,
+            PING => FrameKind::Ping,
+            PONG => FrameKind::Pong,
+            _ => return None,
+        };
+        let header = match wire.get(1)? {
+            126 => 4,
+            127 => MAX_HEADER_BYTES,
+            _ => 2,
+        };
+        Some((kind, wire.get(header..)?))
+    }
+
+    /// What the frame carries: the wire form without its header.
+    pub fn payload(&self) -> &[u8] {
+        Self::dissect(&self.0).map_or(&[], |(_, payload)| payload)
     }
 
     /// The wire form: header, then payload.
@@ -233,6 +272,31 @@ mod tests {
             assert_eq!(frame.as_bytes()[0], first);
             assert_eq!(frame.is_control(), control);
             assert_eq!(frame.is_close(), first == 0x88);
+        }
+    }
+
+    #[test]
+    fn frames_come_apart_as_they_were_built() {
+        for len in [0, 1, 125, 126, 65_535, 65_536] {
+            let payload = vec![b'x'; len];
+            for (frame, kind) in [
+                (Frame::text_bytes(&payload), FrameKind::Text),
+                (Frame::binary(&payload), FrameKind::Binary),
+            ] {
+                assert_eq!(
+                    Frame::dissect(frame.as_bytes()),
+                    Some((kind, payload.as_slice()))
+                );
+                assert_eq!(frame.payload(), payload);
+            }
+        }
+        let close = Frame::close(CloseCode::NORMAL, "bye");
+        assert_eq!(
+            Frame::dissect(close.as_bytes()),
+            Some((FrameKind::Close, &b"\x03\xe8bye"[..]))
+        );
+        for torn in [&[][..], &[0x81], &[0x83, 0], &[0x81, 126, 0]] {
+            assert_eq!(Frame::dissect(torn), None);
         }
     }
 

@@ -12,6 +12,8 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
+use crate::http_stream::HttpStream;
+
 /// The smallest buffer that hyper works with.
 const LEAST_BUFFER_BYTES: usize = 8 * 1024;
 
@@ -29,6 +31,9 @@ pub struct HttpLimits {
     pub max_headers: usize,
     /// Whether a connection serves more than one request; default true.
     pub keep_alive: bool,
+    /// How long a response may wait for a peer that takes nothing of it; default 10 s. Then the
+    /// connection is reset.
+    pub write_timeout: Duration,
 }
 
 impl Default for HttpLimits {
@@ -38,6 +43,7 @@ impl Default for HttpLimits {
             max_head_bytes: 16 * 1024,
             max_headers: 64,
             keep_alive: true,
+            write_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -49,7 +55,7 @@ impl Default for HttpLimits {
 ///
 /// # Errors
 /// What hyper reports of this connection: a malformed or overlong request, a head that came too
-/// slowly, a peer that left, an error of the service.
+/// slowly, a peer that left or takes no answers, an error of the service.
 pub async fn serve_http<S, B>(
     stream: TcpStream,
     service: S,
@@ -70,7 +76,10 @@ where
         .max_header_size(max_head_bytes)
         .max_headers(limits.max_headers)
         .keep_alive(limits.keep_alive)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(
+            TokioIo::new(HttpStream::new(stream, limits.write_timeout)),
+            service,
+        )
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {

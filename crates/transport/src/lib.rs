@@ -34,6 +34,7 @@
 mod closure;
 mod frame;
 mod http1;
+mod http_stream;
 mod outbound;
 mod shard;
 mod socket;
@@ -41,9 +42,9 @@ pub mod upgrade;
 mod websocket;
 
 pub use closure::{ClosedBy, Closure};
-pub use frame::{CloseCode, Frame, MAX_CLOSE_REASON_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
+pub use frame::{CloseCode, Frame, FrameKind, MAX_CLOSE_REASON_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
 pub use http1::{HttpLimits, serve_http};
-pub use outbound::{Outbound, OutboundLimits, Sent};
+pub use outbound::{Outbound, OutboundLimits, READER_TOO_SLOW, Sent};
 pub use shard::{ShardIndex, ShardPanicked, Shards, shard_count_for};
 pub use socket::{SEND_BUFFER_BYTES, Socket, set_send_buffer};
 pub use upgrade::{PendingUpgrade, UpgradeRejection};

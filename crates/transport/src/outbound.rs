@@ -6,6 +6,7 @@ mod queue;
 
 use std::{cell::Ref, future, io::IoSlice, iter, rc::Rc, task::Poll, time::Duration};
 
+pub use self::connection::READER_TOO_SLOW;
 pub(crate) use self::connection::{Connection, Phase};
 use crate::{CloseCode, ClosedBy, Closure, Frame, Socket};
 
@@ -149,6 +150,11 @@ impl Outbound {
         );
     }
 
+    /// Ends the connection now, without a Close frame; what the socket has taken is still delivered.
+    pub fn end(&self) {
+        self.0.end();
+    }
+
     /// Sets what writes the data frame that goes ahead of the Close 1013 when the queue overflows.
     pub fn set_overload_farewell(&self, farewell: fn() -> Frame) {
         self.0.set_overload_farewell(farewell);
@@ -175,9 +181,20 @@ impl Outbound {
         self.0.phase() >= Phase::Asking
     }
 
+    /// Why the connection closes or has closed; `None` while it is open, and where it ended without
+    /// a reason.
+    pub fn closure(&self) -> Option<Closure> {
+        self.0.closure()
+    }
+
     /// Unwritten bytes in the queue, headers included.
     pub fn queued_bytes(&self) -> usize {
         self.0.queued_bytes()
+    }
+
+    /// For how long something has been waiting without a break; `None` when nothing is.
+    pub fn queue_age(&self) -> Option<Duration> {
+        self.0.queue_age()
     }
 
     /// Bytes that the socket has taken since the upgrade, headers included.

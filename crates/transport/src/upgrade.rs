@@ -18,6 +18,8 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::http_stream::HttpStream;
+
 /// The only protocol version there is.
 const VERSION: HeaderValue = HeaderValue::from_static("13");
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -96,14 +98,13 @@ impl PendingUpgrade {
     /// moves to that runtime.
     ///
     /// # Errors
-    /// When the connection broke first, was served without upgrades, or is not a bare TCP stream in
-    /// [`TokioIo`].
+    /// When the connection broke first, or was not served by [`serve_http`](crate::serve_http).
     pub async fn complete(self) -> io::Result<(TcpStream, Bytes)> {
         let upgraded = self.upgrade.await.map_err(io::Error::other)?;
         let parts = upgraded
-            .downcast::<TokioIo<TcpStream>>()
-            .map_err(|_| io::Error::other("the upgraded connection is not a bare TCP stream"))?;
-        let mut stream = parts.io.into_inner();
+            .downcast::<TokioIo<HttpStream>>()
+            .map_err(|_| io::Error::other("the connection was not served by serve_http"))?;
+        let mut stream = parts.io.into_inner().into_tcp();
         if self.runtime != current_runtime() {
             stream = TcpStream::from_std(stream.into_std()?)?;
         }

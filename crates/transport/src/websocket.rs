@@ -137,6 +137,20 @@ impl WebSocket {
         self.outbound.clone()
     }
 
+    /// Goes on behind `outbound` in place of the own one: its socket is dropped, and what it has
+    /// queued goes out here, so that whoever holds it notices nothing. For a protocol that begins on
+    /// another transport and moves to a WebSocket.
+    ///
+    /// False, and nothing has changed, when either is closing or that socket has taken part of a
+    /// frame.
+    pub fn adopt(&mut self, outbound: &Outbound) -> bool {
+        let adopted = outbound.connection().adopt(self.outbound.connection());
+        if adopted {
+            self.outbound = outbound.clone();
+        }
+        adopted
+    }
+
     /// Changes the longest message accepted, from the next frame header on; for a session that
     /// trusts its peer with more than at first.
     pub fn set_max_message_bytes(&mut self, max_message_bytes: usize) {

@@ -9,15 +9,19 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::kv::Store;
 use futures_util::TryStreamExt as _;
-use signalbox_auth::{Error, Options, bootstrap};
+use signalbox_auth::{BackOff, Error, FetchTimes, Options, PasswordCost, bootstrap};
 use signalbox_bus::server::User;
 use signalbox_bus::stream::{self, StreamSettings};
 use signalbox_bus::{Bus, BusOptions, key, rpc, subject};
 use signalbox_identity::{
-    ApiKey, ApiKeyRecord, Claims, Expectations, KeySet, Limits, Principal, PublicKey, Role,
-    SigningKey, UserId,
+    ApiKey, ApiKeyRecord, Claims, Expectations, KeySet, Limits, Principal, PublicKey, Revocation,
+    Revocations, Role, SigningKey, UserId, Verdict,
 };
-use signalbox_protocol::wire::{self, issue_token_reply, verify_key_reply};
+pub(crate) use signalbox_protocol::wire::manage_reply::Outcome as Managed;
+use signalbox_protocol::wire::manage_request::Operation;
+use signalbox_protocol::wire::{
+    self, issue_token_reply, revoke_reply, revoke_request, verify_key_reply,
+};
 use signalbox_service::{Health, Shutdown};
 use signalbox_testkit::{DEADLINE, NatsServer, eventually};
 use tempfile::TempDir;
@@ -73,6 +77,17 @@ impl World {
             token_ttl: Duration::from_secs(900),
             max_token_ttl: Duration::from_secs(3_600),
             key_propagation: Duration::from_secs(60),
+            key_poll: Duration::from_millis(50),
+            key_afterlife: Duration::from_secs(60),
+            refresh_ttl: Duration::from_secs(7_200),
+            refresh_grace: Duration::from_secs(30),
+            password_cost: PasswordCost {
+                memory_kib: 64,
+                passes: 1,
+            },
+            back_off: BackOff::default(),
+            issuers: Vec::new(),
+            fetch_times: FetchTimes::default(),
         }
     }
 
@@ -114,6 +129,7 @@ impl World {
     pub(crate) async fn verify(&self, key: &str) -> Result<Principal, wire::Refusal> {
         let request = wire::VerifyKeyRequest {
             api_key: key.to_owned(),
+            ..wire::VerifyKeyRequest::default()
         };
         let reply: wire::VerifyKeyReply =
             rpc::call(&self.gateway, subject::VERIFY_KEY, &request, None, DEADLINE)
@@ -129,19 +145,121 @@ impl World {
         &self,
         request: wire::IssueTokenRequest,
     ) -> Result<wire::IssuedToken, wire::Refusal> {
-        let reply: wire::IssueTokenReply = rpc::call(
-            &self.gateway,
-            subject::ISSUE_TOKEN,
-            &request,
-            None,
-            DEADLINE,
-        )
-        .await
-        .unwrap();
+        issued(self.ask(subject::ISSUE_TOKEN, &request).await)
+    }
+
+    /// Logs in as a user, from `peer`.
+    pub(crate) async fn login(
+        &self,
+        username: &str,
+        password: &str,
+        peer: &str,
+    ) -> Result<wire::IssuedToken, wire::Refusal> {
+        let request = wire::IssueTokenRequest {
+            username: username.to_owned(),
+            password: password.to_owned(),
+            context: Some(from(peer)),
+            ..wire::IssueTokenRequest::default()
+        };
+        self.issue(request).await
+    }
+
+    pub(crate) async fn refresh(&self, token: &str) -> Result<wire::IssuedToken, wire::Refusal> {
+        self.refresh_on("", token).await
+    }
+
+    /// Refreshes on a lasting connection.
+    pub(crate) async fn refresh_on(
+        &self,
+        connection: &str,
+        token: &str,
+    ) -> Result<wire::IssuedToken, wire::Refusal> {
+        let request = wire::RefreshTokenRequest {
+            refresh_token: token.to_owned(),
+            context: Some(wire::RequestContext {
+                connection_id: connection.to_owned(),
+                ..wire::RequestContext::default()
+            }),
+        };
+        issued(self.ask(subject::REFRESH_TOKEN, &request).await)
+    }
+
+    pub(crate) async fn revoke(&self, held: revoke_request::Held) -> Result<(), wire::Refusal> {
+        let request = wire::RevokeRequest {
+            context: None,
+            held: Some(held),
+        };
+        let reply: wire::RevokeReply = self.ask(subject::REVOKE, &request).await;
         match reply.outcome.unwrap() {
-            issue_token_reply::Outcome::Token(token) => Ok(token),
-            issue_token_reply::Outcome::Refusal(refusal) => Err(refusal),
+            revoke_reply::Outcome::Done(_) => Ok(()),
+            revoke_reply::Outcome::Refusal(refusal) => Err(refusal),
         }
+    }
+
+    /// Asks as a gateway does for an administrator.
+    pub(crate) async fn manage_with(
+        &self,
+        credential: &str,
+        operation: Operation,
+    ) -> Result<Managed, wire::Refusal> {
+        let request = wire::ManageRequest {
+            credential: credential.to_owned(),
+            operation: Some(operation),
+            ..wire::ManageRequest::default()
+        };
+        managed(self.ask(subject::MANAGE, &request).await)
+    }
+
+    /// Asks as the command line does.
+    pub(crate) async fn manage(&self, operation: Operation) -> Result<Managed, wire::Refusal> {
+        let request = wire::ManageRequest {
+            actor: "tester".to_owned(),
+            operation: Some(operation),
+            ..wire::ManageRequest::default()
+        };
+        let options = bus_options(&self.server, User::Registrar);
+        let bus = Bus::connect(&options, "test").await.unwrap();
+        let reply = rpc::call(&bus, subject::ADMIN_MANAGE, &request, None, DEADLINE).await;
+        managed(reply.unwrap())
+    }
+
+    /// Makes a user with the password [`PASSWORD`].
+    pub(crate) async fn add_user(&self, username: &str, role: &str) {
+        let user = wire::CreateUser {
+            username: username.to_owned(),
+            password: PASSWORD.to_owned(),
+            role: role.to_owned(),
+            projects: vec!["apollo".to_owned(), "gemini".to_owned()],
+            ..wire::CreateUser::default()
+        };
+        self.manage(Operation::CreateUser(user)).await.unwrap();
+    }
+
+    /// The revocations, read with the rights of a gateway.
+    pub(crate) async fn revocations(&self) -> Revocations {
+        let bucket = self.gateway.bucket(key::REVOCATIONS).await.unwrap();
+        let ids: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
+        let mut entries = Vec::new();
+        for id in ids {
+            let json = bucket.get(&id).await.unwrap().unwrap();
+            entries.push(serde_json::from_slice::<Revocation>(&json).unwrap());
+        }
+        entries.into_iter().collect()
+    }
+
+    /// What a gateway makes of a token now.
+    pub(crate) async fn judge(&self, token: &str) -> Verdict {
+        let principal = self.claims(token, "signalbox").await.principal();
+        self.revocations().await.judge(&principal)
+    }
+
+    async fn ask<Q: prost::Message, A: prost::Message + Default>(
+        &self,
+        subject: &'static str,
+        request: &Q,
+    ) -> A {
+        let reply = rpc::call(&self.gateway, subject, request, None, DEADLINE).await;
+        reply.unwrap()
     }
 
     /// The public keys, read with the rights of a gateway.
@@ -210,6 +328,30 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// The password of every user of a test.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+
+pub(crate) fn from(peer: &str) -> wire::RequestContext {
+    wire::RequestContext {
+        peer_address: peer.to_owned(),
+        ..wire::RequestContext::default()
+    }
+}
+
+fn issued(reply: wire::IssueTokenReply) -> Result<wire::IssuedToken, wire::Refusal> {
+    match reply.outcome.unwrap() {
+        issue_token_reply::Outcome::Token(token) => Ok(token),
+        issue_token_reply::Outcome::Refusal(refusal) => Err(refusal),
+    }
+}
+
+fn managed(reply: wire::ManageReply) -> Result<Managed, wire::Refusal> {
+    match reply.outcome.unwrap() {
+        Managed::Refusal(refusal) => Err(refusal),
+        outcome => Ok(outcome),
     }
 }
 

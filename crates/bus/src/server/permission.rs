@@ -7,16 +7,19 @@
 
 use std::fmt;
 
-use signalbox_protocol::domain::Domain;
-
 use crate::{
-    key::{API_KEYS, DECISIONS, LEASES, REPLAYS, SIGNING_KEYS},
+    key::{
+        API_KEYS, DECISIONS, LEASES, REFRESH_FAMILIES, REPLAYS, REVOCATIONS, SIGNING_KEYS, USERS,
+    },
     stream::{DLQ, EVENTS, TOPICS},
-    subject::{self, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
+    subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
 };
 
 /// The requests that the auth service answers.
 const AUTH_REQUESTS: &str = "svc.auth.>";
+
+/// The buckets that the auth service alone writes.
+const AUTH_BUCKETS: [&str; 5] = [API_KEYS, SIGNING_KEYS, USERS, REFRESH_FAMILIES, REVOCATIONS];
 
 /// Someone who connects to the managed server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,15 +30,19 @@ pub enum User {
     Producer,
     /// Takes events in and is the only one to write topics and dead letters.
     Router,
-    /// Reads topics and public signing keys, asks the auth service, and
-    /// publishes the events of producers that come over HTTP.
+    /// Reads topics, public signing keys and revocations, asks the auth service,
+    /// publishes the events of producers that come over HTTP, and records who
+    /// decided what.
     Gateway,
-    /// Answers the auth requests and owns the buckets of keys.
+    /// Answers the auth requests and owns the buckets of keys, users, refresh
+    /// families and revocations.
     Auth,
     /// Reads topics and dead letters for people who look on.
     Observer,
     /// Reads dead letters and publishes them again as events.
     Operator,
+    /// Has the auth service manage keys and users, and nothing else.
+    Registrar,
 }
 
 /// The subjects that a user may use; everything else is refused.
@@ -51,7 +58,7 @@ pub struct Permissions {
 
 impl User {
     /// Every user of the generated configuration.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Admin,
         Self::Producer,
         Self::Router,
@@ -59,6 +66,7 @@ impl User {
         Self::Auth,
         Self::Observer,
         Self::Operator,
+        Self::Registrar,
     ];
 
     /// The name with which the user connects.
@@ -72,6 +80,7 @@ impl User {
             Self::Auth => "auth",
             Self::Observer => "observer",
             Self::Operator => "operator",
+            Self::Registrar => "registrar",
         }
     }
 
@@ -107,14 +116,15 @@ impl User {
                 publish.extend(read_bucket(SIGNING_KEYS));
                 publish.push(format!("$KV.{DECISIONS}.>"));
                 publish.extend(read_bucket(DECISIONS));
+                publish.extend(read_bucket(REVOCATIONS));
             }
             Self::Auth => {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
-                for bucket in [API_KEYS, SIGNING_KEYS] {
+                for bucket in AUTH_BUCKETS {
                     publish.push(format!("$KV.{bucket}.>"));
                     publish.extend(read_bucket(bucket));
                 }
-                subscribe.push(AUTH_REQUESTS.to_owned());
+                subscribe.extend([AUTH_REQUESTS, ADMIN_MANAGE].map(str::to_owned));
                 allow_responses = true;
             }
             Self::Observer => {
@@ -130,6 +140,7 @@ impl User {
                 publish.extend(get_messages(DLQ));
                 publish.extend(get_messages(&replays));
             }
+            Self::Registrar => publish.push(ADMIN_MANAGE.to_owned()),
         }
         Some(Permissions {
             publish,
@@ -242,6 +253,31 @@ mod tests {
             ] {
                 assert_eq!(publishes(user, subject), admin, "{user} {subject}");
             }
+        }
+    }
+
+    #[test]
+    fn only_auth_writes_what_decides_who_gets_in() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Auth);
+            for bucket in AUTH_BUCKETS {
+                let subject = format!("$KV.{bucket}.x");
+                assert_eq!(publishes(user, &subject), trusted, "{user} {bucket}");
+            }
+            for secret in [API_KEYS, USERS, REFRESH_FAMILIES] {
+                let subject = format!("$JS.API.DIRECT.GET.KV_{secret}.x");
+                assert_eq!(publishes(user, &subject), trusted, "{user} {secret}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_registrar_manages_without_a_credential() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Registrar);
+            assert_eq!(publishes(user, ADMIN_MANAGE), trusted, "{user}");
+            let asks = matches!(user, User::Admin | User::Gateway);
+            assert_eq!(publishes(user, subject::MANAGE), asks, "{user}");
         }
     }
 

@@ -273,7 +273,7 @@ async fn nothing_is_lost_doubled_or_misordered_in_ten_rounds_of_faults() {
         let subscriber = Subscriber {
             name: format!("c-{number}"),
             gateways,
-            token: stage.platform.api_key(role),
+            token: stage.platform.unlimited_token(role),
             entitlement,
             since: None,
         };

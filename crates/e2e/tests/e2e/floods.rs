@@ -299,7 +299,7 @@ async fn a_full_gateway_says_so_and_serves_those_who_are_in() {
     const MOST: usize = 10;
     let platform = Platform::start_with(1, &["--max-connections", &MOST.to_string()]).await;
     let gateway = &platform.gateways[0];
-    let token = platform.token("viewer").await;
+    let token = platform.unlimited_token("viewer");
     // The connection that brought the token may not have been counted out yet.
     let mut inside = Vec::new();
     while inside.len() < MOST {
@@ -370,7 +370,7 @@ async fn strangers_of_one_address_are_bounded_until_they_authenticate() {
 async fn running_out_of_descriptors_is_survived() {
     let platform = Platform::start(1).await;
     let gateway = &platform.gateways[0];
-    let token = platform.token("viewer").await;
+    let token = platform.unlimited_token("viewer");
     let mut inside = Raw::open(gateway.listener(), &token).await;
     let limit = |files: usize| {
         let status = Command::new("prlimit")

@@ -5,22 +5,31 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod auth_replicas;
+mod bench;
 mod browser;
 mod bus_absence;
 mod clients;
+mod collector;
 mod commands;
+mod conversations;
 mod dead_letters;
 mod decisions;
 mod dlq;
 mod events;
 mod every_event;
 mod faults;
+mod fixtures;
 mod floods;
 mod hostile_bytes;
 mod ingest;
 mod ingest_faults;
+mod keys;
 mod limits;
+mod malformed;
 mod mesh;
+mod metrics;
+mod mutated;
 mod openapi;
 mod origins;
 mod planted;
@@ -30,6 +39,9 @@ mod resume;
 mod routers;
 mod signed;
 mod slow_readers;
+mod socketio;
+mod speech;
+mod telemetry;
 mod threat;
 mod trace;
 mod unions;

@@ -73,10 +73,19 @@ pub(crate) struct Raw(pub(crate) TcpStream);
 
 impl Raw {
     /// Asks to upgrade with a further header line, or gives the refusal.
-    pub(crate) async fn try_upgrade(mut stream: TcpStream, header: &str) -> Result<Self, Answer> {
+    pub(crate) async fn try_upgrade(stream: TcpStream, header: &str) -> Result<Self, Answer> {
+        Self::try_upgrade_at(stream, "/v1/ws", header).await
+    }
+
+    /// As [`try_upgrade`](Self::try_upgrade), at a path of the test's choice.
+    pub(crate) async fn try_upgrade_at(
+        mut stream: TcpStream,
+        path: &str,
+        header: &str,
+    ) -> Result<Self, Answer> {
         let target = stream.peer_addr().unwrap();
         let request = format!(
-            "GET /v1/ws HTTP/1.1\r\nHost: {target}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{header}\r\n"
         );
         timeout(DEADLINE, async {

@@ -129,7 +129,7 @@ async fn slow_readers_are_sent_away_and_hurt_nobody() {
     let platform = platform("1").await;
     let gateway = &platform.gateways[0];
     let bus = platform.bus(User::Producer).await;
-    let token = platform.token("viewer").await;
+    let token = platform.unlimited_token("viewer");
     let (expect, expected) = watch::channel(None);
     let healthy = followers(&platform, &token, HEALTHY, &expected).await;
     let files = gateway.process.open_files();
@@ -182,7 +182,7 @@ async fn slow_readers_are_sent_away_and_hurt_nobody() {
 async fn a_slow_reader_is_told_and_resumes() {
     let platform = platform("60").await;
     let bus = platform.bus(User::Producer).await;
-    let token = platform.token("viewer").await;
+    let token = platform.unlimited_token("viewer");
     let (expect, expected) = watch::channel(None);
     let healthy = followers(&platform, &token, 1, &expected).await;
     let (mut reader, mut seq) = subscriber(&platform, &token, None, None).await;

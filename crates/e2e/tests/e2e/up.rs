@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use signalbox_testkit::{DEADLINE, Process, WsClient, api_key, eventually, get, post, signalbox};
 
 /// Starts `up` on a directory and waits until it is ready.
-async fn up(dir: &Path) -> (Process, Value) {
+pub(crate) async fn up(dir: &Path) -> (Process, Value) {
     let process = start(dir);
     process
         .stdout()
@@ -32,7 +32,7 @@ fn start(dir: &Path) -> Process {
     Process::spawn(command)
 }
 
-fn listener(runtime: &Value) -> std::net::SocketAddr {
+pub(crate) fn listener(runtime: &Value) -> std::net::SocketAddr {
     runtime["listeners"][0].as_str().unwrap().parse().unwrap()
 }
 
@@ -207,19 +207,16 @@ async fn a_crashed_bus_is_started_again() {
 async fn an_unserved_dialect_answers_with_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let (_process, runtime) = up(dir.path()).await;
-    for path in [
-        "/api/v1/ws",
-        "/ws",
-        "/socket.io/?EIO=4&transport=polling",
-        "/nowhere",
-    ] {
+    for path in ["/ws", "/socket.io/?EIO=4&transport=polling", "/nowhere"] {
         let (status, body) = get(listener(&runtime), path).await;
         assert_eq!(status, 404, "{path}: {body}");
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["error"]["code"], "NOT_FOUND");
     }
-    let (status, body) = get(listener(&runtime), "/v1/ws").await;
-    assert_eq!(status, 426, "{body}");
+    for path in ["/v1/ws", "/api/v1/ws"] {
+        let (status, body) = get(listener(&runtime), path).await;
+        assert_eq!(status, 426, "{path}: {body}");
+    }
     for (body, status, field) in [
         ("{", 400, Value::Null),
         ("{}", 400, json!("api_key")),

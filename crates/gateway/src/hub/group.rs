@@ -37,6 +37,8 @@ pub(super) struct Groups {
     ids: HashMap<Key, usize>,
     groups: Slab<Group>,
     index: HashMap<Channel, Index>,
+    /// Live subscriptions that are found by a clause of their filter.
+    selective: HashMap<Channel, u64>,
 }
 
 impl Groups {
@@ -91,6 +93,9 @@ impl Groups {
             let index = self.index.entry(group.key.channel).or_default();
             group.place = Some(index.insert(id, group.key.object.as_deref(), filter));
         }
+        if let Some(Place::Clause(_)) = group.place {
+            *self.selective.entry(group.key.channel).or_default() += 1;
+        }
         group.live.len() - 1
     }
 
@@ -99,6 +104,11 @@ impl Groups {
     pub(super) fn remove(&mut self, id: usize, place: usize) -> Option<SubscriptionId> {
         let group = &mut self.groups[id];
         group.live.swap_remove(place);
+        if let Some(Place::Clause(_)) = group.place
+            && let Some(count) = self.selective.get_mut(&group.key.channel)
+        {
+            *count -= 1;
+        }
         if group.live.is_empty() {
             group.live = Vec::new();
             if let Some(place) = group.place.take()
@@ -117,6 +127,21 @@ impl Groups {
         if let Some(index) = self.index.get(&event.topic.channel) {
             index.reached_by(event, reached);
         }
+    }
+
+    /// How many live subscriptions an event that reaches these groups does not
+    /// reach because of a clause.
+    pub(super) fn missed_by(&self, event: &HubEvent, reached: &[usize]) -> u64 {
+        let all = self.selective.get(&event.topic.channel).copied();
+        let found = reached.iter().map(|&id| match &self.groups[id] {
+            Group {
+                place: Some(Place::Clause(_)),
+                live,
+                ..
+            } => live.len() as u64,
+            _ => 0,
+        });
+        all.unwrap_or_default() - found.sum::<u64>()
     }
 
     /// The live subscriptions of a group.

@@ -84,7 +84,7 @@ impl Filters {
         self.evaluations
     }
 
-    #[cfg(test)]
+    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -13,6 +13,7 @@ use signalbox_transport::Frame;
 use super::event::HubEvent;
 use super::member::{MAX_MIXED, MemberId};
 use super::{Encode, FanOut, Hub, Sink, SubscriptionId};
+use crate::counts::Source;
 
 /// Events that one step looks at.
 const STEP_EVENTS: usize = 512;
@@ -81,7 +82,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             });
         }
         let events = self.ring.behind(cursor, STEP_EVENTS);
-        self.step(id, &events);
+        self.step(id, &events, Source::Memory);
         self.go_live_at_the_edge(id)
     }
 
@@ -99,7 +100,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         if epoch != self.epoch {
             return events.len();
         }
-        let taken = self.step(id, events);
+        let taken = self.step(id, events, Source::Stream);
         if taken == events.len()
             && let Some(subscription) = self.subscriptions.get_mut(id.index)
             && subscription.serial == id.serial
@@ -111,7 +112,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
 
     /// Sends what a subscription wants of these events and moves its cursor;
     /// returns how many were looked at.
-    fn step(&mut self, id: SubscriptionId, events: &[Arc<HubEvent>]) -> usize {
+    fn step(&mut self, id: SubscriptionId, events: &[Arc<HubEvent>], source: Source) -> usize {
         let Some(subscription) = self.subscription(id) else {
             return events.len();
         };
@@ -137,6 +138,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             subscription.cursor = cursor;
         }
         if !frames.is_empty() {
+            self.counts.note_replay(source, frames.len());
             // Frames of the current batch were noted before; keep that order.
             self.flush_member(member, &mut FanOut::default());
             if let Some(member) = self.members.get(member.0) {

@@ -58,6 +58,11 @@ impl Ring {
         self.floor
     }
 
+    /// How many events there are, and about how many bytes they take.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
+    }
+
     pub(super) fn clear(&mut self, floor: u64) {
         self.entries.clear();
         self.bytes = 0;

@@ -48,7 +48,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
 
     /// Replaces the frame that an event has been noted with by the one for all
     /// that its members' subscriptions want of it.
-    pub(super) fn unite(&mut self, event: &Arc<HubEvent>) {
+    pub(super) fn unite(&mut self, event: &Arc<HubEvent>, traced: bool) {
         let mut members = std::mem::take(&mut self.mixed);
         let mut by_parts: HashMap<Vec<EncodingId>, Option<u32>> = HashMap::new();
         let mut by_whole: HashMap<K, Option<u32>> = HashMap::new();
@@ -63,7 +63,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
                     let whole = self.whole(&parts);
                     let frame = match whole.as_ref().and_then(|whole| by_whole.get(whole)) {
                         Some(frame) => *frame,
-                        None => self.note_whole(event, whole.as_ref()),
+                        None => self.note_whole(event, whole.as_ref(), traced),
                     };
                     if let Some(whole) = whole {
                         by_whole.insert(whole, frame);
@@ -83,10 +83,18 @@ impl<K: Encode, S: Sink> Hub<K, S> {
     }
 
     /// Adds the frame of an event in `whole` to the batch.
-    fn note_whole(&mut self, event: &Arc<HubEvent>, whole: Option<&K>) -> Option<u32> {
+    fn note_whole(
+        &mut self,
+        event: &Arc<HubEvent>,
+        whole: Option<&K>,
+        traced: bool,
+    ) -> Option<u32> {
         let frame = self.encoded_as(event, whole?)?;
         let index = self.frames.len() as u32;
         self.frames.push(frame);
+        if traced {
+            self.owners.push(Arc::clone(event));
+        }
         Some(index)
     }
 
@@ -172,6 +180,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
                     epoch: self.epoch,
                     sequence: event.sequence,
                 };
+                self.counts.encoded.add_alone(1);
                 encoder.encode(event, cursor)
             }
         }

@@ -83,5 +83,6 @@ fn asked(body: &[u8]) -> Result<wire::IssueTokenRequest, Complaint> {
             .unwrap_or(0),
         projects: fields.optional_texts("projects")?.unwrap_or_default(),
         agent_id: fields.optional_id("agent_id")?.unwrap_or_default(),
+        ..wire::IssueTokenRequest::default()
     })
 }

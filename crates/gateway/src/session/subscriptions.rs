@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use signalbox_bus::trace;
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::cursor::Cursor;
@@ -13,6 +14,7 @@ use super::{Held, Session};
 use crate::access;
 use crate::dialect::{Answer, Dialect, Subscribe};
 use crate::hub::Progress;
+use crate::spans;
 
 /// Subscriptions that one connection may hold.
 const MAX_SUBSCRIPTIONS: usize = 1_024;
@@ -76,11 +78,9 @@ impl<D: Dialect> Session<D> {
         };
         debug!(session = %self.name, %channel, %seq, recovered = resumed, "subscribed");
         if progress != Progress::Live {
-            self.replays.push(Box::pin(replay(
-                Rc::clone(&self.shard),
-                self.outbound.clone(),
-                id,
-            )));
+            let work = replay(Rc::clone(&self.shard), self.outbound.clone(), id);
+            self.replays
+                .push(Box::pin(trace::within(spans::replay(channel), work)));
         }
         self.subscriptions.insert(name, Held { id, channel });
         Ok(())

@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+use super::shape::Kind;
+use crate::cursor::Cursor;
 use crate::error_code::ErrorCode;
 use crate::name;
 
@@ -12,9 +14,6 @@ use crate::name;
 pub const MAX_TOKEN_BYTES: usize = 8_192;
 /// The most entries that a list in a frame may have.
 pub const MAX_LIST_ENTRIES: usize = 256;
-
-/// What an id must be.
-const ID: &str = "an id of 1 to 128 bytes without white space";
 
 /// What is wrong with a client's frame.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -82,8 +81,8 @@ impl Fields {
         }
     }
 
-    fn complaint(&self, field: &str, expected: &str) -> Complaint {
-        Complaint::field(&format!("{}{field}", self.path), expected)
+    fn complaint(&self, field: &str, expected: Kind) -> Complaint {
+        Complaint::field(&format!("{}{field}", self.path), &expected.expectation())
     }
 
     /// A string that must be there, of 1 to `max_bytes` bytes.
@@ -93,7 +92,7 @@ impl Fields {
     pub fn text(&mut self, field: &str, max_bytes: usize) -> Result<String, Complaint> {
         match self.map.remove(field) {
             Some(Value::String(text)) if !text.is_empty() && text.len() <= max_bytes => Ok(text),
-            _ => Err(self.complaint(field, &format!("a string of 1 to {max_bytes} bytes"))),
+            _ => Err(self.complaint(field, Kind::Text { most: max_bytes })),
         }
     }
 
@@ -118,21 +117,25 @@ impl Fields {
     /// Names the field.
     pub fn id(&mut self, field: &str) -> Result<String, Complaint> {
         self.optional_id(field)?
-            .ok_or_else(|| self.complaint(field, ID))
+            .ok_or_else(|| self.complaint(field, Kind::Id))
     }
 
     /// One of a few words, which must be there.
     ///
     /// # Errors
     /// Names the field and the words.
-    pub fn word(&mut self, field: &str, words: &[&'static str]) -> Result<&'static str, Complaint> {
+    pub fn word(
+        &mut self,
+        field: &str,
+        words: &'static [&'static str],
+    ) -> Result<&'static str, Complaint> {
         let found = self.map.remove(field);
         let text = found.as_ref().and_then(Value::as_str);
         words
             .iter()
             .find(|word| text == Some(word))
             .copied()
-            .ok_or_else(|| self.complaint(field, &format!("one of {}", words.join(", "))))
+            .ok_or_else(|| self.complaint(field, Kind::OneOf(words)))
     }
 
     /// An id that may be absent or null.
@@ -143,7 +146,22 @@ impl Fields {
         match self.map.remove(field) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) if name::is_valid(&text) => Ok(Some(text)),
-            Some(_) => Err(self.complaint(field, ID)),
+            Some(_) => Err(self.complaint(field, Kind::Id)),
+        }
+    }
+
+    /// A resume offset that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no offset of ours.
+    pub fn optional_cursor(&mut self, field: &str) -> Result<Option<Cursor>, Complaint> {
+        match self.map.remove(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .map(Some)
+                .ok_or_else(|| self.complaint(field, Kind::Cursor)),
         }
     }
 
@@ -167,7 +185,7 @@ impl Fields {
             .map(Some)
             .ok_or_else(|| {
                 let (least, most) = range.into_inner();
-                self.complaint(field, &format!("a whole number from {least} to {most}"))
+                self.complaint(field, Kind::Integer { least, most })
             })
     }
 
@@ -183,15 +201,7 @@ impl Fields {
     }
 
     fn texts(&self, field: &str, value: Value) -> Result<Vec<String>, Complaint> {
-        let wrong = || {
-            self.complaint(
-                field,
-                &format!(
-                    "a list of 1 to {MAX_LIST_ENTRIES} strings of at most {} bytes",
-                    name::MAX_NAME_BYTES
-                ),
-            )
-        };
+        let wrong = || self.complaint(field, Kind::Texts);
         let Value::Array(items) = value else {
             return Err(wrong());
         };
@@ -218,7 +228,7 @@ impl Fields {
                 map,
                 path: format!("{}{field}.", self.path),
             })),
-            Some(_) => Err(self.complaint(field, "an object")),
+            Some(_) => Err(self.complaint(field, Kind::AnyObject)),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Frames of dialect `mesh`.
 
+pub mod shape;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -13,7 +15,7 @@ use crate::timestamp::Timestamp;
 /// bytes.
 const MAX_WORD_BYTES: usize = MAX_NAME_BYTES;
 /// The most fields of an event's data that a filter may look at.
-const MAX_FILTER_FIELDS: usize = 16;
+pub(crate) const MAX_FILTER_FIELDS: usize = 16;
 
 /// What a client sends.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,11 +98,7 @@ fn subscribe(mut fields: Fields) -> Result<Subscribe, Complaint> {
         None => Filter::default(),
         Some(filter) => Filter::read(filter.into_rest())?,
     };
-    let since = fields
-        .optional_text("since", MAX_WORD_BYTES)?
-        .map(|text| text.parse())
-        .transpose()
-        .map_err(|_| Complaint::field("since", "a `seq` that this server gave out"))?;
+    let since = fields.optional_cursor("since")?;
     Ok(Subscribe {
         channel,
         filter,

@@ -1,5 +1,7 @@
 //! Frames of dialect `threat`.
 
+pub mod shape;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -123,11 +125,7 @@ fn subscribe(mut fields: Fields) -> Result<Subscribe, Complaint> {
         None => Vec::new(),
         Some(filters) => filters.into_lists()?,
     };
-    let since = fields
-        .optional_text("since", MAX_WORD_BYTES)?
-        .map(|text| text.parse())
-        .transpose()
-        .map_err(|_| Complaint::field("since", "a `seq` that this server gave out"))?;
+    let since = fields.optional_cursor("since")?;
     Ok(Subscribe {
         channel,
         filters,

@@ -10,6 +10,7 @@ use tokio::runtime;
 
 use super::*;
 use crate::captured::Captured;
+use crate::metrics;
 use crate::shutdown::Shutdown;
 use crate::telemetry::LogArgs;
 
@@ -77,7 +78,12 @@ fn it_answers_while_the_main_runtime_is_blocked() {
         .build()
         .unwrap();
     // Started inside the runtime, as services do.
-    let admin = runtime.block_on(async { start(health()) });
+    let admin = runtime.block_on(async {
+        AdminServer::builder(health())
+            .merge(metrics::routes(metrics::Registry::new()))
+            .start(ANY)
+            .unwrap()
+    });
     let (blocked, is_blocked) = mpsc::sync_channel(0);
     let (release, released) = mpsc::sync_channel::<()>(0);
     runtime.spawn(async move {
@@ -87,6 +93,7 @@ fn it_answers_while_the_main_runtime_is_blocked() {
     is_blocked.recv_timeout(PROBE_TIMEOUT).unwrap();
     assert_eq!(probe(admin.addr(), "/live").0, 200);
     assert_eq!(probe(admin.addr(), "/ready").0, 503);
+    assert_eq!(probe(admin.addr(), "/metrics").0, 200);
     drop(release);
 }
 

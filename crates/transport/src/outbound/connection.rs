@@ -6,6 +6,7 @@ use std::{
     future, io,
     rc::{Rc, Weak},
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -16,6 +17,9 @@ use tracing::debug;
 
 use super::{LONGEST_WAIT, OutboundLimits, Sent, SocketRef, queue::Queue};
 use crate::{CloseCode, ClosedBy, Closure, Frame, Socket, socket::would_block};
+
+/// The reason of a connection that was closed because its peer reads too slowly.
+pub const READER_TOO_SLOW: &str = "reader too slow";
 
 /// Where a connection stands; only ever moves down this list, but for `Clear` and `Backlogged`,
 /// which alternate.
@@ -114,6 +118,11 @@ impl Connection {
             .map_or(0, |queue| queue.bytes())
     }
 
+    pub(super) fn queue_age(&self) -> Option<Duration> {
+        let queue = self.queue.borrow();
+        Some(queue.as_ref()?.since?.elapsed())
+    }
+
     pub(super) fn set_overload_farewell(&self, farewell: fn() -> Frame) {
         self.farewell.set(Some(farewell));
     }
@@ -137,6 +146,7 @@ impl Connection {
         let bytes = written;
         let mut whole = 0;
         let mut queue = Box::<Queue>::default();
+        let since = Some(Instant::now());
         let mut fits = true;
         for frame in batch {
             if written >= frame.len() {
@@ -151,6 +161,7 @@ impl Connection {
             }
         }
         self.count(bytes, whole);
+        queue.since = since;
         *self.queue.borrow_mut() = Some(queue);
         self.phase.set(Phase::Backlogged);
         if fits {
@@ -179,11 +190,17 @@ impl Connection {
     }
 
     fn overflow(self: &Rc<Self>) -> Sent {
-        const REASON: &str = "reader too slow";
         let code = CloseCode::TRY_AGAIN_LATER;
         let farewell = self.farewell.get().map(|farewell| farewell());
-        let last = farewell.into_iter().chain([Frame::close(code, REASON)]);
-        self.begin_close(Closure::ours(code, REASON), Phase::Asking, false, last);
+        let last = farewell
+            .into_iter()
+            .chain([Frame::close(code, READER_TOO_SLOW)]);
+        self.begin_close(
+            Closure::ours(code, READER_TOO_SLOW),
+            Phase::Asking,
+            false,
+            last,
+        );
         Sent::Overflow
     }
 
@@ -219,6 +236,38 @@ impl Connection {
             let deadline = Instant::now() + self.limits.close_grace.min(LONGEST_WAIT);
             self.run(finish(Rc::downgrade(self), deadline));
         }
+    }
+
+    /// Takes over the socket of `other`, which ends, and what it has queued; the own socket is
+    /// dropped, the own queue goes out behind. False, and nothing has happened, when either is
+    /// closing or the own socket has taken part of a frame.
+    pub(crate) fn adopt(self: &Rc<Self>, other: &Self) -> bool {
+        let torn = self.queue.borrow().as_ref().is_some_and(|q| q.is_torn());
+        if torn || self.phase() >= Phase::Asking || other.phase() >= Phase::Asking {
+            return false;
+        }
+        let socket = other.socket.take();
+        let mut queue = other.queue.take();
+        other.end();
+        match (&mut queue, self.queue.take()) {
+            (Some(first), Some(second)) => first.append(*second),
+            (first, second) => *first = first.take().or(second),
+        }
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        let backlogged = queue.is_some();
+        *self.queue.borrow_mut() = queue;
+        let before = self.socket.replace(socket);
+        if backlogged {
+            self.phase.set(Phase::Backlogged);
+            self.run(flush(Rc::downgrade(self)));
+        } else {
+            self.phase.set(Phase::Clear);
+        }
+        // Last, since it may have something to say about it.
+        drop(before);
+        true
     }
 
     /// Closes a connection whose peer broke the framing. The writing side is shut behind the Close
@@ -324,6 +373,11 @@ impl Connection {
             Some(closure) => closure.clone(),
             None => Closure::network("connection dropped"),
         })
+    }
+
+    /// Why the connection closes, once that has begun.
+    pub(super) fn closure(&self) -> Option<Closure> {
+        self.closure.borrow().as_deref().cloned()
     }
 
     /// Reads from the socket; an ended connection reads as one whose peer sends no more.

@@ -7,6 +7,8 @@ use std::{
     task::Waker,
 };
 
+use tokio::time::Instant;
+
 use super::{OutboundLimits, WRITE_FRAMES};
 use crate::{Frame, Socket, socket::would_block};
 
@@ -23,6 +25,8 @@ pub(super) struct Queue {
     data: VecDeque<Frame>,
     /// Unwritten bytes of all of them.
     bytes: usize,
+    /// When the socket would first take no more.
+    pub(super) since: Option<Instant>,
     /// Those who wait for the queue to end.
     pub(super) waiters: Vec<Waker>,
 }
@@ -71,6 +75,20 @@ impl Queue {
     pub(super) fn push_last(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.data.push_back(frame);
+    }
+
+    /// Whether a frame is partly written.
+    pub(super) fn is_torn(&self) -> bool {
+        self.partial.is_some()
+    }
+
+    /// Puts another queue behind this one, without regard to the bounds. It must not be torn.
+    pub(super) fn append(&mut self, mut other: Self) {
+        debug_assert!(!other.is_torn(), "a frame cannot go on on another socket");
+        self.control.append(&mut other.control);
+        self.data.append(&mut other.data);
+        self.bytes += other.bytes;
+        self.waiters.append(&mut other.waiters);
     }
 
     /// Forgets everything but the frame in progress.

@@ -1,0 +1,263 @@
+//! The AsyncAPI 3.0 document: what clients say and hear over WebSocket, and
+//! what producers publish on NATS. Signalbox is the application described, so
+//! it receives what clients and producers send.
+
+use serde_json::{Map, Value, json};
+use signalbox_protocol::catalogue;
+use signalbox_protocol::envelope::{CE_ID, CE_PRIORITY, CE_SOURCE, CE_TIME};
+use signalbox_protocol::event::Priority;
+use signalbox_protocol::frame::shape::{self, Kind, Message, Shape};
+use signalbox_protocol::trace::TRACEPARENT;
+
+use super::{events, examples};
+
+/// The parts of the document that grow with every message.
+#[derive(Default)]
+struct Document {
+    channels: Map<String, Value>,
+    operations: Map<String, Value>,
+    messages: Map<String, Value>,
+    schemas: Map<String, Value>,
+}
+
+/// The whole document.
+pub(crate) fn document() -> String {
+    let mut parts = Document::default();
+    for shape in shape::ALL {
+        parts.dialect(shape);
+    }
+    parts.schemas.insert("event.headers".to_owned(), headers());
+    for kind in catalogue::all() {
+        parts.event(kind);
+    }
+    let document = json!({
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Signalbox",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Real-time events for browsers, apps and agents, in the dialect they already speak. Generated from the code: see docs/reference/ for the same in words.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": servers(),
+        "channels": parts.channels,
+        "operations": parts.operations,
+        "components": {
+            "messages": parts.messages,
+            "schemas": parts.schemas,
+            "securitySchemes": security(),
+        },
+    });
+    format!("{document:#}\n")
+}
+
+fn reference(path: &str) -> Value {
+    json!({"$ref": format!("#/{path}")})
+}
+
+fn servers() -> Value {
+    json!({
+        "gateway": {
+            "host": "127.0.0.1:8080",
+            "protocol": "ws",
+            "description": "A gateway of `signalbox up`; all gateways serve the same.",
+            "security": [
+                reference("components/securitySchemes/message"),
+                reference("components/securitySchemes/bearer"),
+                reference("components/securitySchemes/apiKeyHeader"),
+                reference("components/securitySchemes/tokenQuery"),
+            ],
+        },
+        "bus": {
+            "host": "127.0.0.1:4222",
+            "protocol": "nats",
+            "description": "The NATS server, with JetStream. `signalbox up` writes its address and the producer's credentials to `.signalbox/runtime.json`.",
+            "security": [reference("components/securitySchemes/producer")],
+        },
+    })
+}
+
+fn security() -> Value {
+    json!({
+        "message": {
+            "type": "apiKey", "in": "user",
+            "description": "An API key or an access token in the message `authenticate`, where the dialect has it as its first message.",
+        },
+        "bearer": {
+            "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+            "description": "An access token or an API key, at the upgrade.",
+        },
+        "apiKeyHeader": {
+            "type": "httpApiKey", "in": "header", "name": "X-API-Key",
+            "description": "An API key or an access token, at the upgrade.",
+        },
+        "tokenQuery": {
+            "type": "httpApiKey", "in": "query", "name": "token",
+            "description": "An access token, at the upgrade; API keys are refused in URLs.",
+        },
+        "producer": {
+            "type": "userPassword",
+            "description": "The bus user of producers, who may publish events and nothing else.",
+        },
+    })
+}
+
+impl Document {
+    fn dialect(&mut self, shape: &Shape) {
+        let dialect = shape.dialect.name();
+        let mut messages = Map::new();
+        for (side, message) in sides(shape) {
+            let key = format!("{side}.{}", message.name());
+            let component = format!("{dialect}.{key}");
+            messages.insert(key, reference(&format!("components/messages/{component}")));
+            let examples: Vec<_> = examples::of_message(dialect, side, &message.name())
+                .into_iter()
+                .map(|(name, payload)| json!({"name": name, "payload": payload}))
+                .collect();
+            let written = json!({
+                "name": message.kind,
+                "title": message.name(),
+                "summary": message.summary,
+                "payload": reference(&format!("components/schemas/{component}")),
+                "examples": examples,
+            });
+            self.messages.insert(component.clone(), written);
+            self.schemas.insert(component, message.schema());
+        }
+        self.channels.insert(
+            dialect.to_owned(),
+            json!({
+                "address": shape.path,
+                "title": format!("Dialect {dialect}"),
+                "description": shape.summary,
+                "servers": [reference("servers/gateway")],
+                "messages": messages,
+                "bindings": {"ws": {
+                    "method": "GET",
+                    "query": {"type": "object", "properties": {"token": {
+                        "type": "string", "description": "An access token.",
+                    }}},
+                    "bindingVersion": "0.1.0",
+                }},
+            }),
+        );
+        self.operations_of(shape);
+    }
+
+    fn operations_of(&mut self, shape: &Shape) {
+        let dialect = shape.dialect.name();
+        let channel = reference(&format!("channels/{dialect}"));
+        let within = |key: String| reference(&format!("channels/{dialect}/messages/{key}"));
+        for message in shape.client {
+            let mut operation = json!({
+                "action": "receive",
+                "channel": channel,
+                "summary": message.summary,
+                "messages": [within(format!("client.{}", message.name()))],
+            });
+            if !message.answers.is_empty() {
+                let answers = message.answers.iter().copied().chain(["error"]);
+                let answers: Vec<_> = answers
+                    .map(|kind| within(format!("server.{kind}")))
+                    .collect();
+                operation["reply"] = json!({"channel": channel, "messages": answers});
+            }
+            let name = format!("{dialect}.receive.{}", message.name());
+            self.operations.insert(name, operation);
+        }
+        for offer in shape.offers {
+            let carried: Vec<_> = shape
+                .events()
+                .filter(|(kind, _)| kind.route.channel == offer.channel)
+                .map(|(_, message)| within(format!("server.{}", message.name())))
+                .collect();
+            let name = format!("{dialect}.send.{}", offer.channel);
+            self.operations.insert(
+                name,
+                json!({
+                    "action": "send",
+                    "channel": channel,
+                    "summary": offer.summary,
+                    "description": format!(
+                        "Events for those who subscribed to `{}`, which needs the permission `{}`.",
+                        offer.channel, offer.permission
+                    ),
+                    "messages": carried,
+                }),
+            );
+        }
+    }
+
+    fn event(&mut self, kind: &'static catalogue::EventType) {
+        let subject = format!("events.{}.{}", kind.domain, kind.name);
+        let example = examples::of_event(kind.domain.token(), kind.name);
+        self.schemas
+            .insert(subject.clone(), events::data_schema(kind));
+        self.messages.insert(
+            subject.clone(),
+            json!({
+                "name": kind.name,
+                "title": subject,
+                "summary": kind.summary,
+                "headers": reference("components/schemas/event.headers"),
+                "payload": reference(&format!("components/schemas/{subject}")),
+                "examples": [{"name": kind.name, "payload": example}],
+            }),
+        );
+        self.channels.insert(
+            subject.clone(),
+            json!({
+                "address": subject,
+                "description": format!(
+                    "{} Default source `{}`, default priority {}. Publish with a JetStream acknowledgement.",
+                    kind.summary, kind.source, kind.priority
+                ),
+                "servers": [reference("servers/bus")],
+                "messages": {"event": reference(&format!("components/messages/{subject}"))},
+            }),
+        );
+        self.operations.insert(
+            format!("receive.{subject}"),
+            json!({
+                "action": "receive",
+                "channel": reference(&format!("channels/{subject}")),
+                "summary": kind.summary,
+                "messages": [reference(&format!("channels/{subject}/messages/event"))],
+            }),
+        );
+    }
+}
+
+/// The messages of both sides, events among the server's.
+fn sides(shape: &Shape) -> impl Iterator<Item = (&'static str, Message)> {
+    let client = shape.client.iter().cloned();
+    let server = shape.server.iter().cloned();
+    let events = shape.events().map(|(_, message)| message);
+    let client = client.map(|message| ("client", message));
+    client.chain(server.chain(events).map(|message| ("server", message)))
+}
+
+/// The headers of producers' messages.
+fn headers() -> Value {
+    let id = |says: &str| {
+        let mut schema = Kind::Id.schema();
+        schema["description"] = says.into();
+        schema
+    };
+    let priorities = [Priority::High, Priority::Medium, Priority::Low].map(Priority::as_str);
+    json!({
+        "type": "object",
+        "description": "Each is optional and honoured by itself.",
+        "properties": {
+            CE_ID: id("The event's id, unique within domain and source."),
+            CE_SOURCE: id("The producing service."),
+            CE_TIME: {"type": "string", "format": "date-time", "description": "When it happened."},
+            CE_PRIORITY: {"type": "string", "enum": priorities, "description": "How urgent it is."},
+            "Nats-Msg-Id": {
+                "type": "string",
+                "description": "`<domain>/<source>/<id>`: a repeated publish is stored once.",
+            },
+            TRACEPARENT: {"type": "string", "description": "The trace that the event continues."},
+        },
+    })
+}

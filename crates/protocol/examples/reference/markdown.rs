@@ -1,0 +1,302 @@
+//! A dialect's page: prose by hand, with the tables in the places of
+//! `<!-- name -->` lines.
+
+use std::fmt::Write as _;
+
+use signalbox_protocol::Dialect;
+use signalbox_protocol::catalogue;
+use signalbox_protocol::frame::shape::{Field, Kind, Message, Offer, Shape};
+
+use super::examples;
+
+/// What stands in front of every generated page.
+pub(crate) const NOTICE: &str =
+    "<!-- Generated: cargo run -p signalbox-protocol --example reference -->\n";
+
+/// The page of a dialect.
+pub(crate) fn page(shape: &Shape) -> String {
+    let prose = match shape.dialect {
+        Dialect::Threat => include_str!("threat.md"),
+        Dialect::Mesh => include_str!("mesh.md"),
+        other => panic!("there is no prose for dialect {other}"),
+    };
+    let page = fill(
+        prose,
+        &[
+            ("client", client(shape)),
+            ("server", server(shape)),
+            ("channels", channels(shape)),
+            ("events", events(shape)),
+            ("errors", errors(shape)),
+            ("closes", closes(shape)),
+        ],
+    );
+    format!("{NOTICE}\n{page}")
+}
+
+/// Puts each part in the place of its line.
+pub(crate) fn fill(prose: &str, parts: &[(&str, String)]) -> String {
+    parts.iter().fold(prose.to_owned(), |page, (name, part)| {
+        let line = format!("<!-- {name} -->");
+        assert_eq!(page.matches(&line).count(), 1, "{line}");
+        page.replace(&line, part.trim_end())
+    })
+}
+
+fn client(shape: &Shape) -> String {
+    let mut text = String::new();
+    for message in shape.client {
+        heading(&mut text, message);
+        text.push_str(&table(&message.fields));
+        let mut answer: Vec<_> = message.answers.iter().map(|kind| code(kind)).collect();
+        if !message.refusals.is_empty() {
+            let words = message
+                .refusals
+                .iter()
+                .map(|refusal| code(refusal.as_str()));
+            answer.push(format!("an `error` with {}", alternatives(words)));
+        }
+        if !answer.is_empty() {
+            writeln!(text, "Answered by {}.\n", answer.join(", or ")).expect(MEMORY);
+        }
+        show(&mut text, shape, "client", message);
+    }
+    text
+}
+
+fn server(shape: &Shape) -> String {
+    let mut text = String::new();
+    for message in shape.server {
+        heading(&mut text, message);
+        text.push_str(&table(&message.fields));
+        show(&mut text, shape, "server", message);
+    }
+    text
+}
+
+const MEMORY: &str = "memory can be written to";
+
+fn heading(text: &mut String, message: &Message) {
+    writeln!(
+        text,
+        "### {}\n\n{}\n",
+        code(&message.name()),
+        message.summary
+    )
+    .expect(MEMORY);
+}
+
+fn show(text: &mut String, shape: &Shape, side: &str, message: &Message) {
+    for (_, example) in examples::of_message(shape.dialect.name(), side, &message.name()) {
+        writeln!(text, "```json\n{}\n```\n", examples::pretty(&example)).expect(MEMORY);
+    }
+}
+
+fn channels(shape: &Shape) -> String {
+    let mut text = String::new();
+    for offer in shape.offers {
+        let Offer {
+            channel,
+            summary,
+            permission,
+            ..
+        } = offer;
+        writeln!(
+            text,
+            "### {}\n\n{summary} Needs the permission {}.",
+            code(channel.name()),
+            code(permission)
+        )
+        .expect(MEMORY);
+        let carried = shape
+            .events()
+            .filter(|(kind, _)| kind.route.channel == *channel)
+            .map(|(_, message)| link(&message.name()));
+        writeln!(text, "Carries {}.", list(carried)).expect(MEMORY);
+        if !offer.fields.is_empty() {
+            let fields = offer.fields.iter().map(|field| code(field));
+            writeln!(text, "Only here may `subscribe` have {}.", list(fields)).expect(MEMORY);
+        }
+        text.push('\n');
+        if !offer.filters.is_empty() {
+            text.push_str("| filter | lets through |\n|---|---|\n");
+            for filter in offer.filters {
+                writeln!(text, "| {} | {} |", code(filter.key), filter.summary).expect(MEMORY);
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn events(shape: &Shape) -> String {
+    let events: Vec<_> = shape.events().collect();
+    let in_all = |field: &Field| {
+        let mut messages = events.iter().map(|(_, message)| message);
+        messages.all(|message| message.fields.iter().any(|other| other.name == field.name))
+    };
+    let (_, first) = events.first().expect("a dialect has events");
+    let common: Vec<_> = first.fields.iter().copied().filter(&in_all).collect();
+    let mut text = String::from("Every event has, beside `type`:\n\n");
+    // What `data` holds differs and is said below.
+    let shared: Vec<_> = common
+        .iter()
+        .copied()
+        .filter(|field| !matches!(field.kind, Kind::Data { .. } | Kind::OneOf(_)))
+        .collect();
+    text.push_str(&table(&shared));
+    for (kind, message) in &events {
+        heading(&mut text, message);
+        let own: Vec<_> = message
+            .fields
+            .iter()
+            .copied()
+            .filter(|field| !shared.iter().any(|other| other.name == field.name))
+            .filter(|field| !matches!(field.kind, Kind::Channel(_)))
+            .collect();
+        text.push_str(&table(&own));
+        writeln!(
+            text,
+            "On {}, published as {}.\n",
+            link(kind.route.channel.name()),
+            published(kind)
+        )
+        .expect(MEMORY);
+        show(&mut text, shape, "server", message);
+    }
+    text
+}
+
+/// Where the page of events describes a type.
+fn published(kind: &catalogue::EventType) -> String {
+    let subject = format!("events.{}.{}", kind.domain, kind.name);
+    format!("[`{subject}`](events.md#{})", anchor(&subject))
+}
+
+fn errors(shape: &Shape) -> String {
+    let mut text = String::from("| code | provoked by | the connection |\n|---|---|---|\n");
+    for refusal in shape.refusals {
+        let fate = match refusal.closes {
+            [] => "stays".to_owned(),
+            codes => format!(
+                "is closed with {}",
+                alternatives(codes.iter().map(u16::to_string))
+            ),
+        };
+        writeln!(
+            text,
+            "| {} | {} | {fate} |",
+            code(refusal.code.as_str()),
+            refusal.when
+        )
+        .expect(MEMORY);
+    }
+    text
+}
+
+fn closes(shape: &Shape) -> String {
+    let mut text = String::from("| code | when | what to do |\n|---|---|---|\n");
+    for close in shape.closes {
+        writeln!(text, "| {} | {} | {} |", close.code, close.when, close.then).expect(MEMORY);
+    }
+    text
+}
+
+/// The table of some fields; nothing where there are none.
+pub(crate) fn table(fields: &[Field]) -> String {
+    if fields.is_empty() {
+        return String::new();
+    }
+    let mut rows = Vec::new();
+    rows_of("", fields, &mut rows);
+    let explained = rows.iter().any(|row| !row[3].is_empty());
+    let mut text = String::from(if explained {
+        "| field | | value | meaning |\n|---|---|---|---|\n"
+    } else {
+        "| field | | value |\n|---|---|---|\n"
+    });
+    for row in rows {
+        let shown = if explained { &row[..] } else { &row[..3] };
+        writeln!(text, "| {} |", shown.join(" | ")).expect(MEMORY);
+    }
+    text.push('\n');
+    text
+}
+
+fn rows_of(path: &str, fields: &[Field], rows: &mut Vec<[String; 4]>) {
+    for field in fields {
+        let name = format!("{path}{}", field.name);
+        let need = if field.required {
+            "required"
+        } else {
+            "optional"
+        };
+        rows.push([
+            code(&name),
+            need.to_owned(),
+            value(field.kind),
+            field.summary.to_owned(),
+        ]);
+        let inner: Vec<Field> = match field.kind {
+            Kind::Object(fields) => fields.to_vec(),
+            Kind::Data { fields, without } => {
+                let kept = fields.iter().filter(|field| !without.contains(&field.name));
+                kept.map(|field| Field::from(*field)).collect()
+            }
+            _ => Vec::new(),
+        };
+        rows_of(&format!("{name}."), &inner, rows);
+    }
+}
+
+/// What a value must be, for people.
+fn value(kind: Kind) -> String {
+    match kind {
+        Kind::Channel([offer]) => code(offer.channel.name()),
+        Kind::Channel(offers) => {
+            let names = offers.iter().map(|offer| code(offer.channel.name()));
+            alternatives(names)
+        }
+        Kind::Filters(_) => "an object of lists, see [channels](#channels)".to_owned(),
+        Kind::Choice(_) => "an object, see [filters](#filters)".to_owned(),
+        Kind::Code => "a code, see [errors](#errors)".to_owned(),
+        Kind::OneOf(words) => alternatives(words.iter().map(|word| code(word))),
+        Kind::Integer { least: 0, most } if most == u32::MAX => "a whole number".to_owned(),
+        other => other.expectation(),
+    }
+}
+
+fn code(text: &str) -> String {
+    format!("`{text}`")
+}
+
+fn link(name: &str) -> String {
+    format!("[`{name}`](#{})", anchor(name))
+}
+
+/// The anchor that a heading gets.
+pub(crate) fn anchor(heading: &str) -> String {
+    let kept = heading
+        .chars()
+        .filter(|letter| letter.is_alphanumeric() || "_- ".contains(*letter));
+    kept.collect::<String>().replace(' ', "-").to_lowercase()
+}
+
+/// `a, b and c`.
+fn list(items: impl Iterator<Item = String>) -> String {
+    joined(items, "and")
+}
+
+/// `a, b or c`.
+fn alternatives(items: impl Iterator<Item = String>) -> String {
+    joined(items, "or")
+}
+
+fn joined(items: impl Iterator<Item = String>, last: &str) -> String {
+    let items: Vec<_> = items.collect();
+    match items.as_slice() {
+        [] => String::new(),
+        [one] => one.clone(),
+        [others @ .., end] => format!("{} {last} {end}", others.join(", ")),
+    }
+}

@@ -1,0 +1,469 @@
+//! The messages of dialect `threat` as data.
+
+use std::borrow::Cow;
+
+use super::{MAX_REASON_BYTES, MAX_WORD_BYTES};
+use crate::catalogue::{Channel, EventType, ThreatBody};
+use crate::decision::Verdict;
+use crate::dialect::Dialect;
+use crate::error_code::ErrorCode;
+use crate::frame::shape::{Close, Field, Filter, Kind, Message, Offer, Refusal, Shape};
+use crate::name::MAX_NAME_BYTES;
+
+/// Dialect `threat`.
+pub const SHAPE: Shape = Shape {
+    dialect: Dialect::Threat,
+    path: "/v1/ws",
+    summary: "JSON text over WebSocket, for security dashboards.",
+    client: CLIENT,
+    server: SERVER,
+    event,
+    offers: OFFERS,
+    refusals: REFUSALS,
+    closes: CLOSES,
+};
+
+const LABEL: Kind = Kind::Text {
+    most: MAX_NAME_BYTES,
+};
+const WORD: Kind = Kind::Text {
+    most: MAX_WORD_BYTES,
+};
+const VERDICT: Kind = Kind::OneOf(Verdict::WORDS);
+const SEQ: &str = "The position behind it: say it in `since` to go on from there.";
+
+const CLIENT: &[Message] = &[
+    Message::client(
+        "authenticate",
+        "Says who the client is: first, and again with a fresh token before the old one expires.",
+        &[
+            Field::required("token", Kind::Credential, "An API key or an access token."),
+            Field::optional(
+                "client_info",
+                Kind::Object(&[
+                    Field::optional("name", LABEL, "The program, for logs."),
+                    Field::optional("version", LABEL, "Its version."),
+                    Field::optional(
+                        "user_id",
+                        LABEL,
+                        "Whom it says it serves; a label, never an identity.",
+                    ),
+                ]),
+                "What the client says of itself.",
+            ),
+        ],
+        &["auth_success"],
+        &[ErrorCode::AuthFailed, ErrorCode::ConnectionFailed],
+    ),
+    Message::client(
+        "subscribe",
+        "Asks for a channel's events. A connection may hold several subscriptions, also to one channel; an event that matches several comes once.",
+        &[
+            Field::required("channel", Kind::Channel(OFFERS), "The channel."),
+            Field::optional(
+                "filters",
+                Kind::Filters(OFFERS),
+                "Accepted values by filter key: between keys all must match, within a list one.",
+            ),
+            Field::optional(
+                "investigation_id",
+                Kind::Id,
+                "On `investigation_progress`: this investigation only.",
+            ),
+            Field::optional(
+                "metrics",
+                Kind::Texts,
+                "On `system_metrics`: these keys of the data only. Unknown ones are no error; an update that is left with none is not sent.",
+            ),
+            Field::optional(
+                "since",
+                Kind::Cursor,
+                "The `seq` of the last message that was received on this channel: what came after it follows.",
+            ),
+        ],
+        &["subscription_confirmed"],
+        &[
+            ErrorCode::UnknownChannel,
+            ErrorCode::UnknownFilter,
+            ErrorCode::Forbidden,
+            ErrorCode::RateLimit,
+            ErrorCode::Unavailable,
+        ],
+    ),
+    Message::client(
+        "unsubscribe",
+        "Ends one subscription.",
+        &[Field::required(
+            "subscription_id",
+            WORD,
+            "As the confirmation named it.",
+        )],
+        &["unsubscription_confirmed"],
+        &[ErrorCode::NotFound],
+    ),
+    Message::client(
+        "action_decision",
+        "Decides whether a response action is carried out: once, for everyone. Needs the permission `execute_actions`; the decision reaches all subscribers of `response_actions` as `action_decided`.",
+        &[
+            Field::required(
+                "action_id",
+                Kind::Id,
+                "The action, of which there was an `action_update`.",
+            ),
+            Field::required("decision", VERDICT, "What is to become of it."),
+            Field::optional(
+                "reason",
+                Kind::Text {
+                    most: MAX_REASON_BYTES,
+                },
+                "Why, for those who read it later.",
+            ),
+        ],
+        &["action_decision_recorded"],
+        &[
+            ErrorCode::Forbidden,
+            ErrorCode::NotFound,
+            ErrorCode::AlreadyDecided,
+            ErrorCode::Unavailable,
+        ],
+    ),
+    Message::client(
+        "ping",
+        "Asks whether the other end is there, also before authentication; for browsers, which cannot send WebSocket pings.",
+        &[],
+        &["pong"],
+        &[],
+    ),
+];
+
+const SERVER: &[Message] = &[
+    Message::server(
+        "auth_success",
+        "The credential was accepted. Comes unasked where it came with the upgrade.",
+        &[
+            Field::required(
+                "session_id",
+                Kind::AnyText,
+                "Names this connection in logs and support requests.",
+            ),
+            Field::required("permissions", Kind::AnyTexts, "What the user may do."),
+            Field::required(
+                "rate_limits",
+                Kind::Object(&[
+                    Field::required(
+                        "messages_per_minute",
+                        COUNT,
+                        "Messages that the user may send a minute.",
+                    ),
+                    Field::required(
+                        "agent_chats_per_hour",
+                        COUNT,
+                        "Chats that the user may start an hour.",
+                    ),
+                ]),
+                "What the user may do how often.",
+            ),
+        ],
+    ),
+    Message::server(
+        "subscription_confirmed",
+        "Events follow: first those that were missed, in order, then live ones.",
+        &[
+            Field::required("channel", Kind::Channel(OFFERS), "The channel."),
+            Field::required("subscription_id", WORD, "For `unsubscribe`."),
+            Field::required(
+                "seq",
+                Kind::Cursor,
+                "Where the subscription stands: every event behind this position comes.",
+            ),
+            Field::optional(
+                "recovered",
+                Kind::Flag,
+                "Whether all that came after `since` follows; there if `since` was given.",
+            ),
+        ],
+    ),
+    Message::server(
+        "unsubscription_confirmed",
+        "No more events come of this subscription.",
+        &[
+            Field::required("channel", Kind::Channel(OFFERS), "The channel."),
+            Field::required("subscription_id", WORD, "The subscription that ended."),
+        ],
+    ),
+    Message::server(
+        "action_decision_recorded",
+        "The decision stands, and is on its way to those who act on it.",
+        &[
+            Field::required("action_id", Kind::Id, "The action."),
+            Field::required("decision", VERDICT, "What is to become of it."),
+        ],
+    ),
+    Message::server(
+        "rate_limit_exceeded",
+        "The message was one too many and was not processed; the connection stays. May answer any message but `ping`.",
+        &[
+            Field::required(
+                "limit_type",
+                Kind::AnyText,
+                "The limit, by its name in `auth_success`.",
+            ),
+            Field::required(
+                "current_usage",
+                Kind::AnyText,
+                "Messages in the current window, refused ones included, and how many are served.",
+            ),
+            Field::required("reset_time", Kind::Time, "When the window ends."),
+        ],
+    ),
+    Message::server("pong", "Answers `ping`.", &[]),
+    Message::server(
+        "error",
+        "Something went wrong; `code` says what, and the table of codes whether the connection stays.",
+        &[
+            Field::required("code", Kind::Code, "Why, for programs."),
+            Field::required("message", Kind::AnyText, "Why, for people."),
+            Field::optional(
+                "field",
+                Kind::AnyText,
+                "The field at fault; fields of objects with a dot, as in `filters.severity`.",
+            ),
+            Field::optional(
+                "retry_after",
+                Kind::Integer {
+                    least: 0,
+                    most: u32::MAX,
+                },
+                "When to come back, in milliseconds.",
+            ),
+            Field::optional(
+                "decided_by",
+                Kind::AnyText,
+                "With ALREADY_DECIDED: who did.",
+            ),
+            Field::optional(
+                "decision",
+                VERDICT,
+                "With ALREADY_DECIDED: what was decided.",
+            ),
+        ],
+    ),
+];
+
+const COUNT: Kind = Kind::Integer {
+    least: 0,
+    most: u32::MAX,
+};
+
+/// The fields that every event has.
+const EVERY_EVENT: [Field; 3] = [
+    Field::required(
+        "timestamp",
+        Kind::Time,
+        "When it happened, by its producer's clock.",
+    ),
+    Field::required(
+        "id",
+        Kind::Id,
+        "The producer's id, the same at every delivery.",
+    ),
+    Field::required("seq", Kind::Cursor, SEQ),
+];
+
+/// How an event type is written.
+fn event(kind: &'static EventType) -> Option<Message> {
+    let word = kind.words.threat?;
+    let checked = |names: &[&str]| {
+        let listed = kind.fields.iter().copied();
+        let listed = listed.filter(|field| names.contains(&field.name));
+        listed.map(Field::from).collect::<Vec<_>>()
+    };
+    let mut fields = match word.body {
+        ThreatBody::Flat { fields } => checked(fields),
+        ThreatBody::Nested { lifted } => {
+            let channel = std::slice::from_ref(offer(kind.route.channel)?);
+            let mut fields = vec![Field::required(
+                "channel",
+                Kind::Channel(channel),
+                "The channel.",
+            )];
+            fields.extend(checked(lifted));
+            let data = Kind::Data {
+                fields: kind.fields,
+                without: lifted,
+            };
+            fields.push(Field::required(
+                "data",
+                data,
+                "What happened, with whatever else the producer said.",
+            ));
+            fields
+        }
+    };
+    fields.extend(EVERY_EVENT);
+    Some(Message {
+        event: None,
+        fields: Cow::Owned(fields),
+        ..Message::server(word.kind, kind.summary, &[])
+    })
+}
+
+fn offer(channel: Channel) -> Option<&'static Offer> {
+    OFFERS.iter().find(|offer| offer.channel == channel)
+}
+
+const READ_THREATS: &str = "read_threats";
+
+const OFFERS: &[Offer] = &[
+    Offer {
+        channel: Channel::ThreatAlerts,
+        summary: "Detections.",
+        permission: READ_THREATS,
+        filters: &[
+            Filter {
+                key: "severity",
+                summary: "alerts of these severities, in any case of letters.",
+            },
+            Filter {
+                key: "threat_types",
+                summary: "alerts whose `threat_type` is one of these.",
+            },
+            Filter {
+                key: "resources",
+                summary: "alerts whose `affected_resources` have one of these.",
+            },
+        ],
+        fields: &[],
+    },
+    Offer {
+        channel: Channel::InvestigationProgress,
+        summary: "Progress, presence and notes of investigations.",
+        permission: READ_THREATS,
+        filters: &[],
+        fields: &["investigation_id"],
+    },
+    Offer {
+        channel: Channel::SystemMetrics,
+        summary: "Figures of the detection system.",
+        permission: READ_THREATS,
+        filters: &[],
+        fields: &["metrics"],
+    },
+    Offer {
+        channel: Channel::ResponseActions,
+        summary: "Automated responses, and decisions on them.",
+        permission: READ_THREATS,
+        filters: &[
+            Filter {
+                key: "action_types",
+                summary: "actions whose `action_type` is one of these.",
+            },
+            Filter {
+                key: "approval_status",
+                summary: "actions whose `status` is one of these.",
+            },
+        ],
+        fields: &[],
+    },
+];
+
+const REFUSALS: &[Refusal] = &[
+    stays(ErrorCode::InvalidJson, "The text is not JSON."),
+    stays(
+        ErrorCode::InvalidMessage,
+        "The JSON is no object; a required field is missing or null; a field is not what it must be, or not for this channel.",
+    ),
+    stays(
+        ErrorCode::UnknownType,
+        "No client message has this `type`; letters count as they are.",
+    ),
+    stays(ErrorCode::UnknownChannel, "No channel has this name."),
+    stays(
+        ErrorCode::UnknownFilter,
+        "The channel has no filter with this key.",
+    ),
+    stays(
+        ErrorCode::Forbidden,
+        "`subscribe` or `action_decision` before authentication, or without the permission.",
+    ),
+    stays(
+        ErrorCode::NotFound,
+        "`unsubscribe` for a subscription that the connection does not hold, `action_decision` for an action that nobody announced.",
+    ),
+    stays(
+        ErrorCode::AlreadyDecided,
+        "`action_decision` on an action that was decided before, by someone else or otherwise; `decided_by` and `decision` say by whom and how. Does not count as a bad message.",
+    ),
+    stays(
+        ErrorCode::RateLimit,
+        "More than 1,024 subscriptions on one connection. Does not count as a bad message.",
+    ),
+    stays(
+        ErrorCode::Unavailable,
+        "`subscribe` with `since`, or `action_decision`, while the bus is out of reach: send it again. Does not count as a bad message.",
+    ),
+    Refusal {
+        code: ErrorCode::AuthFailed,
+        when: "The credential is bad, expired, an agent's, or another user's than before; or none came within 30 seconds.",
+        closes: &[1008],
+    },
+    Refusal {
+        code: ErrorCode::ConnectionFailed,
+        when: "The gateway is stopping (1001), or cannot check credentials now or the client reads too slowly (1013). `retry_after` says when to come back.",
+        closes: &[1001, 1013],
+    },
+];
+
+const fn stays(code: ErrorCode, when: &'static str) -> Refusal {
+    Refusal {
+        code,
+        when,
+        closes: &[],
+    }
+}
+
+const CLOSES: &[Close] = &[
+    Close {
+        code: 1000,
+        when: "The client left; its own code comes back.",
+        then: "Nothing.",
+    },
+    Close {
+        code: 1001,
+        when: "The gateway is stopping.",
+        then: "Come back, to any gateway, with `since`.",
+    },
+    Close {
+        code: 1002,
+        when: "The bytes are not WebSocket.",
+        then: "Correct the client.",
+    },
+    Close {
+        code: 1003,
+        when: "A binary message.",
+        then: "Send text.",
+    },
+    Close {
+        code: 1007,
+        when: "Text that is not UTF-8.",
+        then: "Correct the client.",
+    },
+    Close {
+        code: 1008,
+        when: "AUTH_FAILED, or ten bad messages in a row.",
+        then: "Get a fresh token, or correct the client; do not come back unchanged.",
+    },
+    Close {
+        code: 1009,
+        when: "A message over 1 MiB, or over 64 KiB before authentication.",
+        then: "Send less.",
+    },
+    Close {
+        code: 1013,
+        when: "The client read too slowly and its queue overflowed, or credentials cannot be checked now.",
+        then: "Come back after `retry_after`, with `since`.",
+    },
+];
+
+#[cfg(test)]
+mod tests;

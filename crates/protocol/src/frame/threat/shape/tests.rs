@@ -1,0 +1,138 @@
+//! The codec of dialect `threat` is what its shape says.
+
+use serde_json::{Map, Value, json};
+
+use super::super::{ClientFrame, FlatEvent, NestedEvent, RateLimits, ServerFrame};
+use super::*;
+use crate::catalogue;
+use crate::cursor::{Cursor, Epoch};
+use crate::frame::shape::tests::{decoder_agrees, encoder_agrees};
+use crate::timestamp::Timestamp;
+
+const SEQ: Cursor = Cursor {
+    epoch: Epoch::from_unix_micros(0xa),
+    sequence: 7,
+};
+
+#[test]
+fn the_decoder_agrees() {
+    decoder_agrees(&SHAPE, ClientFrame::decode);
+}
+
+/// Every server frame, with all that may be absent or without it. A variant
+/// that is not here does not compile.
+fn frames(full: bool) -> Vec<Value> {
+    let options = full.then_some(());
+    let frames = [
+        ServerFrame::AuthSuccess {
+            session_id: "s",
+            permissions: vec!["read_threats".to_owned()],
+            rate_limits: RateLimits {
+                messages_per_minute: 60,
+                agent_chats_per_hour: 100,
+            },
+        },
+        ServerFrame::SubscriptionConfirmed {
+            channel: "threat_alerts",
+            subscription_id: "sub-1",
+            seq: SEQ,
+            recovered: options.map(|()| true),
+        },
+        ServerFrame::UnsubscriptionConfirmed {
+            channel: "threat_alerts",
+            subscription_id: "sub-1",
+        },
+        ServerFrame::ActionDecisionRecorded {
+            action_id: "a",
+            decision: Verdict::Approve,
+        },
+        ServerFrame::RateLimitExceeded {
+            limit_type: "messages_per_minute",
+            current_usage: "61/60".to_owned(),
+            reset_time: Timestamp::parse("2024-12-19T21:30:00Z").unwrap(),
+        },
+        ServerFrame::Pong,
+        ServerFrame::Error {
+            code: ErrorCode::InvalidMessage,
+            message: "m",
+            field: options.map(|()| "f"),
+            retry_after: options.map(|()| 1_000),
+            decided_by: options.map(|()| "u"),
+            decision: options.map(|()| Verdict::Reject),
+        },
+    ];
+    for frame in &frames {
+        match frame {
+            ServerFrame::AuthSuccess { .. }
+            | ServerFrame::SubscriptionConfirmed { .. }
+            | ServerFrame::UnsubscriptionConfirmed { .. }
+            | ServerFrame::ActionDecisionRecorded { .. }
+            | ServerFrame::RateLimitExceeded { .. }
+            | ServerFrame::Pong
+            | ServerFrame::Error { .. } => {}
+        }
+    }
+    frames.iter().map(|frame| json!(frame)).collect()
+}
+
+#[test]
+fn server_frames_have_the_fields_of_their_shapes() {
+    encoder_agrees(&SHAPE, &frames(true), &frames(false));
+}
+
+/// Data with a value for every checked field.
+fn data(kind: &EventType) -> Map<String, Value> {
+    let fields = kind.fields.iter();
+    fields
+        .map(|field| {
+            (
+                field.name.to_owned(),
+                Kind::from(field.kind).samples().swap_remove(0),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn events_have_the_fields_of_their_shapes() {
+    let pick = |data: &Map<String, Value>, names: &[&str], wanted: bool| {
+        let fields = data
+            .iter()
+            .filter(|(key, _)| names.contains(&key.as_str()) == wanted);
+        fields
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<Map<_, _>>()
+    };
+    let timestamp = Timestamp::parse("2024-12-19T21:30:00Z").unwrap();
+    for (kind, message) in SHAPE.events() {
+        let data = data(kind);
+        kind.check(&data).unwrap();
+        let frame = match kind.words.threat.unwrap().body {
+            ThreatBody::Nested { lifted } => json!(NestedEvent {
+                kind: message.kind,
+                channel: kind.route.channel.name(),
+                lifted: &pick(&data, lifted, true),
+                timestamp,
+                data: &pick(&data, lifted, false),
+                id: "e-1",
+                seq: SEQ,
+            }),
+            ThreatBody::Flat { fields } => json!(FlatEvent {
+                kind: message.kind,
+                fields: &pick(&data, fields, true),
+                timestamp,
+                id: "e-1",
+                seq: SEQ,
+            }),
+        };
+        message.check(&frame).unwrap();
+        let keys = frame.as_object().unwrap().len();
+        assert_eq!(keys, message.fields.len() + 1, "{frame}");
+    }
+    assert_eq!(
+        SHAPE.events().count(),
+        catalogue::all()
+            .filter(|kind| kind.words.threat.is_some())
+            .count()
+    );
+}

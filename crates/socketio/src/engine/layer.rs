@@ -1,0 +1,92 @@
+//! The seam above Engine.IO: who is let in, and what becomes of messages.
+
+use std::{future::Future, net::IpAddr, rc::Rc};
+
+use bytes::Bytes;
+use http::request::Parts;
+use signalbox_transport::PendingUpgrade;
+use tokio::time::Instant;
+
+use super::{Answer, EndReason, Link, Session, SessionRequest};
+use crate::Malformed;
+
+/// A message of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Bytes.
+    Binary(Bytes),
+}
+
+/// Takes an upgrade over on behalf of the shard that has the session.
+pub type TakeUpgrade = Box<dyn FnOnce(PendingUpgrade)>;
+
+/// What a layer wants after a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// Nothing.
+    Done,
+    /// Another call.
+    Again(Instant),
+    /// The end of the session.
+    End,
+}
+
+/// What speaks above Engine.IO, one per shard. [`SocketIo`](crate::SocketIo) is the one that
+/// matters.
+///
+/// None of these waits; what takes longer is a task of the layer's own. All are called on the
+/// shard's thread, and never from within each other or from a call of [`Link`].
+pub trait Layer: Sized + 'static {
+    /// What is kept of the request that opened a session.
+    type Opening: 'static;
+    /// What is kept of a session.
+    type Session: 'static;
+
+    /// Makes the id of a new session. Ids are secrets: they must not be guessable.
+    fn session_id(&self) -> String {
+        crate::random_id()
+    }
+
+    /// Looks at a request that would open a session and keeps what later decisions need: the
+    /// request itself is forgotten.
+    ///
+    /// # Errors
+    /// The answer for one that is refused.
+    fn admit(&self, request: &Parts, peer: IpAddr) -> Result<Self::Opening, Answer>;
+
+    /// Begins a session.
+    fn open(&self, link: &Rc<Link>, opening: Self::Opening) -> Self::Session;
+
+    /// Takes a message.
+    ///
+    /// # Errors
+    /// What is wrong with it; the session ends.
+    fn message(&self, session: &Rc<Session<Self>>, message: Message<'_>) -> Result<(), Malformed>;
+
+    /// Called when the time of [`Link::set_deadline`] has come.
+    fn deadline(&self, session: &Rc<Session<Self>>, now: Instant) -> Deadline;
+
+    /// Called once for every session, when it has ended.
+    fn ended(&self, session: &Rc<Session<Self>>, reason: EndReason);
+
+    /// Called after this side has left a namespace.
+    fn left(&self, _session: &Rc<Session<Self>>, _namespace: &str) {}
+
+    /// Answers a request to a session that is not here: on another shard or gateway, if the id says
+    /// so. `None` if it is nowhere.
+    ///
+    /// The future is dropped when the client gives up; what was handed on must then end too, as a
+    /// poll that nobody waits for.
+    fn elsewhere(&self, _request: SessionRequest) -> impl Future<Output = Option<Answer>> {
+        async { None }
+    }
+
+    /// Who takes an upgrade of a session that is not here: another shard of this process, where
+    /// [`Engine::upgrade`](super::Engine::upgrade) goes on. `None` if nobody does; the client then
+    /// stays with polling.
+    fn upgrade_elsewhere(&self, _sid: &str) -> Option<TakeUpgrade> {
+        None
+    }
+}
