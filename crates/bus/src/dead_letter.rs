@@ -147,7 +147,9 @@ impl Query {
 pub fn decides_the_event(name: &str) -> bool {
     let prefix = name.get(..CE_PREFIX.len());
     prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(CE_PREFIX))
-        || name.eq_ignore_ascii_case(CONTENT_TYPE)
+        || [CONTENT_TYPE, header::SIGNATURE, header::KEY_ID]
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// The dead letter with this sequence, if there is one.
@@ -208,6 +210,8 @@ mod tests {
             (CE_ID, "e-1"),
             ("Ce-Source", "s"),
             (CONTENT_TYPE, "application/json"),
+            (header::SIGNATURE, "c2ln"),
+            ("signalbox-key-id", "sensor"),
             (TRACEPARENT, TRACE),
             (header::MESSAGE_ID, "1-1"),
             (header::ORIGIN, "events.threat.threat_alert"),
@@ -244,6 +248,8 @@ mod tests {
         assert_eq!(value(CE_ID), Some("e-1"));
         assert_eq!(value("Ce-Source").or(value(CE_SOURCE)), Some("s"));
         assert_eq!(value(CONTENT_TYPE), Some("application/json"));
+        assert_eq!(value(header::SIGNATURE), Some("c2ln"));
+        assert_eq!(value(header::KEY_ID), Some("sensor"));
         let trace = header::trace(Some(&replay.headers)).unwrap();
         assert_eq!(trace.trace_id(), letter.trace.unwrap().trace_id());
         assert_ne!(trace, letter.trace.unwrap());

@@ -18,6 +18,13 @@ pub const ORIGIN: &str = "Ev-Subject";
 pub const ORIGIN_MESSAGE_ID: &str = "Ev-Msg-Id";
 /// On DLQ: how many bytes the body had before it was cut.
 pub const CUT_FROM: &str = "Ev-Cut-From";
+/// On EVENTS and DLQ: the producer's Ed25519 signature of the payload, byte for
+/// byte, in base64.
+pub const SIGNATURE: &str = "Signalbox-Signature";
+/// On EVENTS and DLQ: which key made the [`SIGNATURE`]: its RFC 7638
+/// thumbprint, or the name of the router's file of it without the extension.
+/// Without this header, any of the type's keys may have.
+pub const KEY_ID: &str = "Signalbox-Key-Id";
 /// In answers to reads: when the stream stored the message.
 pub const STORED_AT: &str = "Nats-Time-Stamp";
 

@@ -191,6 +191,14 @@ impl Encode for Encoding {
             Self::Mesh => mesh::encode(event, cursor),
         }
     }
+
+    fn union(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Threat(one), Self::Threat(other)) => Self::Threat(one.union(other)),
+            // A connection speaks one dialect.
+            (Self::Mesh, _) | (Self::Threat(_), Self::Mesh) => self.clone(),
+        }
+    }
 }
 
 /// A text frame with a value's JSON.

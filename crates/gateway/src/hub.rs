@@ -8,20 +8,24 @@
 //! - A subscription gets the events behind its start in stream order, each
 //!   once, first from history and then live, without a seam.
 //! - An event reaches a connection once, however many of its subscriptions
-//!   match.
+//!   match, with all that they want of it. Only a subscription that begins
+//!   after the event was sent and wants more of it brings it once more.
 //! - Equal filters are evaluated once per event, equal encodings are encoded
 //!   once per event, and an event costs what it touches, not what exists.
 
 mod event;
 mod filter;
 mod group;
+mod index;
 mod intern;
 mod member;
+mod replace;
 mod replay;
 mod ring;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod union;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,6 +76,10 @@ impl Sink for Outbound {
 pub(crate) trait Encode: Clone + Eq + std::hash::Hash {
     /// The frame for an event; `None` when nothing of it is wanted.
     fn encode(&self, event: &HubEvent, cursor: Cursor) -> Option<Frame>;
+
+    /// What writes all that this one and `other` write. The order makes no
+    /// difference, nor do repeats.
+    fn union(&self, other: &Self) -> Self;
 }
 
 /// What a subscription wants.
@@ -124,6 +132,9 @@ pub(crate) struct Hub<K, S> {
     touched: Vec<MemberId>,
     /// Groups that an event reaches; kept for its capacity.
     reached: Vec<usize>,
+    /// Members that an event was noted with and that may want it written in
+    /// several ways.
+    mixed: Vec<MemberId>,
     /// Woken when the position moves.
     moved: Rc<Notify>,
 }
@@ -146,6 +157,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             counts: Arc::default(),
             touched: Vec::new(),
             reached: Vec::new(),
+            mixed: Vec::new(),
             moved: Rc::new(Notify::new()),
         }
     }
@@ -204,6 +216,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         for (_, subscription) in &mut self.subscriptions {
             subscription.start = position;
             subscription.cursor = position;
+            subscription.before.clear();
         }
     }
 
@@ -240,6 +253,12 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         } = selection;
         let filter = filter.map(|filter| self.filters.intern(filter));
         let encoding = self.encodings.intern(encoding);
+        let others = self.encodings_on(member, channel);
+        let before: Vec<_> = others
+            .into_iter()
+            .filter(|(_, other)| *other != encoding)
+            .map(|(id, _)| (id, self.cursor_of(id).sequence))
+            .collect();
         let group = self.groups.intern(group::Key {
             channel,
             object,
@@ -256,57 +275,16 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             cursor: start,
             live: None,
             predecessors: Vec::new(),
+            retired: false,
+            before: Vec::new(),
         });
         let id = SubscriptionId { index, serial };
         if let Some(member) = self.members.get_mut(member.0) {
             member.subscriptions.push(id);
+            member.mixed |= !before.is_empty();
         }
+        self.subscriptions[index].before = before;
         id
-    }
-
-    /// Puts a subscription in the place of another of the same member. What
-    /// that one has brought does not come again; without a `start` the new one
-    /// goes on where it stood. `None`, and nothing has changed, when too many
-    /// replaced ones still wait for a replay to end.
-    pub(crate) fn replace(
-        &mut self,
-        old: SubscriptionId,
-        selection: Selection,
-        encoding: &K,
-        start: Option<u64>,
-    ) -> Option<SubscriptionId> {
-        let former = self.subscription(old)?;
-        let member = former.member;
-        if former.predecessors.len() >= member::MAX_PREDECESSORS {
-            return None;
-        }
-        self.flush_member(member, &mut FanOut::default());
-        let reached = self.cursor_of(old).sequence;
-        let id = self.subscribe(member, selection, encoding, Some(start.unwrap_or(reached)));
-        // Out of the walk, but kept: it knows what the member was sent.
-        self.detach(old);
-        self.serial += 1;
-        let retired = SubscriptionId {
-            index: old.index,
-            serial: self.serial,
-        };
-        let mut predecessors = Vec::new();
-        if let Some(former) = self.subscriptions.get_mut(old.index) {
-            former.cursor = reached;
-            // A replay of it that is under way finds it gone.
-            former.serial = retired.serial;
-            predecessors.append(&mut former.predecessors);
-        }
-        if let Some(member) = self.members.get_mut(member.0) {
-            for listed in member.subscriptions.iter_mut().filter(|id| **id == old) {
-                *listed = retired;
-            }
-        }
-        predecessors.push(retired);
-        if let Some(subscription) = self.subscriptions.get_mut(id.index) {
-            subscription.predecessors = predecessors;
-        }
-        Some(id)
     }
 
     /// Filters that were evaluated since the start.
@@ -396,7 +374,9 @@ impl<K: Encode, S: Sink> Hub<K, S> {
     fn fan_out(&mut self, event: &Arc<HubEvent>, traced: bool) {
         let (mut matched, mut filtered) = (0, 0);
         let mut reached = std::mem::take(&mut self.reached);
-        self.groups.reached_by(&event.topic, &mut reached);
+        self.groups.reached_by(event, &mut reached);
+        // Those whose filter it does not even touch.
+        filtered += self.groups.missed_by(event, &reached);
         for &group in &reached {
             let key = self.groups.key(group);
             if key
@@ -424,6 +404,9 @@ impl<K: Encode, S: Sink> Hub<K, S> {
                 }
                 member.last = event.sequence;
                 matched += 1;
+                if member.mixed {
+                    self.mixed.push(member_id);
+                }
                 if member.pending.is_empty() {
                     self.touched.push(member_id);
                 }
@@ -431,6 +414,9 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             }
         }
         self.reached = reached;
+        if !self.mixed.is_empty() {
+            self.unite(event, traced);
+        }
         self.counts.matched.add_alone(matched);
         self.counts.filtered.add_alone(filtered);
         if let Some(tally) = event.tally() {

@@ -119,10 +119,12 @@ pub(crate) async fn run<D: Dialect>(
 
 impl<D: Dialect> Session<D> {
     fn new(dialect: D, shard: Rc<Shard>, outbound: Outbound, visitor: Visitor) -> Self {
-        outbound.set_overload_farewell(dialect.farewell(
-            "too slow: frames were dropped, return and resume",
-            RETRY_AFTER,
-        ));
+        outbound.set_overload_farewell(|| {
+            D::default().farewell(
+                "too slow: frames were dropped, return and resume",
+                RETRY_AFTER,
+            )
+        });
         let authentication = shard
             .shared
             .options

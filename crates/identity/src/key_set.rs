@@ -61,6 +61,11 @@ impl PublicKey {
         }
     }
 
+    /// The raw bytes.
+    pub(crate) const fn as_bytes(&self) -> &[u8] {
+        &self.key
+    }
+
     /// The id that tokens name the key by.
     #[must_use]
     pub fn kid(&self) -> &str {

@@ -13,6 +13,7 @@
 //! | [`claims`] | the body of a token |
 //! | [`signing`] | the private key that signs tokens |
 //! | [`key_set`] | the public keys that verify them |
+//! | [`signature`] | signatures beside what they sign |
 //! | [`api_key`] | long-lived keys and the records kept of them |
 //! | [`credential`] | which kind of credential a client presented |
 //! | [`secret`] | text that must not be logged |
@@ -86,6 +87,7 @@ pub mod principal;
 pub mod revocation;
 pub mod role;
 pub mod secret;
+pub mod signature;
 pub mod signing;
 pub mod wire;
 
@@ -102,4 +104,5 @@ pub use crate::principal::{
 pub use crate::revocation::{Grant, Revocation, Revocations, Target, Verdict};
 pub use crate::role::{Role, UnknownRole};
 pub use crate::secret::Secret;
+pub use crate::signature::{Signature, UnusablePem};
 pub use crate::signing::{SigningError, SigningKey};

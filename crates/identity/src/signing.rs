@@ -11,6 +11,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use crate::claims::Claims;
 use crate::key_set::PublicKey;
 use crate::secret::Secret;
+use crate::signature::Signature;
 
 /// A key that could not be made or read, or that could not sign.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +89,17 @@ impl SigningKey {
         encode(&header, claims, &self.private)
             .map(Secret::new)
             .map_err(SigningError::Sign)
+    }
+
+    /// Signs bytes that are sent beside the signature.
+    ///
+    /// # Errors
+    /// [`SigningError::UnusableKey`] when the cryptographic library refuses its
+    /// own key.
+    pub fn sign_detached(&self, message: &[u8]) -> Result<Signature, SigningError> {
+        let pair = Ed25519KeyPair::from_pkcs8(self.private.as_bytes())
+            .map_err(|_| SigningError::UnusableKey)?;
+        Signature::new(pair.sign(message).as_ref()).ok_or(SigningError::UnusableKey)
     }
 
     fn from_pair(pair: &Ed25519KeyPair) -> Option<Self> {

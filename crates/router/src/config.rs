@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Args, value_parser};
 use signalbox_bus::{BusArgs, BusOptions};
 
+use crate::signatures::{Requirement, Signatures, UnusableKeyFile};
+
 /// How long publishes in flight may take to end after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a router's lease of a domain lasts without renewal.
@@ -38,6 +40,14 @@ pub struct RoutingArgs {
         value_name = "NAME"
     )]
     pub redact_fields: Vec<String>,
+    /// Event type whose payload must be signed, and the PEM file of an Ed25519 public key that may sign it; repeatable, several keys per type
+    #[arg(
+        long,
+        env = "SIGNALBOX_REQUIRE_SIGNATURE",
+        value_delimiter = ',',
+        value_name = "DOMAIN.TYPE=KEYFILE"
+    )]
+    pub require_signature: Vec<Requirement>,
 }
 
 /// Settings of the router, validated.
@@ -47,6 +57,8 @@ pub struct Options {
     pub bus: BusOptions,
     /// Names of fields that are removed from every event, at any depth.
     pub redact_fields: Vec<String>,
+    /// Which events must be signed, and by whom.
+    pub signatures: Signatures,
     /// How long the lease of a domain lasts without renewal, in whole seconds.
     pub lease_ttl: Duration,
     /// How long publishes in flight may take to end after a stop was asked
@@ -56,22 +68,27 @@ pub struct Options {
 
 impl Options {
     /// The settings with this bus.
-    #[must_use]
-    pub fn new(bus: BusOptions, routing: RoutingArgs) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Names a key file that cannot be used.
+    pub fn new(bus: BusOptions, routing: RoutingArgs) -> Result<Self, UnusableKeyFile> {
+        Ok(Self {
             bus,
             redact_fields: routing.redact_fields,
+            signatures: Signatures::read(&routing.require_signature)?,
             lease_ttl: LEASE_TTL,
             drain: DRAIN,
-        }
+        })
     }
 }
 
-impl From<RouterArgs> for Options {
-    fn from(args: RouterArgs) -> Self {
-        Self {
+impl TryFrom<RouterArgs> for Options {
+    type Error = UnusableKeyFile;
+
+    fn try_from(args: RouterArgs) -> Result<Self, UnusableKeyFile> {
+        Ok(Self {
             lease_ttl: Duration::from_secs(args.lease_ttl),
-            ..Self::new(args.bus.into(), args.routing)
-        }
+            ..Self::new(args.bus.into(), args.routing)?
+        })
     }
 }

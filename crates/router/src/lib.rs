@@ -21,6 +21,8 @@
 //!   that nobody has acknowledged.
 //! - An event is acknowledged to EVENTS after the bus acknowledged its copy on
 //!   TOPICS or DLQ, never before.
+//! - An event of a type that must be signed is stored on TOPICS only when its
+//!   signature is that of its payload by one of the type's keys.
 //! - On one TOPICS subject events lie in the order of EVENTS: one publish is in
 //!   flight per subject, and each is fenced by the subject's last sequence.
 //! - Nothing is published for an event that is already stored, whoever stored
@@ -39,6 +41,7 @@ mod fence;
 mod metrics;
 mod routing;
 mod share;
+mod signatures;
 mod worker;
 
 use std::time::Duration;
@@ -54,6 +57,7 @@ pub use crate::config::{Options, RouterArgs, RoutingArgs};
 pub use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::routing::Routing;
+pub use crate::signatures::{InvalidRequirement, Requirement, Signatures, UnusableKeyFile};
 
 /// How long the leases may take to be released once nothing is in flight.
 const RELEASE: Duration = Duration::from_secs(5);
@@ -79,7 +83,7 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     let assignment = Assignment::new(
         bus.clone(),
         Leases::new(bus.clone(), &id, options.lease_ttl),
-        Routing::new(options.redact_fields),
+        Routing::new(options.redact_fields, options.signatures),
         metrics,
         options.drain,
         shutdown.clone(),

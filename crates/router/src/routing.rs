@@ -17,6 +17,8 @@ use signalbox_protocol::envelope::{
 };
 use signalbox_protocol::{json, name};
 
+use crate::signatures::Signatures;
+
 /// The prefix of ids that the router gives to events without one.
 const SEQUENCE_ID_PREFIX: &str = "seq/";
 
@@ -38,12 +40,14 @@ pub(crate) enum Routed {
 #[derive(Clone, Debug)]
 pub(crate) struct Routing {
     redact_fields: Arc<[String]>,
+    signatures: Signatures,
 }
 
 impl Routing {
-    pub(crate) fn new(redact_fields: Vec<String>) -> Self {
+    pub(crate) fn new(redact_fields: Vec<String>, signatures: Signatures) -> Self {
         Self {
             redact_fields: redact_fields.into(),
+            signatures,
         }
     }
 
@@ -70,9 +74,13 @@ impl Routing {
             .ok_or_else(|| "subject: expected events.<domain>.<type>".to_owned())?;
         let kind = catalogue::find(domain, name)
             .ok_or_else(|| format!("subject: domain {domain} has no event type `{name}`"))?;
+        let headers = header::MessageHeaders(work.headers.as_ref());
+        self.signatures
+            .check(kind, &headers, &work.payload)
+            .map_err(|flaw| flaw.to_string())?;
         let mut event = envelope::decode(&Submission {
             kind,
-            headers: &header::MessageHeaders(work.headers.as_ref()),
+            headers: &headers,
             payload: &work.payload,
             fallback_id: &fallback_id(work, origin),
             stored_at: work.stored_at,
@@ -121,15 +129,20 @@ impl Routing {
     }
 
     /// The payload without the listed fields, where it is JSON; cut to the
-    /// size that an event may have.
+    /// size that an event may have. Without such fields it stays as it is, byte
+    /// for byte, so that its signature holds at a replay.
     fn redacted(&self, payload: &Bytes) -> Bytes {
-        let parsed = serde_json::from_slice::<Map<String, Value>>(payload);
+        let fields = &self.redact_fields;
+        let parsed = match fields.is_empty() || !json::names_any(payload, fields) {
+            true => None,
+            false => serde_json::from_slice::<Map<String, Value>>(payload).ok(),
+        };
         let clean = match parsed {
-            Ok(mut object) if !self.redact_fields.is_empty() => {
-                json::redact(&mut object, &self.redact_fields);
+            Some(mut object) => {
+                json::redact(&mut object, fields);
                 Bytes::from(Value::Object(object).to_string())
             }
-            _ => payload.clone(),
+            None => payload.clone(),
         };
         clean.slice(..clean.len().min(MAX_PAYLOAD_BYTES))
     }

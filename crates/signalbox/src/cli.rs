@@ -211,6 +211,12 @@ pub(crate) struct PublishArgs {
     /// HIGH, MEDIUM or LOW [default: the event type's]
     #[arg(long)]
     pub(crate) priority: Option<String>,
+    /// Sign the payload with this Ed25519 private key, a PEM file
+    #[arg(long, value_name = "KEYFILE")]
+    pub(crate) sign: Option<PathBuf>,
+    /// What the router knows the key by [default: its RFC 7638 thumbprint]
+    #[arg(long, requires = "sign", value_name = "ID")]
+    pub(crate) key_id: Option<String>,
     /// Send even what a router would refuse
     #[arg(long)]
     pub(crate) unchecked: bool,

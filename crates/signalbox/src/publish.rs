@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use signalbox_bus::publish::{Outgoing, publish_event};
 use signalbox_bus::{Bus, BusOptions, HeaderMap, header, subject};
+use signalbox_identity::SigningKey;
 use signalbox_protocol::catalogue;
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::envelope::{
@@ -33,6 +34,19 @@ const UNKNOWN_SOURCE: &str = "unknown";
 const MIXED: &str = "-";
 /// In place of data: it is read from standard input.
 const STDIN: &str = "-";
+
+/// Who publishes, and how.
+struct Publisher<'a> {
+    bus: Bus,
+    args: &'a PublishArgs,
+    signer: Option<Signer>,
+}
+
+/// Who vouches for the events.
+struct Signer {
+    key: SigningKey,
+    id: String,
+}
 
 /// Where events of one type go.
 struct Target {
@@ -77,6 +91,7 @@ pub(crate) fn run(args: &PublishArgs) -> Result<(), ExitError> {
         Some(url) => url.clone(),
         None => Runtime::read(&args.data.data_dir)?.nats_url,
     };
+    let signer = Signer::of(args).map_err(ExitError::config)?;
     run_service("publish", Duration::ZERO, async |_shutdown| {
         let bus = Bus::connect(
             &BusOptions {
@@ -86,21 +101,25 @@ pub(crate) fn run(args: &PublishArgs) -> Result<(), ExitError> {
             "signalbox-publish",
         )
         .await?;
+        let publisher = Publisher { bus, args, signer };
         if args.data_json == STDIN {
             let mut lines = BufReader::new(stdin()).lines();
             let mut number = 0_u64;
             while let Some(line) = lines.next_line().await.context("standard input")? {
                 number += 1;
                 if !line.trim().is_empty() {
-                    send_line(&bus, args, target.as_ref(), line)
+                    publisher
+                        .send_line(target.as_ref(), line)
                         .await
                         .with_context(|| format!("line {number}"))?;
                 }
             }
         } else {
-            send_line(&bus, args, target.as_ref(), args.data_json.clone()).await?;
+            publisher
+                .send_line(target.as_ref(), args.data_json.clone())
+                .await?;
         }
-        bus.drain().await;
+        publisher.bus.drain().await;
         Ok::<_, anyhow::Error>(())
     })
 }
@@ -131,86 +150,107 @@ impl Target {
     }
 }
 
-/// Sends data of a known type, or a CloudEvent that says which.
-async fn send_line(
-    bus: &Bus,
-    args: &PublishArgs,
-    target: Option<&Target>,
-    line: String,
-) -> anyhow::Result<()> {
-    let Some(target) = target else {
-        let line: Line = serde_json::from_str(&line)
-            .context("expected a CloudEvent: an object with `type` and `data`")?;
-        let target = Target::parse(&line.kind).map_err(|error| anyhow!("type: {error}"))?;
-        let draft = Draft {
-            id: line.id,
-            source: line.source,
-            time: line.time,
-            priority: line.priority,
-            payload: line.data.get().to_owned(),
+impl Publisher<'_> {
+    /// Sends data of a known type, or a CloudEvent that says which.
+    async fn send_line(&self, target: Option<&Target>, line: String) -> anyhow::Result<()> {
+        let Some(target) = target else {
+            let line: Line = serde_json::from_str(&line)
+                .context("expected a CloudEvent: an object with `type` and `data`")?;
+            let target = Target::parse(&line.kind).map_err(|error| anyhow!("type: {error}"))?;
+            let draft = Draft {
+                id: line.id,
+                source: line.source,
+                time: line.time,
+                priority: line.priority,
+                payload: line.data.get().to_owned(),
+            };
+            return self.send(&target, draft).await;
         };
-        return send(bus, args, &target, draft).await;
-    };
-    let draft = Draft {
-        payload: line,
-        ..Draft::default()
-    };
-    send(bus, args, target, draft).await
+        let draft = Draft {
+            payload: line,
+            ..Draft::default()
+        };
+        self.send(target, draft).await
+    }
+
+    async fn send(&self, target: &Target, draft: Draft) -> anyhow::Result<()> {
+        let args = self.args;
+        let payload = draft.payload;
+        let id = draft
+            .id
+            .or_else(|| args.id.clone())
+            .unwrap_or_else(|| Uuid::now_v7().to_string());
+        let source = draft
+            .source
+            .or_else(|| args.source.clone())
+            .unwrap_or_else(|| target.default_source().to_owned());
+        let signature = match &self.signer {
+            Some(signer) => Some(signer.key.sign_detached(payload.as_bytes())?.to_string()),
+            None => None,
+        };
+        let given = [
+            (header::SIGNATURE, signature.as_ref()),
+            (
+                header::KEY_ID,
+                self.signer.as_ref().map(|signer| &signer.id),
+            ),
+            (CE_ID, Some(&id)),
+            (CE_SOURCE, Some(&source)),
+            (CE_TIME, draft.time.as_ref()),
+            (
+                CE_PRIORITY,
+                draft.priority.as_ref().or(args.priority.as_ref()),
+            ),
+        ];
+        let mut headers = HeaderMap::new();
+        for (name, value) in given {
+            let Some(value) = value else { continue };
+            // The library panics on what would end the header.
+            if value.contains(['\r', '\n']) {
+                return Err(anyhow!("{name}: expected a single line"));
+            }
+            headers.insert(name, value.as_str());
+        }
+        if !args.unchecked {
+            check(target, &headers, &payload)?;
+        }
+        let mut message = Outgoing {
+            subject: subject::event(target.domain, &target.name),
+            message_id: format!("{}/{source}/{id}", target.domain),
+            headers,
+            payload: payload.into(),
+        };
+        let patience = Duration::from_secs(args.patience);
+        let (stored, trace) = publish_event(&self.bus, &mut message, true, patience).await?;
+        let trace_id = trace.parent().trace_id();
+        debug!(%trace_id, %id, sequence = stored.sequence, "published");
+        if !args.quiet {
+            let state = if stored.duplicate {
+                "known already"
+            } else {
+                "stored"
+            };
+            output::line(format_args!(
+                "{state} {} id={id} trace={trace_id}",
+                message.subject
+            ))?;
+        }
+        Ok(())
+    }
 }
 
-async fn send(bus: &Bus, args: &PublishArgs, target: &Target, draft: Draft) -> anyhow::Result<()> {
-    let payload = draft.payload;
-    let id = draft
-        .id
-        .or_else(|| args.id.clone())
-        .unwrap_or_else(|| Uuid::now_v7().to_string());
-    let source = draft
-        .source
-        .or_else(|| args.source.clone())
-        .unwrap_or_else(|| target.default_source().to_owned());
-    let given = [
-        (CE_ID, Some(&id)),
-        (CE_SOURCE, Some(&source)),
-        (CE_TIME, draft.time.as_ref()),
-        (
-            CE_PRIORITY,
-            draft.priority.as_ref().or(args.priority.as_ref()),
-        ),
-    ];
-    let mut headers = HeaderMap::new();
-    for (name, value) in given {
-        let Some(value) = value else { continue };
-        // The library panics on what would end the header.
-        if value.contains(['\r', '\n']) {
-            return Err(anyhow!("{name}: expected a single line"));
-        }
-        headers.insert(name, value.as_str());
-    }
-    if !args.unchecked {
-        check(target, &headers, &payload)?;
-    }
-    let mut message = Outgoing {
-        subject: subject::event(target.domain, &target.name),
-        message_id: format!("{}/{source}/{id}", target.domain),
-        headers,
-        payload: payload.into(),
-    };
-    let patience = Duration::from_secs(args.patience);
-    let (stored, trace) = publish_event(bus, &mut message, true, patience).await?;
-    let trace_id = trace.parent().trace_id();
-    debug!(%trace_id, %id, sequence = stored.sequence, "published");
-    if !args.quiet {
-        let state = if stored.duplicate {
-            "known already"
-        } else {
-            "stored"
+impl Signer {
+    /// The one that the arguments name.
+    fn of(args: &PublishArgs) -> Result<Option<Self>, String> {
+        let Some(path) = &args.sign else {
+            return Ok(None);
         };
-        output::line(format_args!(
-            "{state} {} id={id} trace={trace_id}",
-            message.subject
-        ))?;
+        let unusable = |cause: String| format!("--sign: {}: {cause}", path.display());
+        let pem = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+        let key = SigningKey::from_pkcs8_pem(&pem).map_err(|error| unusable(error.to_string()))?;
+        let id = args.key_id.clone().unwrap_or_else(|| key.kid().to_owned());
+        Ok(Some(Self { key, id }))
     }
-    Ok(())
 }
 
 /// Says now what a router would say later, when nobody is looking.

@@ -42,7 +42,7 @@ pub(crate) fn gateway(command: GatewayCommand, metrics: Registry) -> Result<(), 
 }
 
 pub(crate) fn router(command: RouterCommand, metrics: Registry) -> Result<(), ExitError> {
-    let options = signalbox_router::Options::from(command.router);
+    let options = signalbox_router::Options::try_from(command.router).map_err(ExitError::config)?;
     serve(
         "router",
         &command.admin,

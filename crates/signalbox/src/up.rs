@@ -154,7 +154,8 @@ fn start(
 ) -> anyhow::Result<Tasks> {
     let auth =
         signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys))?;
-    let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone());
+    let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone())
+        .map_err(ExitError::config)?;
     let mut gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
     // What people develop in front of `up` comes from a server of its own.
     gateway.local_origins = true;

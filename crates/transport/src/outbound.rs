@@ -155,8 +155,8 @@ impl Outbound {
         self.0.end();
     }
 
-    /// Sets the data frame that goes ahead of the Close 1013 when the queue overflows.
-    pub fn set_overload_farewell(&self, farewell: Frame) {
+    /// Sets what writes the data frame that goes ahead of the Close 1013 when the queue overflows.
+    pub fn set_overload_farewell(&self, farewell: fn() -> Frame) {
         self.0.set_overload_farewell(farewell);
     }
 

@@ -75,7 +75,7 @@ async fn reader_that_resumes_sees_whole_frames_then_why_it_is_closed() {
     });
     let (socket, mut client) = connect_buffered(&options, receive_buffer).await;
     let (outbound, session) = session(socket);
-    outbound.set_overload_farewell(Frame::text("farewell"));
+    outbound.set_overload_farewell(|| Frame::text("farewell"));
     let mut sent = 0;
     loop {
         match outbound.send_frame(&Frame::text(&format!("{sent:0>1000}"))) {

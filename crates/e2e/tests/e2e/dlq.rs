@@ -14,7 +14,10 @@ use crate::events::{alert, send};
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// Runs `signalbox dlq` as the operator; gives exit code, output and errors.
-async fn dlq(platform: &Platform, arguments: &[&str]) -> (Option<i32>, Vec<String>, String) {
+pub(crate) async fn dlq(
+    platform: &Platform,
+    arguments: &[&str],
+) -> (Option<i32>, Vec<String>, String) {
     let mut command = signalbox();
     command
         .arg("dlq")
@@ -30,7 +33,7 @@ async fn dlq(platform: &Platform, arguments: &[&str]) -> (Option<i32>, Vec<Strin
 }
 
 /// The dead letters, once there are `count`, as `list --json` prints them.
-async fn letters(platform: &Platform, count: usize) -> Vec<Value> {
+pub(crate) async fn letters(platform: &Platform, count: usize) -> Vec<Value> {
     eventually("dead letters", DEADLINE, async || {
         let (code, lines, stderr) = dlq(platform, &["list", "--json"]).await;
         assert_eq!(code, Some(0), "{stderr}");

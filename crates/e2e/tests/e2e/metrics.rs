@@ -79,8 +79,8 @@ async fn subscriber(service: &Service, key: &str, subscriptions: &[Value]) -> Ws
     client
 }
 
-/// A thousand subscriptions with fifty filters cost fifty evaluations per
-/// event and one encoding, whoever they belong to.
+/// A thousand subscriptions with fifty filters cost an evaluation for each
+/// filter that an event may match and one encoding, whoever they belong to.
 #[tokio::test]
 async fn the_gateways_numbers_follow_the_load() {
     let platform = Platform::start(1).await;
@@ -119,7 +119,8 @@ async fn the_gateways_numbers_follow_the_load() {
     };
     let gateway_moved = |name: &str| moved(&format!("signalbox_gateway_{name}_total"), &[]);
     assert_eq!(gateway_moved("events_received"), events);
-    assert_eq!(gateway_moved("filters_evaluated"), 50 * events);
+    // The other forty are not found by a value of the event.
+    assert_eq!(gateway_moved("filters_evaluated"), 10 * events);
     assert_eq!(gateway_moved("events_encoded"), events);
     assert_eq!(gateway_moved("events_matched"), 20 * events);
     assert_eq!(gateway_moved("events_delivered"), 20 * events);

@@ -169,7 +169,12 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
     let keys = match channel {
         Channel::ThreatAlerts => ALERT_FILTERS,
         Channel::ResponseActions => ACTION_FILTERS,
-        _ => &[],
+        Channel::InvestigationProgress
+        | Channel::SystemMetrics
+        | Channel::NetworkEvents
+        | Channel::ConsensusEvents
+        | Channel::SecurityEvents
+        | Channel::MonitoringEvents => &[],
     };
     let clauses = asked
         .filters
@@ -235,6 +240,12 @@ impl Projection {
             keys.dedup();
             keys
         }))
+    }
+
+    /// What either selects.
+    pub(super) fn union(&self, other: &Self) -> Self {
+        let both = self.0.as_ref().zip(other.0.as_ref());
+        Self::new(both.map(|(one, other)| [one.as_slice(), other].concat()))
     }
 }
 

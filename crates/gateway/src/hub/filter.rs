@@ -34,7 +34,7 @@ pub(crate) enum Scalar {
 
 /// What a clause looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Look {
+pub(super) enum Look {
     /// The event's name.
     Name,
     /// A top-level field of its data.
@@ -133,6 +133,24 @@ impl Clause {
         }
     }
 
+    pub(super) const fn look(&self) -> &Look {
+        &self.look
+    }
+
+    pub(super) const fn compare(&self) -> Compare {
+        self.compare
+    }
+
+    pub(super) fn values(&self) -> &[Scalar] {
+        &self.values
+    }
+
+    /// Whether every event for which it holds has one of its values: `null`
+    /// also matches a field that is not there.
+    pub(super) fn is_findable(&self) -> bool {
+        !self.values.contains(&Scalar::Null)
+    }
+
     fn holds(&self, event: &Event) -> bool {
         let listed = |text: &str| self.values.iter().any(|value| value.is_text(text));
         let field = match &self.look {
@@ -167,6 +185,10 @@ impl Filter {
         clauses.sort_unstable();
         clauses.dedup();
         (!clauses.is_empty()).then_some(Self { clauses })
+    }
+
+    pub(super) fn clauses(&self) -> &[Clause] {
+        &self.clauses
     }
 
     /// Whether an event passes.

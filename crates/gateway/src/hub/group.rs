@@ -1,12 +1,14 @@
-//! Groups: live subscriptions that want the same, walked together; and the
-//! index from an event's topic to the groups that it reaches.
+//! Groups: live subscriptions that want the same, walked together.
 
 use std::collections::HashMap;
 
-use signalbox_protocol::catalogue::{Channel, Topic};
+use signalbox_protocol::catalogue::Channel;
 use slab::Slab;
 
 use super::SubscriptionId;
+use super::event::HubEvent;
+use super::filter::Filter;
+use super::index::{Index, Place};
 use super::intern::{EncodingId, FilterId};
 use super::member::MemberId;
 
@@ -25,15 +27,8 @@ struct Group {
     uses: usize,
     /// The live ones, in no particular order.
     live: Vec<(MemberId, SubscriptionId)>,
-}
-
-/// The groups of one channel with something live in them.
-#[derive(Default)]
-struct Index {
-    /// Those that want every object.
-    all: Vec<usize>,
-    /// Those that want one, by its id.
-    by_object: HashMap<String, Vec<usize>>,
+    /// Where it is listed while it has live ones.
+    place: Option<Place>,
 }
 
 /// All groups.
@@ -42,6 +37,8 @@ pub(super) struct Groups {
     ids: HashMap<Key, usize>,
     groups: Slab<Group>,
     index: HashMap<Channel, Index>,
+    /// Live subscriptions that are found by a clause of their filter.
+    selective: HashMap<Channel, u64>,
 }
 
 impl Groups {
@@ -54,6 +51,7 @@ impl Groups {
                     key: key.clone(),
                     uses: 0,
                     live: Vec::new(),
+                    place: None,
                 });
                 self.ids.insert(key, id);
                 id
@@ -80,24 +78,25 @@ impl Groups {
         &self.groups[id].key
     }
 
-    /// Adds a subscription to the walk; returns its place there.
+    /// Adds a subscription to the walk; returns its place there. `filter` is
+    /// the group's.
     pub(super) fn add(
         &mut self,
         id: usize,
         member: MemberId,
         subscription: SubscriptionId,
+        filter: Option<&Filter>,
     ) -> usize {
         let group = &mut self.groups[id];
         group.live.push((member, subscription));
-        let place = group.live.len() - 1;
-        if place == 0 {
+        if group.place.is_none() {
             let index = self.index.entry(group.key.channel).or_default();
-            match &group.key.object {
-                None => index.all.push(id),
-                Some(object) => index.by_object.entry(object.clone()).or_default().push(id),
-            }
+            group.place = Some(index.insert(id, group.key.object.as_deref(), filter));
         }
-        place
+        if let Some(Place::Clause(_)) = group.place {
+            *self.selective.entry(group.key.channel).or_default() += 1;
+        }
+        group.live.len() - 1
     }
 
     /// Takes the subscription at `place` out of the walk; returns the one
@@ -105,54 +104,54 @@ impl Groups {
     pub(super) fn remove(&mut self, id: usize, place: usize) -> Option<SubscriptionId> {
         let group = &mut self.groups[id];
         group.live.swap_remove(place);
+        if let Some(Place::Clause(_)) = group.place
+            && let Some(count) = self.selective.get_mut(&group.key.channel)
+        {
+            *count -= 1;
+        }
         if group.live.is_empty() {
             group.live = Vec::new();
-            let key = group.key.clone();
-            self.unlist(id, &key);
+            if let Some(place) = group.place.take()
+                && let Some(index) = self.index.get_mut(&group.key.channel)
+            {
+                index.remove(id, &place);
+            }
             return None;
         }
-        self.groups[id]
-            .live
-            .get(place)
-            .map(|(_, subscription)| *subscription)
+        group.live.get(place).map(|(_, subscription)| *subscription)
     }
 
-    fn unlist(&mut self, id: usize, key: &Key) {
-        let Some(index) = self.index.get_mut(&key.channel) else {
-            return;
-        };
-        match &key.object {
-            None => index.all.retain(|other| *other != id),
-            Some(object) => {
-                if let Some(ids) = index.by_object.get_mut(object) {
-                    ids.retain(|other| *other != id);
-                    if ids.is_empty() {
-                        index.by_object.remove(object);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Lists the groups that an event with this topic reaches.
-    pub(super) fn reached_by(&self, topic: &Topic, reached: &mut Vec<usize>) {
+    /// Lists the groups that an event can reach, each once.
+    pub(super) fn reached_by(&self, event: &HubEvent, reached: &mut Vec<usize>) {
         reached.clear();
-        let Some(index) = self.index.get(&topic.channel) else {
-            return;
-        };
-        reached.extend_from_slice(&index.all);
-        if let Some(ids) = topic
-            .object
-            .as_ref()
-            .and_then(|object| index.by_object.get(object))
-        {
-            reached.extend_from_slice(ids);
+        if let Some(index) = self.index.get(&event.topic.channel) {
+            index.reached_by(event, reached);
         }
+    }
+
+    /// How many live subscriptions an event that reaches these groups does not
+    /// reach because of a clause.
+    pub(super) fn missed_by(&self, event: &HubEvent, reached: &[usize]) -> u64 {
+        let all = self.selective.get(&event.topic.channel).copied();
+        let found = reached.iter().map(|&id| match &self.groups[id] {
+            Group {
+                place: Some(Place::Clause(_)),
+                live,
+                ..
+            } => live.len() as u64,
+            _ => 0,
+        });
+        all.unwrap_or_default() - found.sum::<u64>()
     }
 
     /// The live subscriptions of a group.
     pub(super) fn walk(&self, id: usize) -> &[(MemberId, SubscriptionId)] {
         &self.groups[id].live
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_unlisted(&self) -> bool {
+        self.index.values().all(Index::is_empty)
     }
 
     #[cfg(test)]

@@ -54,6 +54,11 @@ impl Filters {
         }
     }
 
+    /// The filter behind an id in use.
+    pub(super) fn filter(&self, id: FilterId) -> &Filter {
+        &self.entries[id.0].filter
+    }
+
     /// Whether an event passes; evaluated unless the last question was about
     /// the same event.
     pub(super) fn matches(&mut self, id: FilterId, event: &HubEvent) -> bool {
@@ -86,7 +91,7 @@ impl Filters {
 }
 
 /// Names an encoding. Never reused, since remembered frames carry it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct EncodingId(u64);
 
 /// The encodings in use.
@@ -134,6 +139,11 @@ impl<K: Clone + Eq + Hash> Encodings<K> {
         {
             self.ids.remove(&encoder);
         }
+    }
+
+    /// The id of an encoder, if a subscription uses it.
+    pub(super) fn find(&self, encoder: &K) -> Option<EncodingId> {
+        self.ids.get(encoder).copied()
     }
 
     /// The encoder behind an id in use.

@@ -8,6 +8,10 @@ pub(super) const PENDING_KEPT: usize = 4;
 /// Replaced subscriptions that one may keep while it catches up.
 pub(super) const MAX_PREDECESSORS: usize = 16;
 
+/// Subscriptions to one channel that a member may hold when they are written
+/// in different ways.
+pub(super) const MAX_MIXED: usize = 32;
+
 /// Names a connection within its hub, until it leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct MemberId(pub(super) usize);
@@ -21,6 +25,9 @@ pub(super) struct Member<S> {
     /// Its frames of the current batch, as indices into the hub's list.
     pub(super) pending: Vec<u32>,
     pub(super) subscriptions: Vec<SubscriptionId>,
+    /// Whether subscriptions to one channel were ever written in different
+    /// ways, so that an event may have to be written for several.
+    pub(super) mixed: bool,
 }
 
 impl<S> Member<S> {
@@ -30,6 +37,7 @@ impl<S> Member<S> {
             last: 0,
             pending: Vec::new(),
             subscriptions: Vec::new(),
+            mixed: false,
         }
     }
 }
@@ -47,4 +55,19 @@ pub(super) struct Subscription {
     pub(super) live: Option<usize>,
     /// Those that it replaced, kept until it is live for what they brought.
     pub(super) predecessors: Vec<SubscriptionId>,
+    /// Whether it was replaced, and is kept only for what it brought.
+    pub(super) retired: bool,
+    /// Up to where those subscriptions of its member and channel that are
+    /// written in other ways were when it began: up to there they were sent
+    /// without regard to it.
+    pub(super) before: Vec<(SubscriptionId, u64)>,
+}
+
+impl Subscription {
+    /// Whether `other` brought an event without regard to this one.
+    pub(super) fn came_after(&self, other: SubscriptionId, sequence: u64) -> bool {
+        self.before
+            .iter()
+            .any(|(id, reached)| *id == other && sequence <= *reached)
+    }
 }

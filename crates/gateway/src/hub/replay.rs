@@ -11,7 +11,7 @@ use signalbox_protocol::cursor::{Cursor, Epoch};
 use signalbox_transport::Frame;
 
 use super::event::HubEvent;
-use super::member::MemberId;
+use super::member::{MAX_MIXED, MemberId};
 use super::{Encode, FanOut, Hub, Sink, SubscriptionId};
 use crate::counts::Source;
 
@@ -22,6 +22,9 @@ const STEP_EVENTS: usize = 512;
 const STEP_FRAMES: usize = 128;
 /// Bytes that one step sends, but for the last frame.
 const STEP_BYTES: usize = 128 * 1024;
+/// Questions that one step asks about what the connection's other
+/// subscriptions brought, but for its first event.
+const STEP_QUESTIONS: usize = 64 * 1024;
 
 /// How far a subscription is after a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +119,8 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         let member = subscription.member;
         let mut cursor = subscription.cursor;
         let (mut frames, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
-        for event in events {
+        let most = self.affordable(member);
+        for event in events.iter().take(most) {
             if frames.len() >= STEP_FRAMES || bytes >= STEP_BYTES {
                 break;
             }
@@ -145,6 +149,19 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         looked_at
     }
 
+    /// How many events one step may look at.
+    fn affordable(&self, member: MemberId) -> usize {
+        let questions = self.members.get(member.0).map_or(1, |member| {
+            let among_mixed = if member.mixed {
+                MAX_MIXED * MAX_MIXED
+            } else {
+                0
+            };
+            member.subscriptions.len() + among_mixed
+        });
+        (STEP_QUESTIONS / questions.max(1)).max(1)
+    }
+
     /// The frame that a subscription is owed for an event, unless the event
     /// does not match or reached the connection through another subscription.
     fn owed(
@@ -154,7 +171,11 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         event: &Arc<HubEvent>,
     ) -> Option<Frame> {
         let frame = self.wanted(id, event)?;
-        let others = self.members.get(member.0)?.subscriptions.clone();
+        let held = self.members.get(member.0)?;
+        if held.mixed {
+            return self.owed_of_union(member, event);
+        }
+        let others = held.subscriptions.clone();
         let sent = others.into_iter().any(|other| {
             other != id
                 && self.has_passed(other, event.sequence)
@@ -164,9 +185,9 @@ impl<K: Encode, S: Sink> Hub<K, S> {
     }
 
     /// The frame of an event for a subscription, if it matches.
-    fn wanted(&mut self, id: SubscriptionId, event: &Arc<HubEvent>) -> Option<Frame> {
+    pub(super) fn wanted(&mut self, id: SubscriptionId, event: &Arc<HubEvent>) -> Option<Frame> {
         let group = self.subscription(id)?.group;
-        let key = self.groups.key(group).clone();
+        let key = self.groups.key(group);
         let addressed = key.channel == event.topic.channel
             && key
                 .object
@@ -179,12 +200,13 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         {
             return None;
         }
-        self.encoded(event, key.encoding)
+        let encoding = key.encoding;
+        self.encoded(event, encoding)
     }
 
     /// Whether a subscription has been given its part of the stream up to and
     /// including `sequence`, beginning before it.
-    fn has_passed(&self, id: SubscriptionId, sequence: u64) -> bool {
+    pub(super) fn has_passed(&self, id: SubscriptionId, sequence: u64) -> bool {
         self.subscription(id).is_some_and(|subscription| {
             let reached = if subscription.live.is_some() {
                 self.position
@@ -205,7 +227,9 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         if !at_edge {
             return Progress::More;
         }
-        let place = self.groups.add(group, member, id);
+        let filter = self.groups.key(group).filter;
+        let filter = filter.map(|filter| self.filters.filter(filter));
+        let place = self.groups.add(group, member, id, filter);
         let position = self.position;
         if let Some(subscription) = self.subscriptions.get_mut(id.index) {
             subscription.cursor = position;

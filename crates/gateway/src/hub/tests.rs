@@ -18,15 +18,15 @@ const EPOCH: u64 = 1;
 
 /// A connection that keeps what it is sent.
 #[derive(Clone, Default)]
-struct Client {
-    frames: Rc<RefCell<Vec<String>>>,
+pub(super) struct Client {
+    pub(super) frames: Rc<RefCell<Vec<String>>>,
     writes: Rc<Cell<usize>>,
     gone: Rc<Cell<bool>>,
 }
 
 impl Client {
     /// The sequences that it received, in order.
-    fn received(&self) -> Vec<u64> {
+    pub(super) fn received(&self) -> Vec<u64> {
         self.frames
             .borrow()
             .iter()
@@ -50,7 +50,7 @@ impl Sink for Client {
 /// Writes `sequence:label`, counts how often, and wants only odd or all
 /// sequences.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Labelled {
+pub(super) struct Labelled {
     label: &'static str,
     odd_only: bool,
 }
@@ -65,16 +65,23 @@ impl Encode for Labelled {
         let wanted = !self.odd_only || event.sequence % 2 == 1;
         wanted.then(|| Frame::text(&format!("{}:{}", event.sequence, self.label)))
     }
+
+    fn union(&self, other: &Self) -> Self {
+        Self {
+            label: self.label.min(other.label),
+            odd_only: self.odd_only && other.odd_only,
+        }
+    }
 }
 
-const ALL: Labelled = Labelled {
+pub(super) const ALL: Labelled = Labelled {
     label: "a",
     odd_only: false,
 };
 
-type TestHub = Hub<Labelled, Client>;
+pub(super) type TestHub = Hub<Labelled, Client>;
 
-fn hub() -> TestHub {
+pub(super) fn hub() -> TestHub {
     Hub::new(Epoch::from_unix_micros(EPOCH), 0, RingLimits::default())
 }
 
@@ -91,7 +98,7 @@ fn progress(sequence: u64, investigation: &str) -> Arc<HubEvent> {
     event(sequence, "investigation_update", data)
 }
 
-fn event(sequence: u64, name: &str, data: serde_json::Value) -> Arc<HubEvent> {
+pub(super) fn event(sequence: u64, name: &str, data: serde_json::Value) -> Arc<HubEvent> {
     let kind = catalogue::find(Domain::Threat, name).unwrap();
     let data = data.as_object().unwrap().clone();
     let topic = kind.route.topic(&data).unwrap();
@@ -112,7 +119,7 @@ fn event(sequence: u64, name: &str, data: serde_json::Value) -> Arc<HubEvent> {
     })
 }
 
-fn alerts(filter: Option<Filter>) -> Selection {
+pub(super) fn alerts(filter: Option<Filter>) -> Selection {
     Selection {
         channel: Channel::ThreatAlerts,
         object: None,
@@ -136,7 +143,7 @@ fn severity(value: &str) -> Option<Filter> {
     )])
 }
 
-fn publish(hub: &mut TestHub, events: &[Arc<HubEvent>]) -> FanOut {
+pub(super) fn publish<K: Encode>(hub: &mut Hub<K, Client>, events: &[Arc<HubEvent>]) -> FanOut {
     let position = events.last().map_or(hub.position, |event| event.sequence);
     hub.publish(events, position);
     let (outcome, more) = hub.flush(usize::MAX);
@@ -145,7 +152,11 @@ fn publish(hub: &mut TestHub, events: &[Arc<HubEvent>]) -> FanOut {
 }
 
 /// Subscribes from now on and goes live.
-fn follow(hub: &mut TestHub, client: &Client, selection: Selection) -> (MemberId, SubscriptionId) {
+pub(super) fn follow(
+    hub: &mut TestHub,
+    client: &Client,
+    selection: Selection,
+) -> (MemberId, SubscriptionId) {
     let member = hub.join(client.clone());
     let id = hub.subscribe(member, selection, &ALL, None);
     assert_eq!(hub.catch_up(id), Progress::Live);
@@ -153,7 +164,7 @@ fn follow(hub: &mut TestHub, client: &Client, selection: Selection) -> (MemberId
 }
 
 /// Steps until live, from memory alone.
-fn catch_up(hub: &mut TestHub, id: SubscriptionId) {
+pub(super) fn catch_up<K: Encode>(hub: &mut Hub<K, Client>, id: SubscriptionId) {
     while hub.catch_up(id) == Progress::More {}
     assert_eq!(hub.catch_up(id), Progress::Live);
 }
@@ -225,7 +236,7 @@ fn equal_filters_and_encodings_are_worked_once_per_event() {
     );
     let (evaluated, encoded) = (hub.filters.evaluations(), ENCODED.get());
     publish(&mut hub, &[alert(1, "HIGH")]);
-    assert_eq!(hub.filters.evaluations() - evaluated, 5);
+    assert_eq!(hub.filters.evaluations() - evaluated, 1);
     assert_eq!(ENCODED.get() - encoded, 1);
     assert_eq!(
         clients
@@ -374,7 +385,7 @@ fn an_event_that_another_encoding_left_out_is_not_skipped() {
     let (mut hub, client) = (hub(), Client::default());
     let member = hub.join(client.clone());
     let odd = Labelled {
-        label: "odd",
+        label: "a",
         odd_only: true,
     };
     let first = hub.subscribe(member, alerts(None), &odd, None);

@@ -31,6 +31,15 @@ impl<D: Dialect> Session<D> {
             let message = format!("a connection holds at most {MAX_SUBSCRIPTIONS} subscriptions");
             return Err(Complaint::plain(ErrorCode::RateLimit, message));
         }
+        let is_crowded = {
+            let hub = self.shard.hub.borrow();
+            replaced.is_none() && hub.is_crowded(self.member, channel, &asked.encoding)
+        };
+        if is_crowded {
+            let message =
+                format!("too many subscriptions to {channel} that select different fields");
+            return Err(Complaint::plain(ErrorCode::RateLimit, message));
+        }
         let resumed = match asked.since {
             None => None,
             Some(since) => Some(self.is_recoverable(since).await?),

@@ -57,7 +57,7 @@ pub(crate) struct Connection {
     queue: RefCell<Option<Box<Queue>>>,
     limits: OutboundLimits,
     /// Goes ahead of Close 1013 at an overflow.
-    farewell: RefCell<Option<Frame>>,
+    farewell: Cell<Option<fn() -> Frame>>,
     /// The task that writes the queue, or waits for the end of a closing connection. It holds a
     /// weak reference, and is aborted when it is no longer needed.
     task: Cell<Option<AbortHandle>>,
@@ -78,7 +78,7 @@ impl Connection {
             progress: Cell::default(),
             queue: RefCell::default(),
             limits,
-            farewell: RefCell::default(),
+            farewell: Cell::default(),
             task: Cell::default(),
             reader: Cell::default(),
             closure: RefCell::default(),
@@ -123,8 +123,8 @@ impl Connection {
         Some(queue.as_ref()?.since?.elapsed())
     }
 
-    pub(super) fn set_overload_farewell(&self, farewell: Frame) {
-        *self.farewell.borrow_mut() = Some(farewell);
+    pub(super) fn set_overload_farewell(&self, farewell: fn() -> Frame) {
+        self.farewell.set(Some(farewell));
     }
 
     /// Takes over a batch of which the socket took `outcome`: queues the rest, or ends a broken
@@ -191,7 +191,7 @@ impl Connection {
 
     fn overflow(self: &Rc<Self>) -> Sent {
         let code = CloseCode::TRY_AGAIN_LATER;
-        let farewell = self.farewell.borrow_mut().take();
+        let farewell = self.farewell.get().map(|farewell| farewell());
         let last = farewell
             .into_iter()
             .chain([Frame::close(code, READER_TOO_SLOW)]);

@@ -312,12 +312,22 @@ async fn overflow_finishes_the_frame_in_progress_then_farewell_then_1013() {
             ..OutboundLimits::default()
         },
     );
-    outbound.set_overload_farewell(Frame::text("farewell"));
+    thread_local! {
+        static WRITTEN: Cell<usize> = const { Cell::new(0) };
+    }
+    outbound.set_overload_farewell(|| {
+        WRITTEN.set(WRITTEN.get() + 1);
+        Frame::text("farewell")
+    });
 
+    // It tells the time of the overflow, so it is not written before.
+    assert_eq!(outbound.send(texts(["one"]).iter()), Sent::Queued);
+    assert_eq!(WRITTEN.get(), 0);
     assert_eq!(
-        outbound.send(texts(["one", "two", "three", "four"]).iter()),
+        outbound.send(texts(["two", "three", "four"]).iter()),
         Sent::Overflow
     );
+    assert_eq!(WRITTEN.get(), 1);
     assert!(outbound.is_closed());
     outbound.drained().await;
     peer.grant(usize::MAX);

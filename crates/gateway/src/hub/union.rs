@@ -1,0 +1,188 @@
+//! Events for members whose subscriptions to a channel are written in
+//! different ways: one delivery has what all of them want.
+//!
+//! Whichever subscription brings an event brings it for every subscription
+//! that its member has at that moment, live or catching up. One that begins
+//! later and wants more of the event than was sent brings it once more, with
+//! all that is wanted; nothing is lost, and the later frame has everything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use signalbox_protocol::catalogue::Channel;
+use signalbox_protocol::cursor::Cursor;
+use signalbox_transport::Frame;
+
+use super::event::HubEvent;
+use super::intern::EncodingId;
+use super::member::{MAX_MIXED, MemberId};
+use super::{Encode, Hub, Sink, SubscriptionId};
+
+#[cfg(test)]
+mod tests;
+
+impl<K: Encode, S: Sink> Hub<K, S> {
+    /// Whether a member holds as many subscriptions to a channel as it may
+    /// when they are written in different ways, as with one more in `encoding`.
+    pub(crate) fn is_crowded(&self, member: MemberId, channel: Channel, encoding: &K) -> bool {
+        let held = self.encodings_on(member, channel);
+        let known = self.encodings.find(encoding);
+        held.len() >= MAX_MIXED && held.iter().any(|(_, other)| known != Some(*other))
+    }
+
+    /// A member's subscriptions to a channel, with how each is written.
+    pub(super) fn encodings_on(
+        &self,
+        member: MemberId,
+        channel: Channel,
+    ) -> Vec<(SubscriptionId, EncodingId)> {
+        let Some(member) = self.members.get(member.0) else {
+            return Vec::new();
+        };
+        let held = member.subscriptions.iter().filter_map(|id| {
+            let key = self.groups.key(self.subscription(*id)?.group);
+            (key.channel == channel).then_some((*id, key.encoding))
+        });
+        held.collect()
+    }
+
+    /// Replaces the frame that an event has been noted with by the one for all
+    /// that its members' subscriptions want of it.
+    pub(super) fn unite(&mut self, event: &Arc<HubEvent>, traced: bool) {
+        let mut members = std::mem::take(&mut self.mixed);
+        let mut by_parts: HashMap<Vec<EncodingId>, Option<u32>> = HashMap::new();
+        let mut by_whole: HashMap<K, Option<u32>> = HashMap::new();
+        for id in members.drain(..) {
+            let parts = self.parts(id, event);
+            if parts.len() < 2 {
+                continue;
+            }
+            let frame = match by_parts.get(&parts) {
+                Some(frame) => *frame,
+                None => {
+                    let whole = self.whole(&parts);
+                    let frame = match whole.as_ref().and_then(|whole| by_whole.get(whole)) {
+                        Some(frame) => *frame,
+                        None => self.note_whole(event, whole.as_ref(), traced),
+                    };
+                    if let Some(whole) = whole {
+                        by_whole.insert(whole, frame);
+                    }
+                    by_parts.insert(parts, frame);
+                    frame
+                }
+            };
+            if let Some(frame) = frame
+                && let Some(noted) = self.members.get_mut(id.0)
+                && let Some(last) = noted.pending.last_mut()
+            {
+                *last = frame;
+            }
+        }
+        self.mixed = members;
+    }
+
+    /// Adds the frame of an event in `whole` to the batch.
+    fn note_whole(
+        &mut self,
+        event: &Arc<HubEvent>,
+        whole: Option<&K>,
+        traced: bool,
+    ) -> Option<u32> {
+        let frame = self.encoded_as(event, whole?)?;
+        let index = self.frames.len() as u32;
+        self.frames.push(frame);
+        if traced {
+            self.owners.push(Arc::clone(event));
+        }
+        Some(index)
+    }
+
+    /// The encodings that a member's subscriptions want a new event in.
+    fn parts(&mut self, member: MemberId, event: &Arc<HubEvent>) -> Vec<EncodingId> {
+        let mut parts = Vec::new();
+        for (id, encoding) in self.encodings_on(member, event.topic.channel) {
+            let wants = self.subscription(id).is_some_and(|subscription| {
+                !subscription.retired && subscription.start < event.sequence
+            });
+            if wants && !parts.contains(&encoding) && self.wanted(id, event).is_some() {
+                parts.push(encoding);
+            }
+        }
+        parts.sort_unstable();
+        parts
+    }
+
+    /// What a subscription that catches up has to bring of an event: all that
+    /// is wanted of it, unless what was sent had that.
+    pub(super) fn owed_of_union(
+        &mut self,
+        member: MemberId,
+        event: &Arc<HubEvent>,
+    ) -> Option<Frame> {
+        let (mut passed, mut open) = (Vec::new(), Vec::new());
+        for (id, encoding) in self.encodings_on(member, event.topic.channel) {
+            let Some(subscription) = self.subscription(id) else {
+                continue;
+            };
+            let (began, retired) = (subscription.start < event.sequence, subscription.retired);
+            if !began || self.wanted(id, event).is_none() {
+                continue;
+            }
+            if self.has_passed(id, event.sequence) {
+                passed.push((id, encoding));
+            } else if !retired {
+                open.push((id, encoding));
+            }
+        }
+        let (served, due): (Vec<_>, Vec<_>) = open.into_iter().partition(|(id, _)| {
+            self.subscription(*id).is_some_and(|waiting| {
+                passed
+                    .iter()
+                    .any(|(other, _)| !waiting.came_after(*other, event.sequence))
+            })
+        });
+        if due.is_empty() {
+            return None;
+        }
+        let encodings = |list: &[(SubscriptionId, EncodingId)]| {
+            let mut ids: Vec<EncodingId> = list.iter().map(|(_, encoding)| *encoding).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        };
+        let sent = encodings(&[passed, served].concat());
+        let wanted = [sent.clone(), encodings(&due)].concat();
+        let frame = self.encoded_as(event, &self.whole(&wanted)?)?;
+        let known = match self.whole(&sent) {
+            Some(sent) => self.encoded_as(event, &sent),
+            None => None,
+        };
+        let is_new = known.is_none_or(|known| known.as_bytes() != frame.as_bytes());
+        is_new.then_some(frame)
+    }
+
+    /// What has all that these encodings have; `None` of none.
+    fn whole(&self, parts: &[EncodingId]) -> Option<K> {
+        let (first, rest) = parts.split_first()?;
+        let first = self.encodings.encoder(*first).clone();
+        Some(rest.iter().fold(first, |whole, part| {
+            whole.union(self.encodings.encoder(*part))
+        }))
+    }
+
+    /// The event's frame in an encoding that a subscription may or may not use.
+    fn encoded_as(&mut self, event: &Arc<HubEvent>, encoder: &K) -> Option<Frame> {
+        match self.encodings.find(encoder) {
+            Some(id) => self.encoded(event, id),
+            None => {
+                let cursor = Cursor {
+                    epoch: self.epoch,
+                    sequence: event.sequence,
+                };
+                self.counts.encoded.add_alone(1);
+                encoder.encode(event, cursor)
+            }
+        }
+    }
+}
