@@ -2,8 +2,11 @@
 //! refusals reach them: as late as the service says, so that guessing is slow,
 //! without holding up anyone else.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use signalbox_bus::rpc::{self, CallError};
 use signalbox_bus::{Bus, subject, trace};
 use signalbox_protocol::ErrorCode;
@@ -13,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use crate::admission::source_of;
 use crate::spans;
 
 /// How long the service may take for what reads and writes records.
@@ -24,6 +28,11 @@ const HASHING_PATIENCE: Duration = Duration::from_secs(10);
 /// it they are answered at once with RATE_LIMIT and the time of the delay,
 /// which tells nothing about the credential.
 const WITHHELD_CAPACITY: usize = 256;
+
+/// Passwords of one address that are looked at at once; further ones get
+/// RATE_LIMIT. A burst is sent before the first of it has failed, and would
+/// fill the places of the auth service for everyone else.
+const LOGINS_PER_ADDRESS: usize = 8;
 
 /// A request that is not served, for the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +56,7 @@ impl From<Complaint> for Declined {
 pub(crate) struct AuthService {
     bus: Bus,
     withheld: Withheld,
+    logins: Logins,
 }
 
 impl AuthService {
@@ -54,6 +64,7 @@ impl AuthService {
         Self {
             bus,
             withheld: Withheld::new(WITHHELD_CAPACITY),
+            logins: Logins::default(),
         }
     }
 
@@ -65,12 +76,13 @@ impl AuthService {
         &self,
         request: &wire::IssueTokenRequest,
     ) -> Result<wire::IssuedToken, Declined> {
-        let patience = match request.password.is_empty() {
-            true => PATIENCE,
-            false => HASHING_PATIENCE,
+        let (patience, login) = match request.password.is_empty() {
+            true => (PATIENCE, None),
+            false => (HASHING_PATIENCE, Some(self.logins.enter(request)?)),
         };
         let call = rpc::call(&self.bus, subject::ISSUE_TOKEN, request, None, patience);
         let reply = trace::within(spans::credential("issue token"), call).await;
+        drop(login);
         self.issued(reply).await
     }
 
@@ -148,6 +160,49 @@ fn answered<T>(outcome: Result<Option<T>, CallError>) -> Result<T, Complaint> {
         Err(error) => {
             warn!(%error, "auth service not reached");
             Err(unavailable())
+        }
+    }
+}
+
+/// The logins under way, by address.
+#[derive(Default)]
+struct Logins(Mutex<HashMap<Option<IpAddr>, usize>>);
+
+/// A login under way; counts for as long as it exists.
+struct Login<'a> {
+    logins: &'a Logins,
+    source: Option<IpAddr>,
+}
+
+impl Logins {
+    fn enter(&self, request: &wire::IssueTokenRequest) -> Result<Login<'_>, Complaint> {
+        let context = request.context.as_ref();
+        let address = context.and_then(|context| context.peer_address.parse().ok());
+        let source = address.map(source_of);
+        let mut counts = self.0.lock();
+        let count = counts.entry(source).or_default();
+        if *count >= LOGINS_PER_ADDRESS {
+            return Err(Complaint::plain(
+                ErrorCode::RateLimit,
+                "too many logins at once from this address, try again",
+            ));
+        }
+        *count += 1;
+        Ok(Login {
+            logins: self,
+            source,
+        })
+    }
+}
+
+impl Drop for Login<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.logins.0.lock();
+        if let Some(count) = counts.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.source);
+            }
         }
     }
 }
@@ -255,6 +310,34 @@ mod tests {
         );
         assert!(left.await.is_err());
         assert_eq!(withheld.places.available_permits(), 1);
+    }
+
+    #[test]
+    fn one_address_does_not_take_the_places_of_another() {
+        let logins = Logins::default();
+        let from = |address: &str| wire::IssueTokenRequest {
+            context: Some(wire::RequestContext {
+                peer_address: address.to_owned(),
+                ..wire::RequestContext::default()
+            }),
+            ..wire::IssueTokenRequest::default()
+        };
+        let mut held: Vec<Login<'_>> = (0..LOGINS_PER_ADDRESS)
+            .map(|number| {
+                logins
+                    .enter(&from(&format!("2001:db8::{number}")))
+                    .ok()
+                    .unwrap()
+            })
+            .collect();
+        let refused = logins.enter(&from("2001:db8::ffff")).err().unwrap();
+        assert_eq!(refused.code, ErrorCode::RateLimit);
+        assert!(logins.enter(&from("2001:db8:0:1::1")).is_ok());
+        assert!(logins.enter(&from("192.0.2.1")).is_ok());
+        held.pop();
+        assert!(logins.enter(&from("2001:db8::ffff")).is_ok());
+        drop(held);
+        assert!(logins.0.lock().is_empty());
     }
 
     #[test]
