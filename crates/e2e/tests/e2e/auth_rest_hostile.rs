@@ -147,7 +147,7 @@ async fn only_administrators_administer() {
             continue;
         }
         for method in item.as_object().unwrap().keys() {
-            let path = template.replace('{', "").replace('}', "");
+            let path = template.replace(['{', '}'], "");
             let method = method.to_uppercase();
             // Also where the body is nonsense: rights come first.
             let nonsense = json!(["nonsense"]);
