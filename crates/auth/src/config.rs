@@ -51,6 +51,9 @@ pub struct TokenArgs {
     /// How long tokens are valid
     #[command(flatten)]
     pub lifetime: LifetimeArgs,
+    /// How repeated failures are answered
+    #[command(flatten)]
+    pub back_off: BackOffArgs,
     /// External issuers whose tokens are accepted: a JSON file, see docs/issuers.md
     #[arg(long, env = "SIGNALBOX_EXTERNAL_ISSUERS", value_name = "FILE")]
     pub external_issuers: Option<PathBuf>,
@@ -68,6 +71,36 @@ pub struct LifetimeArgs {
     /// Seconds after a login during which tokens can be refreshed
     #[arg(long, env = "SIGNALBOX_REFRESH_TTL", default_value_t = 2_592_000, value_parser = value_parser!(u32).range(1..))]
     pub refresh_ttl: u32,
+}
+
+/// How repeated failures are answered.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct BackOffArgs {
+    /// Milliseconds by which the first failure beyond the free ones is answered later; doubles with each
+    #[arg(long, env = "SIGNALBOX_FAILURE_DELAY_MS", default_value_t = 250, value_parser = value_parser!(u32).range(1..))]
+    pub failure_delay_ms: u32,
+    /// The most milliseconds by which a failure is answered later
+    #[arg(long, env = "SIGNALBOX_MAX_FAILURE_DELAY_MS", default_value_t = 30_000, value_parser = value_parser!(u32).range(1..))]
+    pub max_failure_delay_ms: u32,
+}
+
+impl Default for BackOffArgs {
+    fn default() -> Self {
+        Self {
+            failure_delay_ms: 250,
+            max_failure_delay_ms: 30_000,
+        }
+    }
+}
+
+impl From<BackOffArgs> for BackOff {
+    fn from(args: BackOffArgs) -> Self {
+        Self {
+            first_delay: Duration::from_millis(args.failure_delay_ms.into()),
+            longest_delay: Duration::from_millis(args.max_failure_delay_ms.into()),
+            ..Self::default()
+        }
+    }
 }
 
 /// Settings of the auth service, validated.
@@ -128,7 +161,7 @@ impl Options {
             refresh_ttl: Duration::from_secs(token.lifetime.refresh_ttl.into()),
             refresh_grace: REFRESH_GRACE,
             password_cost: PasswordCost::default(),
-            back_off: BackOff::default(),
+            back_off: token.back_off.into(),
             issuers,
             fetch_times: FetchTimes::default(),
         })
@@ -169,6 +202,8 @@ mod tests {
             ("signalbox", "signalbox")
         );
         assert_eq!(options.key_propagation, Duration::from_secs(60));
+        assert_eq!(options.back_off, BackOff::default());
+        assert_eq!(BackOff::from(BackOffArgs::default()), BackOff::default());
     }
 
     #[test]

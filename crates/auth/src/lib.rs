@@ -58,7 +58,7 @@ use tracing::{info, warn};
 use crate::api_keys::ApiKeys;
 pub use crate::back_off::BackOff;
 use crate::back_off::Failures;
-pub use crate::config::{AuthArgs, LifetimeArgs, Options, TokenArgs};
+pub use crate::config::{AuthArgs, BackOffArgs, LifetimeArgs, Options, TokenArgs};
 pub use crate::error::Error;
 use crate::handler::Handler;
 use crate::issuers::Issuers;

@@ -69,6 +69,11 @@ impl Manager {
                 Ok(Outcome::Keys(wire::Keys { keys, more }))
             }
             Operation::ChangeKey(asked) => self.change_key(asked, actor).await,
+            Operation::GetKey(asked) => {
+                let found = self.api_keys.find(&key_id(&asked.id)?).await?;
+                let record = found.ok_or(Rejection::NotFound("key"))?;
+                Ok(Outcome::Key(key_info(&record)))
+            }
             Operation::CreateUser(asked) => self.create_user(asked, actor).await,
             Operation::ListUsers(asked) => {
                 let limit = page_size(asked.limit);
@@ -77,6 +82,13 @@ impl Manager {
                 Ok(Outcome::Users(wire::Users { users, more }))
             }
             Operation::ChangeUser(asked) => self.change_user(asked, actor).await,
+            Operation::GetUser(asked) => {
+                let username = users::username(&asked.username)?;
+                let found = self.users.find(&username).await?;
+                let record = found.filter(UserRecord::exists);
+                let record = record.ok_or(Rejection::NotFound("user"))?;
+                Ok(Outcome::User(user_info(&record)))
+            }
             Operation::DeleteUser(asked) => {
                 let username = users::username(&asked.username)?;
                 let now = OffsetDateTime::now_utc();

@@ -76,12 +76,34 @@ impl Rejection {
             }
             Self::Withheld(_) => ErrorCode::RateLimit,
             Self::Unavailable | Self::Busy => ErrorCode::Unavailable,
-            Self::NotAName(_) | Self::Unfit { .. } | Self::Taken(_) => ErrorCode::InvalidMessage,
+            Self::NotAName(_) | Self::Unfit { .. } => ErrorCode::InvalidMessage,
+            Self::Taken(_) => ErrorCode::AlreadyExists,
             Self::NotFound(_) => ErrorCode::NotFound,
             Self::ForeignProject(_) | Self::ForeignAgent | Self::NothingLeft | Self::NotAdmin => {
                 ErrorCode::Forbidden
             }
             Self::NotSigned(_) | Self::Internal => ErrorCode::Internal,
+        }
+    }
+
+    /// The field of the request that is at fault.
+    const fn field(&self) -> &'static str {
+        match self {
+            Self::NotAName(field) | Self::Unfit { field, .. } | Self::Taken(field) => field,
+            Self::BadKey(_)
+            | Self::BadLogin(_)
+            | Self::BadRefresh(_)
+            | Self::BadToken(_)
+            | Self::Withheld(_)
+            | Self::Unavailable
+            | Self::Busy
+            | Self::NotFound(_)
+            | Self::ForeignProject(_)
+            | Self::ForeignAgent
+            | Self::NothingLeft
+            | Self::NotAdmin
+            | Self::NotSigned(_)
+            | Self::Internal => "",
         }
     }
 
@@ -126,6 +148,7 @@ impl Rejection {
             code: self.code().to_string(),
             message: self.sentence(),
             delay_ms: u32::try_from(delay.as_millis()).unwrap_or(u32::MAX),
+            field: self.field().to_owned(),
         }
     }
 }

@@ -214,7 +214,11 @@ impl Users {
         self.table.page(&after, limit, UserRecord::exists).await
     }
 
-    async fn find(&self, username: &UserId) -> Result<Option<UserRecord>, Rejection> {
+    /// The record of a user, also of one that was deleted.
+    ///
+    /// # Errors
+    /// [`Rejection::Unavailable`].
+    pub(crate) async fn find(&self, username: &UserId) -> Result<Option<UserRecord>, Rejection> {
         let key = key::user(username.as_str());
         Ok(self.table.read(&key).await?.record)
     }

@@ -257,7 +257,7 @@ impl Refusals {
 }
 
 /// The address, or for IPv6 the network, that is counted as one.
-fn source_of(address: IpAddr) -> IpAddr {
+pub(crate) fn source_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).into(),
         address => address,

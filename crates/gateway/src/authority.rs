@@ -16,12 +16,12 @@ use signalbox_identity::{
     VerifyError,
 };
 use signalbox_protocol::ErrorCode;
-use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::wire;
 use signalbox_protocol::wire::verify_key_reply::Outcome;
-use signalbox_protocol::wire::{self, issue_token_reply};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
+use crate::auth_service::complaint;
 use crate::counts::VerdictCounts;
 use crate::spans;
 
@@ -204,7 +204,7 @@ impl Authority {
             Ok(Some(Outcome::Principal(principal))) => {
                 Principal::try_from(principal).map_err(|_| Refusal::Unavailable)
             }
-            Ok(Some(Outcome::Refusal(refusal))) => match told(refusal).code {
+            Ok(Some(Outcome::Refusal(refusal))) => match complaint(refusal).code {
                 ErrorCode::Unavailable => Err(Refusal::Unavailable),
                 _ => Err(Refusal::Invalid("the API key is not valid")),
             },
@@ -216,44 +216,6 @@ impl Authority {
         };
         self.remember(key, &verdict);
         verdict
-    }
-
-    /// Has a token issued for an API key.
-    ///
-    /// # Errors
-    /// What to tell the client.
-    pub(crate) async fn issue_token(
-        &self,
-        request: &wire::IssueTokenRequest,
-    ) -> Result<wire::IssuedToken, Complaint> {
-        trace::within(
-            spans::credential("issue token"),
-            self.request_token(request),
-        )
-        .await
-    }
-
-    async fn request_token(
-        &self,
-        request: &wire::IssueTokenRequest,
-    ) -> Result<wire::IssuedToken, Complaint> {
-        let unavailable = || {
-            Complaint::plain(
-                ErrorCode::Unavailable,
-                "tokens cannot be issued now, try again",
-            )
-        };
-        let reply: Result<wire::IssueTokenReply, CallError> =
-            rpc::call(&self.bus, subject::ISSUE_TOKEN, request, None, PATIENCE).await;
-        match reply.map(|reply| reply.outcome) {
-            Ok(Some(issue_token_reply::Outcome::Token(token))) => Ok(token),
-            Ok(Some(issue_token_reply::Outcome::Refusal(refusal))) => Err(told(refusal)),
-            Ok(None) => Err(unavailable()),
-            Err(error) => {
-                warn!(%error, "token not issued");
-                Err(unavailable())
-            }
-        }
     }
 
     fn recall(&self, key: &ApiKey) -> Option<Result<Principal, Refusal>> {
@@ -284,13 +246,6 @@ impl Authority {
         };
         remembered.insert(key.id().clone(), entry);
     }
-}
-
-/// A refusal of the auth service, for the client. Its sentences are made for
-/// clients; a code that this version does not know is our own fault.
-fn told(refusal: wire::Refusal) -> Complaint {
-    let code = ErrorCode::parse(&refusal.code).unwrap_or(ErrorCode::Internal);
-    Complaint::plain(code, refusal.message)
 }
 
 /// Reads the published halves of all signing keys. One that cannot be used is

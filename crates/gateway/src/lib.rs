@@ -5,6 +5,7 @@
 //! | in | everything on `topics.>`, through one ordered reader |
 //! | in | frames of clients, over WebSocket |
 //! | in | events of producers, over HTTP |
+//! | in | logins, refreshes, revocations and administration, over HTTP |
 //! | out | frames to clients; requests on `svc.auth.>`; events on `events.>` |
 //!
 //! Invariants:
@@ -17,6 +18,7 @@
 mod accept;
 mod access;
 mod admission;
+mod auth_service;
 mod authority;
 mod config;
 mod counts;
@@ -53,6 +55,7 @@ use tracing::{debug, info, warn};
 
 use crate::admission::Admission;
 pub use crate::admission::AdmissionLimits;
+use crate::auth_service::AuthService;
 use crate::authority::Authority;
 pub use crate::config::{ConnectionArgs, EdgeArgs, GatewayArgs, InvalidSetting, Options};
 pub use crate::error::Error;
@@ -133,6 +136,7 @@ pub async fn run(
         bus_present,
         options: Arc::new(options),
         authority,
+        auth_service: Arc::new(AuthService::new(bus.clone())),
         admission,
         refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
         history: Arc::new(History::new(bus.clone())),

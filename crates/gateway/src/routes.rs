@@ -1,13 +1,16 @@
 //! The HTTP side of a listener. Every path is one handler with its own
 //! description: what is not in the OpenAPI document is not served.
 
+mod admin;
 mod auth;
 mod body;
+mod caller;
 mod cors;
 mod events;
 mod failure;
 mod jwks;
 mod openapi;
+mod request_id;
 mod upgrade;
 
 use std::collections::BTreeSet;
@@ -15,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::{Extension, Router};
 use signalbox_protocol::Dialect;
 use signalbox_protocol::frame::fields::Complaint;
@@ -26,6 +29,7 @@ use utoipa_axum::routes;
 
 use self::openapi::Document;
 use crate::admission::Ticket;
+use crate::auth_service::AuthService;
 use crate::authority::Authority;
 use crate::ingest::Ingest;
 use crate::listener::Listener;
@@ -54,6 +58,7 @@ pub(crate) struct Arrival {
 #[derive(Clone)]
 pub(crate) struct Doors {
     authority: Arc<Authority>,
+    auth_service: Arc<AuthService>,
     ingest: Arc<Ingest>,
     /// False once the bus has been away for too long.
     bus_present: watch::Receiver<bool>,
@@ -77,6 +82,7 @@ impl Doors {
                 .is_ok_and(|address| address.ip().is_loopback());
         Self {
             authority: Arc::clone(&shared.authority),
+            auth_service: Arc::clone(&shared.auth_service),
             ingest: Arc::clone(&shared.ingest),
             bus_present: shared.bus_present.clone(),
             dialects: listener.dialects.clone(),
@@ -95,6 +101,8 @@ pub(crate) fn router(doors: Doors) -> Router {
         .method_not_allowed_fallback(failure::method_not_allowed)
         .layer(Extension(document))
         .layer(from_fn_with_state(doors.origins.clone(), cors::guard))
+        // Outermost, so that refusals of any kind have their id, too.
+        .layer(from_fn(request_id::tag))
         .with_state(doors)
 }
 
@@ -102,6 +110,25 @@ pub(crate) fn router(doors: Doors) -> Router {
 fn described() -> (Router<Doors>, Document) {
     let (router, document) = OpenApiRouter::with_openapi(openapi::frame())
         .routes(routes!(auth::issue_token))
+        .routes(routes!(auth::refresh_token))
+        .routes(routes!(auth::revoke_token))
+        .routes(routes!(admin::keys::list_keys, admin::keys::create_key))
+        .routes(routes!(
+            admin::keys::show_key,
+            admin::keys::change_key,
+            admin::keys::revoke_key
+        ))
+        .routes(routes!(admin::users::list_users, admin::users::create_user))
+        .routes(routes!(
+            admin::users::show_user,
+            admin::users::change_user,
+            admin::users::delete_user
+        ))
+        .routes(routes!(admin::users::set_password))
+        .routes(routes!(admin::users::log_out))
+        .routes(routes!(admin::revoke_token))
+        .routes(routes!(admin::revoke_family))
+        .routes(routes!(admin::list_roles))
         .routes(routes!(events::publish_events))
         .routes(routes!(jwks::signing_keys))
         .routes(routes!(openapi::document))

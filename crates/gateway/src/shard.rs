@@ -20,6 +20,7 @@ use tracing::{debug, error, field, info, warn};
 
 use crate::accept;
 use crate::admission::Admission;
+use crate::auth_service::AuthService;
 use crate::authority::Authority;
 use crate::config::Options;
 use crate::counts::ShardCounts;
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) bus_present: watch::Receiver<bool>,
     pub(crate) options: Arc<Options>,
     pub(crate) authority: Arc<Authority>,
+    pub(crate) auth_service: Arc<AuthService>,
     pub(crate) admission: Arc<Admission>,
     /// A permit for each refusal that is being answered.
     pub(crate) refusals: Arc<Semaphore>,

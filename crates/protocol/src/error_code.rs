@@ -31,6 +31,8 @@ pub enum ErrorCode {
     NotFound,
     /// Somebody decided before; the answer says who.
     AlreadyDecided,
+    /// Something of this name exists already.
+    AlreadyExists,
     /// Too many requests.
     RateLimit,
     /// The credential is missing, bad or expired.
@@ -46,7 +48,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::UnknownType,
@@ -58,6 +60,7 @@ impl ErrorCode {
         Self::Forbidden,
         Self::NotFound,
         Self::AlreadyDecided,
+        Self::AlreadyExists,
         Self::RateLimit,
         Self::AuthFailed,
         Self::ConnectionFailed,
@@ -80,6 +83,7 @@ impl ErrorCode {
             Self::Forbidden => "FORBIDDEN",
             Self::NotFound => "NOT_FOUND",
             Self::AlreadyDecided => "ALREADY_DECIDED",
+            Self::AlreadyExists => "ALREADY_EXISTS",
             Self::RateLimit => "RATE_LIMIT",
             Self::AuthFailed => "AUTH_FAILED",
             Self::ConnectionFailed => "CONNECTION_FAILED",
@@ -106,7 +110,7 @@ impl ErrorCode {
             Self::AuthFailed => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
-            Self::AlreadyDecided => 409,
+            Self::AlreadyDecided | Self::AlreadyExists => 409,
             Self::MethodNotAllowed => 405,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
@@ -131,6 +135,7 @@ impl ErrorCode {
             | Self::Forbidden
             | Self::NotFound
             | Self::AlreadyDecided
+            | Self::AlreadyExists
             | Self::RateLimit
             | Self::AuthFailed => 1008,
             Self::TooLarge => 1009,

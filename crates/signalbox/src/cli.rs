@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use signalbox_auth::{AuthArgs, LifetimeArgs, TokenArgs};
+use signalbox_auth::{AuthArgs, BackOffArgs, LifetimeArgs, TokenArgs};
 use signalbox_bus::BusArgs;
 use signalbox_gateway::{EdgeArgs, GatewayArgs};
 use signalbox_identity::Role;
@@ -302,6 +302,7 @@ pub(crate) fn token_args(args: &UpArgs, signing_keys: PathBuf) -> TokenArgs {
         token_issuer: args.edge.token_issuer.clone(),
         token_audience: args.edge.token_audience.clone(),
         lifetime: args.lifetime,
+        back_off: BackOffArgs::default(),
         external_issuers: None,
     }
 }

@@ -6,6 +6,8 @@
 )]
 
 mod auth_replicas;
+mod auth_rest;
+mod auth_rest_hostile;
 mod bench;
 mod browser;
 mod bus_absence;

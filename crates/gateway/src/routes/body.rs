@@ -6,12 +6,29 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use signalbox_protocol::ErrorCode;
-use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::fields::{Complaint, Fields};
 use tokio::time::timeout;
 
 /// How much of a body that is too large is read and dropped, in bytes: most
 /// clients look for an answer only once they have sent everything.
 const DISCARDED_BYTES: usize = 8 * 1024 * 1024;
+
+/// The longest body of a request about credentials, in bytes.
+const MAX_OBJECT_BYTES: usize = 16 * 1024;
+
+/// Reads a JSON object that comes within `patience`.
+///
+/// # Errors
+/// What to tell the client.
+pub(super) async fn fields(body: Body, patience: Duration) -> Result<Fields, Complaint> {
+    let bytes = read(body, MAX_OBJECT_BYTES, patience).await?;
+    let no_json = || Complaint::plain(ErrorCode::InvalidJson, "expected a JSON object");
+    let text = std::str::from_utf8(&bytes).map_err(|_| no_json())?;
+    Fields::parse(text).map_err(|complaint| match complaint.code {
+        ErrorCode::InvalidJson => no_json(),
+        _ => complaint,
+    })
+}
 
 /// Reads a body of at most `limit` bytes within `patience`.
 ///

@@ -16,12 +16,13 @@ use crate::origin::Origins;
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
 /// The headers that pages may send.
 const HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, x-api-key, idempotency-key, traceparent, tracestate, \
+    "authorization, content-type, x-api-key, idempotency-key, x-request-id, traceparent, \
+     tracestate, \
      ce-specversion, ce-type, ce-id, ce-source, ce-time, ce-priority, ce-subject, \
      ce-datacontenttype",
 );
 /// The headers of answers that pages may read, beside those they always may.
-const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after");
+const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after, x-request-id, location");
 /// How long a browser may remember a permission, in seconds; a list that was
 /// made shorter takes effect after as long.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");

@@ -13,13 +13,12 @@ use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::{ErrorCode, catalogue};
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
-use tracing::{debug, error};
+use tracing::error;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::failure::Failure;
-use super::{Doors, Visitor, body, upgrade};
-use crate::authority::Refusal;
+use super::{Doors, Visitor, body, caller};
 use crate::ingest::{self, Acknowledged, Interrupted, Posted, Ready};
 
 /// The longest body that is read, in bytes.
@@ -131,28 +130,8 @@ async fn producer(
     visitor: &Visitor,
     headers: &HeaderMap,
 ) -> Result<Principal, Complaint> {
-    let unavailable = |sentence: &str| Complaint::plain(ErrorCode::Unavailable, sentence);
-    // Its credential might have been revoked meanwhile.
-    if !*doors.bus_present.borrow() {
-        return Err(unavailable("the bus is out of reach, try again"));
-    }
-    let credential = upgrade::in_headers(headers)?.ok_or_else(|| {
-        Complaint::plain(
-            ErrorCode::AuthFailed,
-            "expected Authorization: Bearer or X-API-Key",
-        )
-    })?;
-    let producer = match doors.authority.authenticate(&credential).await {
-        Ok(producer) => producer,
-        Err(Refusal::Invalid(sentence)) => {
-            debug!(peer = %visitor.peer, "credential refused");
-            return Err(Complaint::plain(ErrorCode::AuthFailed, sentence));
-        }
-        Err(Refusal::Unavailable) => {
-            return Err(unavailable("credentials cannot be checked now, try again"));
-        }
-    };
-    visitor.ticket.authenticated();
+    let credential = caller::credential(headers)?;
+    let producer = caller::authenticate(doors, visitor, &credential).await?;
     let may_publish = producer.permissions.intersection(Permissions::PUBLISH);
     if may_publish.is_empty() {
         let any = Permission::Publish(signalbox_protocol::Domain::Threat);

@@ -1,6 +1,8 @@
 //! Answers that say what went wrong: one form for every endpoint, with the
 //! status that the code's table gives.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,6 +12,7 @@ use signalbox_protocol::frame::fields::Complaint;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
+use crate::auth_service::Declined;
 use crate::ingest::Acknowledged;
 
 /// When to try again what cannot be served now, in seconds.
@@ -24,6 +27,9 @@ pub(super) struct Failure {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     acknowledged: Vec<Acknowledged>,
+    /// When to try again, where that is known; else a second is as good as any.
+    #[serde(skip)]
+    retry_after: Option<Duration>,
 }
 
 /// What went wrong.
@@ -65,6 +71,7 @@ impl Failure {
                 field: complaint.field,
             },
             acknowledged,
+            retry_after: None,
         }
     }
 }
@@ -75,15 +82,25 @@ impl From<Complaint> for Failure {
     }
 }
 
+impl From<Declined> for Failure {
+    fn from(declined: Declined) -> Self {
+        Self {
+            retry_after: declined.retry_after,
+            ..Self::new(declined.complaint)
+        }
+    }
+}
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.error.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.retry_after.map(in_seconds);
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         match status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+                headers.insert(header::RETRY_AFTER, retry_after.unwrap_or(RETRY_AFTER));
             }
             StatusCode::UNAUTHORIZED => {
                 let scheme = HeaderValue::from_static("Bearer");
@@ -93,6 +110,12 @@ impl IntoResponse for Failure {
         }
         response
     }
+}
+
+/// A time as a header says it: in seconds, rounded up.
+fn in_seconds(time: Duration) -> HeaderValue {
+    let seconds = time.as_millis().div_ceil(1_000).max(1);
+    HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))
 }
 
 /// A path that is served, but not to this method; axum adds `Allow`.

@@ -19,7 +19,8 @@ use super::failure::Failure;
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     tags(
-        (name = "auth", description = "Tokens and the keys that sign them"),
+        (name = "auth", description = "Tokens and the keys that sign them. An `X-Request-Id` is given back, or a new one"),
+        (name = "admin", description = "Keys, users and the end of either, for administrators"),
         (name = "events", description = "Publishing events"),
         (name = "websocket", description = "Receiving events"),
         (name = "about", description = "This document"),

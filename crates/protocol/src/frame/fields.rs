@@ -105,10 +105,11 @@ impl Fields {
         field: &str,
         max_bytes: usize,
     ) -> Result<Option<String>, Complaint> {
-        match self.map.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(_) => self.text(field, max_bytes).map(Some),
+        if !self.has(field) {
+            self.map.remove(field);
+            return Ok(None);
         }
+        self.text(field, max_bytes).map(Some)
     }
 
     /// An id that must be there.
@@ -232,6 +233,55 @@ impl Fields {
         }
     }
 
+    /// A boolean that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no boolean.
+    pub fn optional_flag(&mut self, field: &str) -> Result<Option<bool>, Complaint> {
+        match self.map.remove(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(_) => Err(self.complaint(field, Kind::Flag)),
+        }
+    }
+
+    /// Whether the field is there and not null.
+    #[must_use]
+    pub fn has(&self, field: &str) -> bool {
+        self.map.get(field).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether the field is there and null.
+    #[must_use]
+    pub fn has_null(&self, field: &str) -> bool {
+        self.map.get(field).is_some_and(Value::is_null)
+    }
+
+    /// Whether the field is there and an empty list.
+    #[must_use]
+    pub fn has_empty_list(&self, field: &str) -> bool {
+        let list = self.map.get(field).and_then(Value::as_array);
+        list.is_some_and(Vec::is_empty)
+    }
+
+    /// Ends the reading of an object that may have no other fields.
+    ///
+    /// # Errors
+    /// Names a field that was not read.
+    pub fn finish(self) -> Result<(), Complaint> {
+        match self.map.keys().next() {
+            None => Ok(()),
+            Some(unknown) => {
+                let field = format!("{}{unknown}", self.path);
+                Err(Complaint {
+                    code: ErrorCode::InvalidMessage,
+                    message: format!("field `{field}`: there is no such field"),
+                    field: Some(field),
+                })
+            }
+        }
+    }
+
     /// What is left of the object.
     #[must_use]
     pub fn into_rest(self) -> Map<String, Value> {
@@ -257,6 +307,24 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_null_is_read_as_absent_and_the_rest_is_refused() {
+        let nulls = r#"{"a": null, "b": null, "c": null, "d": null, "e": null}"#;
+        let mut object = Fields::parse(nulls).unwrap();
+        assert!(object.has_null("a") && !object.has("a") && !object.has("z"));
+        assert_eq!(object.optional_text("a", 10), Ok(None));
+        assert_eq!(object.optional_flag("b"), Ok(None));
+        assert_eq!(object.optional_texts("c"), Ok(None));
+        assert_eq!(object.optional_id("d"), Ok(None));
+        let complaint = object.finish().unwrap_err();
+        assert_eq!(complaint.field.as_deref(), Some("e"));
+        let mut object = Fields::parse(r#"{"a": [], "b": true, "c": 1}"#).unwrap();
+        assert!(object.has_empty_list("a") && !object.has_empty_list("b"));
+        assert_eq!(object.optional_flag("b"), Ok(Some(true)));
+        let complaint = object.optional_flag("c").unwrap_err();
+        assert_eq!(complaint.message, "field `c`: expected a boolean");
+    }
 
     #[test]
     fn complaints_name_the_nested_field() {

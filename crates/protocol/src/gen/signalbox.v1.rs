@@ -206,6 +206,9 @@ pub struct Refusal {
     /// waits, or a flood of failures would take its places.
     #[prost(uint32, tag = "3")]
     pub delay_ms: u32,
+    /// The field of the request that is at fault; empty = none, or no single one.
+    #[prost(string, tag = "4")]
+    pub field: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Done {
@@ -222,7 +225,7 @@ pub struct ManageRequest {
     /// Who asks on svc.admin.manage, as the audit log names them.
     #[prost(string, tag = "3")]
     pub actor: ::prost::alloc::string::String,
-    #[prost(oneof = "manage_request::Operation", tags = "10, 11, 12, 20, 21, 22, 23, 30")]
+    #[prost(oneof = "manage_request::Operation", tags = "10, 11, 12, 13, 20, 21, 22, 23, 24, 30")]
     pub operation: ::core::option::Option<manage_request::Operation>,
 }
 /// Nested message and enum types in `ManageRequest`.
@@ -235,6 +238,8 @@ pub mod manage_request {
         ListKeys(super::ListKeys),
         #[prost(message, tag = "12")]
         ChangeKey(super::ChangeKey),
+        #[prost(message, tag = "13")]
+        GetKey(super::GetKey),
         #[prost(message, tag = "20")]
         CreateUser(super::CreateUser),
         #[prost(message, tag = "21")]
@@ -243,6 +248,8 @@ pub mod manage_request {
         ChangeUser(super::ChangeUser),
         #[prost(message, tag = "23")]
         DeleteUser(super::DeleteUser),
+        #[prost(message, tag = "24")]
+        GetUser(super::GetUser),
         #[prost(message, tag = "30")]
         Revoke(super::RevocationTarget),
     }
@@ -324,6 +331,12 @@ pub struct Key {
     pub created_at: ::prost::alloc::string::String,
     #[prost(bool, tag = "10")]
     pub revoked: bool,
+}
+/// Asks for what may be told of one key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetKey {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
 }
 /// In the order of ids.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -407,6 +420,12 @@ pub struct User {
     /// RFC 3339.
     #[prost(string, tag = "8")]
     pub created_at: ::prost::alloc::string::String,
+}
+/// Asks for what may be told of one user.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetUser {
+    #[prost(string, tag = "1")]
+    pub username: ::prost::alloc::string::String,
 }
 /// In the order in which the service keeps them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
