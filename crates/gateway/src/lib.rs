@@ -3,6 +3,7 @@
 //! | direction | what |
 //! |---|---|
 //! | in | everything on `topics.>`, through one ordered reader |
+//! | in | the buckets `signing_keys` and `revocations` |
 //! | in | frames of clients, over WebSocket |
 //! | in | events of producers, over HTTP |
 //! | out | frames to clients; requests on `svc.auth.>`; events on `events.>` |
@@ -11,6 +12,8 @@
 //! - `hub` knows no dialect, `dialect` knows no socket and no bus.
 //! - A connection belongs to one shard, a single thread; only that thread
 //!   touches its state and writes to its socket.
+//! - What was revoked is applied before anyone is admitted, and after an
+//!   interruption before events are delivered on.
 //! - A subscription gets each of its events once, in stream order, from its
 //!   start on.
 
@@ -18,6 +21,7 @@ mod accept;
 mod access;
 mod admission;
 mod authority;
+mod back_off;
 mod config;
 mod counts;
 mod descriptors;
@@ -30,6 +34,7 @@ mod ingest;
 mod listener;
 mod metrics;
 mod origin;
+mod revocation;
 mod routes;
 mod session;
 mod shard;
@@ -54,6 +59,7 @@ use tracing::{info, warn};
 use crate::admission::Admission;
 pub use crate::admission::AdmissionLimits;
 use crate::authority::Authority;
+use crate::back_off::BackOff;
 pub use crate::config::{ConnectionArgs, EdgeArgs, GatewayArgs, InvalidSetting, Options};
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};
@@ -63,6 +69,7 @@ use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
 use crate::metrics::Metrics;
 pub use crate::origin::{InvalidOrigin, ListedOrigin, Origin};
+use crate::revocation::{Follower, WITHDRAWALS_CAPACITY, Withdrawal};
 use crate::shard::{Shared, Start};
 
 /// How long background tasks may take to end after a stop.
@@ -86,6 +93,7 @@ pub async fn run(
     let bus = Bus::connect(&options.bus, "signalbox-gateway").await?;
     let state = stream::verify(&bus, TOPICS).await?;
     let authority = Arc::new(Authority::new(bus.clone(), options.expectations.clone()).await?);
+    let revocations = Follower::open(bus.clone(), Arc::clone(&authority)).await?;
     let count = shard_count(options.shards);
     let metrics = Metrics::new(count.get());
     Metrics::observe_bus(&bus, "gateway");
@@ -131,8 +139,10 @@ pub async fn run(
     let ingest = Ingest::new(bus.clone(), options.ingest_patience);
     let shared = Shared {
         bus_present,
+        link: bus.link(),
+        back_off: Arc::new(BackOff::new(options.longest_refusal_delay)),
         options: Arc::new(options),
-        authority,
+        authority: Arc::clone(&authority),
         admission,
         refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
         history: Arc::new(History::new(bus.clone())),
@@ -141,12 +151,20 @@ pub async fn run(
         ingest: Arc::new(ingest),
         shutdown: shutdown.clone(),
     };
-    let (senders, starts) = prepare(&listeners, &metrics, state)?;
+    let (senders, withdrawals, starts) = prepare(&listeners, &metrics, state)?;
     drop(listeners);
+    let stop = shutdown.clone();
+    tasks.spawn_critical("revocations", async move {
+        tokio::select! {
+            () = revocations.follow(withdrawals) => {}
+            () = stop.wait() => {}
+        }
+    });
     let reader = Reader {
         state,
         senders,
         presence: Presence { ready, present },
+        authority,
         metrics,
         shutdown: shutdown.clone(),
     };
@@ -179,6 +197,7 @@ struct Reader {
     state: StreamState,
     senders: Vec<mpsc::Sender<News>>,
     presence: Presence,
+    authority: Arc<Authority>,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 }
@@ -194,6 +213,7 @@ impl Reader {
             reader,
             self.senders,
             self.presence,
+            &self.authority,
             &self.metrics.feed,
             self.shutdown,
         )
@@ -225,26 +245,37 @@ fn prepare(
     listeners: &[Listener],
     metrics: &Metrics,
     state: StreamState,
-) -> Result<(Vec<mpsc::Sender<News>>, Vec<Start>), Error> {
+) -> Result<
+    (
+        Vec<mpsc::Sender<News>>,
+        Vec<mpsc::Sender<Withdrawal>>,
+        Vec<Start>,
+    ),
+    Error,
+> {
     let mut senders = Vec::new();
+    let mut withdrawers = Vec::new();
     let mut starts = Vec::new();
     for counts in &metrics.shards {
         let (sender, news) = mpsc::channel(FEED_CAPACITY);
+        let (withdrawer, withdrawals) = mpsc::channel(WITHDRAWALS_CAPACITY);
         let listeners = listeners
             .iter()
             .map(Listener::try_clone)
             .collect::<Result<_, _>>()
             .map_err(Error::Shards)?;
         senders.push(sender);
+        withdrawers.push(withdrawer);
         starts.push(Start {
             listeners,
             news,
+            withdrawals,
             counts: Arc::clone(counts),
             epoch: state.epoch,
             position: state.last,
         });
     }
-    Ok((senders, starts))
+    Ok((senders, withdrawers, starts))
 }
 
 /// Starts the shards; the first one also reads the bus, if `reader` is given.

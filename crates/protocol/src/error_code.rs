@@ -35,6 +35,10 @@ pub enum ErrorCode {
     RateLimit,
     /// The credential is missing, bad or expired.
     AuthFailed,
+    /// The token is about to expire; a fresh one keeps the connection.
+    TokenExpiring,
+    /// The token has expired, and the connection ends.
+    TokenExpired,
     /// The server cannot serve the connection now; the client may return.
     ConnectionFailed,
     /// The service that decides is out of reach; the same request may succeed
@@ -46,7 +50,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::UnknownType,
@@ -60,6 +64,8 @@ impl ErrorCode {
         Self::AlreadyDecided,
         Self::RateLimit,
         Self::AuthFailed,
+        Self::TokenExpiring,
+        Self::TokenExpired,
         Self::ConnectionFailed,
         Self::Unavailable,
         Self::Internal,
@@ -82,6 +88,8 @@ impl ErrorCode {
             Self::AlreadyDecided => "ALREADY_DECIDED",
             Self::RateLimit => "RATE_LIMIT",
             Self::AuthFailed => "AUTH_FAILED",
+            Self::TokenExpiring => "TOKEN_EXPIRING",
+            Self::TokenExpired => "TOKEN_EXPIRED",
             Self::ConnectionFailed => "CONNECTION_FAILED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Internal => "INTERNAL",
@@ -103,7 +111,7 @@ impl ErrorCode {
             | Self::UnknownType
             | Self::UnknownChannel
             | Self::UnknownFilter => 400,
-            Self::AuthFailed => 401,
+            Self::AuthFailed | Self::TokenExpiring | Self::TokenExpired => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::AlreadyDecided => 409,
@@ -132,7 +140,9 @@ impl ErrorCode {
             | Self::NotFound
             | Self::AlreadyDecided
             | Self::RateLimit
-            | Self::AuthFailed => 1008,
+            | Self::AuthFailed
+            | Self::TokenExpiring
+            | Self::TokenExpired => 1008,
             Self::TooLarge => 1009,
             Self::Internal => 1011,
             Self::ConnectionFailed | Self::Unavailable => 1013,
