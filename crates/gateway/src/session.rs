@@ -103,7 +103,8 @@ pub(crate) async fn run<D: Dialect + 'static>(
         session = %session.name,
         code = closure.code.map(CloseCode::as_u16),
         by = ?closure.by,
-        reason = %closure.reason,
+        // The client may have chosen it: quoted, it cannot begin a line.
+        reason = ?closure.reason,
         bytes = session.outbound.bytes_sent(),
         duration = ?began.elapsed(),
         "disconnected"
@@ -202,7 +203,7 @@ impl<D: Dialect + 'static> Session<D> {
     }
 
     fn strike(&mut self, complaint: &Complaint) {
-        debug!(session = %self.name, code = %complaint.code, message = %complaint.message, "bad message");
+        debug!(session = %self.name, code = %complaint.code, complaint = complaint.message, "bad message");
         self.refuse(complaint);
         if !is_clients_fault(complaint.code) {
             return;

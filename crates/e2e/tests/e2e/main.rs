@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod attacks;
 mod auth_replicas;
 mod bench;
 mod browser;
@@ -17,6 +18,7 @@ mod dead_letters;
 mod decisions;
 mod dlq;
 mod events;
+mod expiry;
 mod faults;
 mod fixtures;
 mod floods;
@@ -35,6 +37,7 @@ mod planted;
 mod publishing;
 mod raw;
 mod resume;
+mod revocation;
 mod routers;
 mod slow_readers;
 mod speech;
