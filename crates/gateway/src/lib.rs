@@ -151,18 +151,18 @@ pub async fn run(
         ingest: Arc::new(ingest),
         shutdown: shutdown.clone(),
     };
-    let (senders, withdrawals, starts) = prepare(&listeners, &metrics, state)?;
+    let (senders, starts) = prepare(&listeners, &metrics, state)?;
     drop(listeners);
     let stop = shutdown.clone();
     tasks.spawn_critical("revocations", async move {
         tokio::select! {
-            () = revocations.follow(withdrawals) => {}
+            () = revocations.follow(senders.withdrawals) => {}
             () = stop.wait() => {}
         }
     });
     let reader = Reader {
         state,
-        senders,
+        senders: senders.news,
         presence: Presence { ready, present },
         authority,
         metrics,
@@ -240,21 +240,20 @@ fn shard_count(asked: usize) -> NonZeroUsize {
     })
 }
 
+/// Where the shards are told things.
+#[derive(Default)]
+struct Senders {
+    news: Vec<mpsc::Sender<News>>,
+    withdrawals: Vec<mpsc::Sender<Withdrawal>>,
+}
+
 /// What each shard starts with, and where its news go in.
 fn prepare(
     listeners: &[Listener],
     metrics: &Metrics,
     state: StreamState,
-) -> Result<
-    (
-        Vec<mpsc::Sender<News>>,
-        Vec<mpsc::Sender<Withdrawal>>,
-        Vec<Start>,
-    ),
-    Error,
-> {
-    let mut senders = Vec::new();
-    let mut withdrawers = Vec::new();
+) -> Result<(Senders, Vec<Start>), Error> {
+    let mut senders = Senders::default();
     let mut starts = Vec::new();
     for counts in &metrics.shards {
         let (sender, news) = mpsc::channel(FEED_CAPACITY);
@@ -264,8 +263,8 @@ fn prepare(
             .map(Listener::try_clone)
             .collect::<Result<_, _>>()
             .map_err(Error::Shards)?;
-        senders.push(sender);
-        withdrawers.push(withdrawer);
+        senders.news.push(sender);
+        senders.withdrawals.push(withdrawer);
         starts.push(Start {
             listeners,
             news,
@@ -275,7 +274,7 @@ fn prepare(
             position: state.last,
         });
     }
-    Ok((senders, withdrawers, starts))
+    Ok((senders, starts))
 }
 
 /// Starts the shards; the first one also reads the bus, if `reader` is given.

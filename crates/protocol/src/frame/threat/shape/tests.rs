@@ -57,6 +57,7 @@ fn frames(full: bool) -> Vec<Value> {
             message: "m",
             field: options.map(|()| "f"),
             retry_after: options.map(|()| 1_000),
+            expires_at: None,
             decided_by: options.map(|()| "u"),
             decision: options.map(|()| Verdict::Reject),
         },
