@@ -58,7 +58,7 @@ fn frames(full: bool) -> Vec<Value> {
                 message: "m",
                 field: options.map(|()| "f"),
                 retry_after: options.map(|()| 1_000),
-                expires_at: None,
+                expires_at: options.map(|()| timestamp),
             },
             timestamp,
         },
