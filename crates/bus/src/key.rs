@@ -15,6 +15,10 @@ pub const REFRESH_FAMILIES: &str = "refresh_families";
 /// Bucket: what no longer holds of credentials in use. Watched by gateways; an
 /// entry expires when no token is left that it could concern.
 pub const REVOCATIONS: &str = "revocations";
+/// The stream that the bucket of revocations is.
+pub const REVOCATIONS_STREAM: &str = "KV_revocations";
+/// The wildcard for all entries of the bucket of revocations in its stream.
+pub const REVOCATIONS_ENTRIES: &str = "$KV.revocations.>";
 /// Bucket: which dead letters were replayed, by their position in DLQ.
 pub const REPLAYS: &str = "dlq_replays";
 

@@ -71,6 +71,7 @@ pub struct OrderedReader {
     pending: Vec<Delivery>,
     link: watch::Receiver<Link>,
     interrupted: bool,
+    starts: u64,
 }
 
 /// One life of the server's side.
@@ -112,6 +113,7 @@ impl OrderedReader {
             pending: Vec::new(),
             link,
             interrupted: false,
+            starts: 0,
         }
     }
 
@@ -125,6 +127,13 @@ impl OrderedReader {
     #[must_use]
     pub const fn position(&self) -> u64 {
         self.position
+    }
+
+    /// How many consumers were started. It changes with every interruption,
+    /// also with one too short to be told of.
+    #[must_use]
+    pub const fn starts(&self) -> u64 {
+        self.starts
     }
 
     /// How many messages lie behind [`position`](Self::position) in the stream,
@@ -277,6 +286,7 @@ impl OrderedReader {
             .unless_refused(&subject, create)
             .await?
             .map_err(|error| BusError::api(format!("read {}", self.stream), error))?;
+        self.starts += 1;
         self.consumer = Some(Consumer {
             subscriber,
             delivered: 0,

@@ -51,6 +51,12 @@ pub struct EdgeArgs {
     /// Seconds a connection may stay without a credential [default: as the dialect says]
     #[arg(long, env = "SIGNALBOX_AUTHENTICATION_TIMEOUT")]
     pub authentication_timeout: Option<f64>,
+    /// Seconds before the end of a token in which a connection is told of it
+    #[arg(long, env = "SIGNALBOX_EXPIRY_NOTICE", default_value_t = 30.0)]
+    pub expiry_notice: f64,
+    /// Seconds that the refusal of a bad credential is withheld at most; it grows with each failure of an address or credential. 0 = answer at once
+    #[arg(long, env = "SIGNALBOX_LONGEST_REFUSAL_DELAY", default_value_t = 30.0)]
+    pub longest_refusal_delay: f64,
     /// Seconds a connection may be silent before it is closed; half-way it is pinged
     #[arg(long, env = "SIGNALBOX_SILENCE", default_value_t = 60.0)]
     pub silence: f64,
@@ -99,6 +105,11 @@ pub struct Options {
     /// How long a connection may stay without a credential; `None` = as its
     /// dialect says.
     pub authentication: Option<Duration>,
+    /// How long before the end of a token a connection is told of it.
+    pub expiry_notice: Duration,
+    /// How long the refusal of a bad credential is withheld at most; zero =
+    /// never.
+    pub longest_refusal_delay: Duration,
     /// Who may connect.
     pub admission: AdmissionLimits,
     /// Limits of a WebSocket connection.
@@ -157,6 +168,8 @@ impl Options {
             shards: edge.shards,
             drain_window: seconds("--drain-window", edge.drain_window)?,
             authentication,
+            expiry_notice: seconds("--expiry-notice", edge.expiry_notice)?,
+            longest_refusal_delay: seconds("--longest-refusal-delay", edge.longest_refusal_delay)?,
             admission: edge.connection.admission()?,
             websocket: edge.connection.websocket(silence)?,
             http: edge.connection.http()?,

@@ -15,8 +15,12 @@ use signalbox_protocol::decision::{Decision, Verdict};
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_protocol::{Dialect as Name, ErrorCode};
 use signalbox_transport::Frame;
+use time::OffsetDateTime;
 
 use crate::hub::{Encode, HubEvent, Selection};
+
+/// What clients are told when their token is about to expire.
+const EXPIRING: &str = "the token is about to expire, authenticate with a fresh one";
 
 /// What a client asks for, in the core's words.
 #[derive(Debug)]
@@ -91,6 +95,11 @@ pub(crate) enum Answer<'a> {
         reason: &'a str,
         /// When it came.
         occasion: Occasion,
+    },
+    /// The credential is about to expire; a fresh one keeps the connection.
+    Expiring {
+        /// When.
+        expires_at: OffsetDateTime,
     },
     /// The credential has expired, and the connection ends.
     Expired {

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+use crate::authority::Authority;
 use crate::counts::FeedCounts;
 use crate::hub::{EventTrace, HubEvent, Tally};
 
@@ -74,10 +75,14 @@ pub(crate) async fn run(
     mut reader: OrderedReader,
     shards: Vec<mpsc::Sender<News>>,
     presence: Presence,
+    authority: &Authority,
     counts: &FeedCounts,
     shutdown: Shutdown,
 ) {
+    let revocations = authority.revocations();
     let mut absent_since: Option<Instant> = None;
+    // The life of the reader up to which revocations are known to be applied.
+    let mut settled = 0;
     loop {
         let reading = tokio::select! {
             () = shutdown.wait() => return,
@@ -117,15 +122,50 @@ pub(crate) async fn run(
                 continue;
             }
             Reading::Resumed => {
+                // Whoever is admitted or served from memory is judged by what
+                // was revoked in the meantime.
+                let since = absent_since.get_or_insert_with(Instant::now);
+                tokio::select! {
+                    () = shutdown.wait() => return,
+                    () = settle(authority, &presence, *since) => {}
+                }
+                settled = reader.starts();
                 info!(position = reader.position(), "reading on");
                 absent_since = None;
                 presence.found();
                 continue;
             }
         };
+        // What was revoked while this reader, or that of the revocations, was
+        // cut off is applied before its events go on.
+        if reader.starts() != settled || !revocations.is_current() {
+            let since = *absent_since.get_or_insert_with(Instant::now);
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = settle(authority, &presence, since) => {}
+            }
+            settled = reader.starts();
+            absent_since = None;
+            presence.found();
+        }
         for shard in &shards {
             if shard.send(news.clone()).await.is_err() {
                 return;
+            }
+        }
+    }
+}
+
+/// Waits until all revocations are with the shards; tells when that takes too
+/// long, the bus having been away since `since`.
+async fn settle(authority: &Authority, presence: &Presence, since: Instant) {
+    let mut since = Some(since);
+    loop {
+        tokio::select! {
+            () = authority.revocations().settled() => return,
+            () = absence(since) => {
+                presence.lost();
+                since = None;
             }
         }
     }

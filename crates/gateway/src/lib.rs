@@ -3,6 +3,7 @@
 //! | direction | what |
 //! |---|---|
 //! | in | everything on `topics.>`, through one ordered reader |
+//! | in | the buckets `signing_keys` and `revocations` |
 //! | in | frames of clients, over WebSocket |
 //! | in | events of producers, over HTTP |
 //! | in | logins, refreshes, revocations and administration, over HTTP |
@@ -12,6 +13,8 @@
 //! - `hub` knows no dialect, `dialect` knows no socket and no bus.
 //! - A connection belongs to one shard, a single thread; only that thread
 //!   touches its state and writes to its socket.
+//! - What was revoked is applied before anyone is admitted, and after an
+//!   interruption before events are delivered on.
 //! - A subscription gets each of its events once, in stream order, from its
 //!   start on.
 
@@ -20,6 +23,7 @@ mod access;
 mod admission;
 mod auth_service;
 mod authority;
+mod back_off;
 mod config;
 mod counts;
 mod descriptors;
@@ -32,6 +36,7 @@ mod ingest;
 mod listener;
 mod metrics;
 mod origin;
+mod revocation;
 mod routes;
 mod session;
 mod shard;
@@ -57,6 +62,7 @@ use crate::admission::Admission;
 pub use crate::admission::AdmissionLimits;
 use crate::auth_service::AuthService;
 use crate::authority::Authority;
+use crate::back_off::BackOff;
 pub use crate::config::{ConnectionArgs, EdgeArgs, GatewayArgs, InvalidSetting, Options};
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};
@@ -66,6 +72,7 @@ use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
 use crate::metrics::Metrics;
 pub use crate::origin::{InvalidOrigin, ListedOrigin, Origin};
+use crate::revocation::{Follower, WITHDRAWALS_CAPACITY, Withdrawal};
 use crate::shard::{Shared, Start};
 
 /// How long background tasks may take to end after a stop.
@@ -89,6 +96,7 @@ pub async fn run(
     let bus = Bus::connect(&options.bus, "signalbox-gateway").await?;
     let state = stream::verify(&bus, TOPICS).await?;
     let authority = Arc::new(Authority::new(bus.clone(), options.expectations.clone()).await?);
+    let revocations = Follower::open(bus.clone(), Arc::clone(&authority)).await?;
     let count = shard_count(options.shards);
     let metrics = Metrics::new(count.get());
     Metrics::observe_bus(&bus, "gateway");
@@ -134,8 +142,10 @@ pub async fn run(
     let ingest = Ingest::new(bus.clone(), options.ingest_patience);
     let shared = Shared {
         bus_present,
+        link: bus.link(),
+        back_off: Arc::new(BackOff::new(options.longest_refusal_delay)),
         options: Arc::new(options),
-        authority,
+        authority: Arc::clone(&authority),
         auth_service: Arc::new(AuthService::new(bus.clone())),
         admission,
         refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
@@ -150,10 +160,18 @@ pub async fn run(
     debug!(events = recent.events.len(), "recent events read");
     let (senders, starts) = prepare(&listeners, &metrics, state, Arc::new(recent))?;
     drop(listeners);
+    let stop = shutdown.clone();
+    tasks.spawn_critical("revocations", async move {
+        tokio::select! {
+            () = revocations.follow(senders.withdrawals) => {}
+            () = stop.wait() => {}
+        }
+    });
     let reader = Reader {
         state,
-        senders,
+        senders: senders.news,
         presence: Presence { ready, present },
+        authority,
         metrics,
         shutdown: shutdown.clone(),
     };
@@ -186,6 +204,7 @@ struct Reader {
     state: StreamState,
     senders: Vec<mpsc::Sender<News>>,
     presence: Presence,
+    authority: Arc<Authority>,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 }
@@ -201,6 +220,7 @@ impl Reader {
             reader,
             self.senders,
             self.presence,
+            &self.authority,
             &self.metrics.feed,
             self.shutdown,
         )
@@ -227,26 +247,36 @@ fn shard_count(asked: usize) -> NonZeroUsize {
     })
 }
 
+/// Where the shards are told things.
+#[derive(Default)]
+struct Senders {
+    news: Vec<mpsc::Sender<News>>,
+    withdrawals: Vec<mpsc::Sender<Withdrawal>>,
+}
+
 /// What each shard starts with, and where its news go in.
 fn prepare(
     listeners: &[Listener],
     metrics: &Metrics,
     state: StreamState,
     recent: Arc<Recent>,
-) -> Result<(Vec<mpsc::Sender<News>>, Vec<Start>), Error> {
-    let mut senders = Vec::new();
+) -> Result<(Senders, Vec<Start>), Error> {
+    let mut senders = Senders::default();
     let mut starts = Vec::new();
     for counts in &metrics.shards {
         let (sender, news) = mpsc::channel(FEED_CAPACITY);
+        let (withdrawer, withdrawals) = mpsc::channel(WITHDRAWALS_CAPACITY);
         let listeners = listeners
             .iter()
             .map(Listener::try_clone)
             .collect::<Result<_, _>>()
             .map_err(Error::Shards)?;
-        senders.push(sender);
+        senders.news.push(sender);
+        senders.withdrawals.push(withdrawer);
         starts.push(Start {
             listeners,
             news,
+            withdrawals,
             counts: Arc::clone(counts),
             epoch: state.epoch,
             position: state.last,

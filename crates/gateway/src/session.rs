@@ -5,9 +5,9 @@ mod decide;
 mod identity;
 mod meter;
 mod replay;
+mod standing;
 mod subscriptions;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,18 +16,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use signalbox_identity::Principal;
 use signalbox_protocol::ErrorCode;
-use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_transport::{CloseCode, Closure, Incoming, Outbound, WebSocket};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use self::identity::Expiry;
 use self::meter::Meter;
+use self::standing::Standing;
 use crate::dialect::{Answer, Dialect, Occasion, Request};
-use crate::hub::{MemberId, SubscriptionId};
+use crate::hub::MemberId;
 use crate::routes::Visitor;
 use crate::shard::{Connection, Presence, Shard};
 
@@ -45,23 +45,18 @@ const AUDIT: &str = "audit";
 
 type Replay = Pin<Box<dyn Future<Output = ()>>>;
 
-/// A subscription by the name that the client knows it by.
-struct Held {
-    id: SubscriptionId,
-    channel: Channel,
-}
-
-struct Session<D> {
+struct Session<D: Dialect> {
     dialect: D,
     name: String,
     visitor: Visitor,
     shard: Rc<Shard>,
     outbound: Outbound,
     member: MemberId,
-    principal: Option<Principal>,
-    /// When the connection ends unless a credential comes or is renewed.
+    standing: Rc<Standing<D>>,
+    /// When something is due about the credential.
     deadline: Pin<Box<Sleep>>,
-    subscriptions: HashMap<String, Held>,
+    /// What that is: an announcement, or else the end.
+    announcement: Option<Expiry>,
     next_subscription: u64,
     replays: FuturesUnordered<Replay>,
     strikes: u32,
@@ -71,7 +66,7 @@ struct Session<D> {
     _presence: Presence,
 }
 
-impl<D> Drop for Session<D> {
+impl<D: Dialect> Drop for Session<D> {
     fn drop(&mut self) {
         self.shard.hub.borrow_mut().leave(self.member);
     }
@@ -86,7 +81,7 @@ fn say_farewell<D: Dialect>(outbound: &Outbound) {
 }
 
 /// Serves a connection to its end. `credential` came with the upgrade.
-pub(crate) async fn run<D: Dialect>(
+pub(crate) async fn run<D: Dialect + 'static>(
     dialect: D,
     shard: Rc<Shard>,
     mut socket: WebSocket,
@@ -110,14 +105,15 @@ pub(crate) async fn run<D: Dialect>(
         session = %session.name,
         code = closure.code.map(CloseCode::as_u16),
         by = ?closure.by,
-        reason = %closure.reason,
+        // The client may have chosen it: quoted, it cannot begin a line.
+        reason = ?closure.reason,
         bytes = session.outbound.bytes_sent(),
         duration = ?began.elapsed(),
         "disconnected"
     );
 }
 
-impl<D: Dialect> Session<D> {
+impl<D: Dialect + 'static> Session<D> {
     fn new(dialect: D, shard: Rc<Shard>, outbound: Outbound, visitor: Visitor) -> Self {
         outbound.set_overload_farewell(|| {
             D::default().farewell(
@@ -133,21 +129,24 @@ impl<D: Dialect> Session<D> {
             .unwrap_or_default();
         let member = shard.hub.borrow_mut().join(outbound.clone());
         let messages_per_minute = shard.shared.options.messages_per_minute;
+        let name = format!("ws-session-{}", Uuid::now_v7().simple());
+        let standing = Rc::new(Standing::<D>::new(name.clone(), outbound.clone()));
         Self {
             dialect,
-            name: format!("ws-session-{}", Uuid::now_v7().simple()),
+            name,
             visitor,
             _presence: shard.enter(Connection {
                 outbound: outbound.clone(),
                 dialect: D::NAME,
                 farewell: say_farewell::<D>,
+                holder: standing.clone(),
             }),
             shard,
             outbound,
             member,
-            principal: None,
+            standing,
             deadline: Box::pin(sleep(authentication)),
-            subscriptions: HashMap::new(),
+            announcement: None,
             next_subscription: 0,
             replays: FuturesUnordered::new(),
             strikes: 0,
@@ -177,7 +176,7 @@ impl<D: Dialect> Session<D> {
 
     /// Accepts full-sized messages of a client that has authenticated.
     fn trust(&mut self, socket: &mut WebSocket) {
-        if self.principal.is_some() && !self.trusted {
+        if self.standing.principal().is_some() && !self.trusted {
             self.trusted = true;
             let limit = self.shard.shared.options.websocket.max_message_bytes;
             socket.set_max_message_bytes(limit);
@@ -189,7 +188,8 @@ impl<D: Dialect> Session<D> {
         // Browsers cannot send the WebSocket's own pings, which are free.
         if !matches!(decoded, Ok(Request::Ping)) {
             let limits = Arc::clone(&self.shard.shared.limits);
-            let counted = self.meter.count(&limits, self.principal.as_ref()).await;
+            let principal = self.standing.principal();
+            let counted = self.meter.count(&limits, principal.as_deref()).await;
             if let Err(excess) = counted {
                 debug!(session = %self.name, used = excess.used, limit = excess.limit, "too many messages");
                 self.answer(&Answer::LimitExceeded(&excess));
@@ -207,7 +207,7 @@ impl<D: Dialect> Session<D> {
     }
 
     fn strike(&mut self, complaint: &Complaint) {
-        debug!(session = %self.name, code = %complaint.code, message = %complaint.message, "bad message");
+        debug!(session = %self.name, code = %complaint.code, complaint = complaint.message, "bad message");
         self.refuse(complaint);
         if !is_clients_fault(complaint.code) {
             return;

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use signalbox_bus::connection::Link;
 use signalbox_bus::decision::Decisions;
+use signalbox_identity::Revocations;
 use signalbox_limits::Limits;
 use signalbox_protocol::Dialect;
 use signalbox_protocol::cursor::Epoch;
@@ -22,6 +24,7 @@ use crate::accept;
 use crate::admission::Admission;
 use crate::auth_service::AuthService;
 use crate::authority::Authority;
+use crate::back_off::BackOff;
 use crate::config::Options;
 use crate::counts::ShardCounts;
 use crate::dialect::Encoding;
@@ -32,6 +35,7 @@ use crate::history::{History, Recent};
 use crate::hub::{FanOut, Hub, RingLimits};
 use crate::ingest::Ingest;
 use crate::listener::Listener;
+use crate::revocation::Withdrawal;
 use crate::routes::{Arrival, Doors};
 use crate::session;
 use crate::spans;
@@ -51,9 +55,13 @@ const FAREWELL_BATCH: usize = 64;
 pub(crate) struct Shared {
     /// False once the bus has been away for too long.
     pub(crate) bus_present: watch::Receiver<bool>,
+    /// The link over which history and revocations are read.
+    pub(crate) link: watch::Receiver<Link>,
     pub(crate) options: Arc<Options>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) auth_service: Arc<AuthService>,
+    /// How late bad credentials are refused.
+    pub(crate) back_off: Arc<BackOff>,
     pub(crate) admission: Arc<Admission>,
     /// A permit for each refusal that is being answered.
     pub(crate) refusals: Arc<Semaphore>,
@@ -68,6 +76,7 @@ pub(crate) struct Shared {
 pub(crate) struct Start {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) news: mpsc::Receiver<News>,
+    pub(crate) withdrawals: mpsc::Receiver<Withdrawal>,
     pub(crate) counts: Arc<ShardCounts>,
     pub(crate) epoch: Epoch,
     pub(crate) position: u64,
@@ -88,7 +97,16 @@ pub(crate) struct Shard {
     empty: Notify,
 }
 
-/// An open connection, as far as draining needs it.
+/// Whose credentials may be taken back while the connection is open.
+pub(crate) trait Holder {
+    /// Does to the connection what new entries say of its credential.
+    fn judge(&self, shard: &Shard, entries: &Revocations);
+
+    /// Sends a connection away whose credential has to be presented again.
+    fn present_again(&self);
+}
+
+/// An open connection, as far as the shard needs it.
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) outbound: Outbound,
@@ -96,6 +114,8 @@ pub(crate) struct Connection {
     pub(crate) dialect: Dialect,
     /// Tells the client, in its dialect, that the gateway is going away.
     pub(crate) farewell: fn(&Outbound),
+    /// Who it is.
+    pub(crate) holder: Rc<dyn Holder>,
 }
 
 /// Keeps a connection listed for as long as it lives.
@@ -125,6 +145,17 @@ impl Shard {
         Presence {
             shard: Rc::clone(self),
             index,
+        }
+    }
+
+    /// Takes credentials back. A walk over ten thousand connections takes a few
+    /// milliseconds, whatever the number of entries.
+    fn withdraw(&self, withdrawal: &Withdrawal) {
+        for (_, connection) in self.connections.borrow().iter() {
+            match withdrawal {
+                Withdrawal::Entries(entries) => connection.holder.judge(self, entries),
+                Withdrawal::Unseen => connection.holder.present_again(),
+            }
         }
     }
 
@@ -177,7 +208,7 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
     let mut welcoming = JoinSet::new();
     welcoming.spawn_local(welcome(Rc::clone(&shard), arrivals));
     tokio::select! {
-        () = deliver(&shard, &mut start.news) => {}
+        () = deliver(&shard, &mut start.news, &mut start.withdrawals) => {}
         () = drain(&shard, &mut accepting) => {}
         () = keep_measuring(&shard) => {}
     }
@@ -193,8 +224,22 @@ async fn keep_measuring(shard: &Shard) {
 }
 
 /// Hands news to the hub and frames to the sockets.
-async fn deliver(shard: &Shard, news: &mut mpsc::Receiver<News>) {
-    while let Some(news) = news.recv().await {
+async fn deliver(
+    shard: &Shard,
+    news: &mut mpsc::Receiver<News>,
+    withdrawals: &mut mpsc::Receiver<Withdrawal>,
+) {
+    loop {
+        let news = tokio::select! {
+            // An entry that was sent before a batch is applied before it.
+            biased;
+            Some(withdrawal) = withdrawals.recv() => {
+                shard.withdraw(&withdrawal);
+                continue;
+            }
+            news = news.recv() => news,
+        };
+        let Some(news) = news else { break };
         match news {
             News::Batch { events, position } => {
                 shard.hub.borrow_mut().publish(&events, position);

@@ -37,6 +37,10 @@ pub enum ErrorCode {
     RateLimit,
     /// The credential is missing, bad or expired.
     AuthFailed,
+    /// The token is about to expire; a fresh one keeps the connection.
+    TokenExpiring,
+    /// The token has expired, and the connection ends.
+    TokenExpired,
     /// The server cannot serve the connection now; the client may return.
     ConnectionFailed,
     /// The service that decides is out of reach; the same request may succeed
@@ -48,7 +52,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::UnknownType,
@@ -63,6 +67,8 @@ impl ErrorCode {
         Self::AlreadyExists,
         Self::RateLimit,
         Self::AuthFailed,
+        Self::TokenExpiring,
+        Self::TokenExpired,
         Self::ConnectionFailed,
         Self::Unavailable,
         Self::Internal,
@@ -86,6 +92,8 @@ impl ErrorCode {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::RateLimit => "RATE_LIMIT",
             Self::AuthFailed => "AUTH_FAILED",
+            Self::TokenExpiring => "TOKEN_EXPIRING",
+            Self::TokenExpired => "TOKEN_EXPIRED",
             Self::ConnectionFailed => "CONNECTION_FAILED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Internal => "INTERNAL",
@@ -107,7 +115,7 @@ impl ErrorCode {
             | Self::UnknownType
             | Self::UnknownChannel
             | Self::UnknownFilter => 400,
-            Self::AuthFailed => 401,
+            Self::AuthFailed | Self::TokenExpiring | Self::TokenExpired => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::AlreadyDecided | Self::AlreadyExists => 409,
@@ -137,7 +145,9 @@ impl ErrorCode {
             | Self::AlreadyDecided
             | Self::AlreadyExists
             | Self::RateLimit
-            | Self::AuthFailed => 1008,
+            | Self::AuthFailed
+            | Self::TokenExpiring
+            | Self::TokenExpired => 1008,
             Self::TooLarge => 1009,
             Self::Internal => 1011,
             Self::ConnectionFailed | Self::Unavailable => 1013,

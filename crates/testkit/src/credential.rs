@@ -20,6 +20,16 @@ impl Platform {
     /// When there is no such role or no key.
     #[must_use]
     pub fn unlimited_token(&self, role: &str) -> String {
+        let token = self.signing_key().sign(&self.claims(role));
+        token.expect("claims can be signed").expose().to_owned()
+    }
+
+    /// The claims of such a token.
+    ///
+    /// # Panics
+    /// When there is no such role.
+    #[must_use]
+    pub fn claims(&self, role: &str) -> Claims {
         let role: Role = role.parse().expect("the test names a role");
         let subject = format!("unlimited-{role}");
         let principal = Principal {
@@ -45,13 +55,15 @@ impl Platform {
             lifetime: LIFETIME,
             family: None,
         };
-        let claims = Claims::issue(&principal, issuance);
-        let token = self.signing_key().sign(&claims);
-        token.expect("claims can be signed").expose().to_owned()
+        Claims::issue(&principal, issuance)
     }
 
     /// The key of the auth service.
-    fn signing_key(&self) -> SigningKey {
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn signing_key(&self) -> SigningKey {
         let folder = self.dir.path().join("signing-keys");
         let files = std::fs::read_dir(&folder).expect("there are signing keys");
         let file = files

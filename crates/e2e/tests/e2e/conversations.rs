@@ -10,7 +10,7 @@ use signalbox_bus::{Bus, BusOptions, HeaderMap};
 use signalbox_protocol::envelope::{CE_ID, CE_TIME};
 use signalbox_protocol::frame::mesh::shape::SHAPE as MESH;
 use signalbox_protocol::frame::threat::shape::SHAPE as THREAT;
-use signalbox_testkit::{DEADLINE, WsClient, api_key};
+use signalbox_testkit::{DEADLINE, WsClient, api_key, post};
 
 use crate::fixtures::{Fixtures, event};
 use crate::up::{listener, up};
@@ -66,6 +66,15 @@ async fn producer(runtime: &Value) -> Bus {
         wait: DEADLINE,
     };
     Bus::connect(&options, "test").await.unwrap()
+}
+
+/// A token that ends in two seconds.
+async fn short_token(addr: SocketAddr, key: &str) -> String {
+    let body = json!({"api_key": key, "ttl": 2}).to_string();
+    let (status, answer) = post(addr, "/api/v1/auth/token", &body).await;
+    assert_eq!(status, 200, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    answer["access_token"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -133,6 +142,16 @@ async fn threat_is_spoken_as_documented() {
     let closed = stranger.client.expect_close(DEADLINE).await;
     assert_eq!(closed.code, Some(1008));
 
+    let mut guest = Speaker::connect(&url, &fixtures).await;
+    let mut claim = fixtures.client("authenticate");
+    claim["token"] = json!(short_token(addr, claim["token"].as_str().unwrap()).await);
+    guest.client.send_json(&claim).await;
+    guest.client.expect("auth_success").await;
+    guest.hears("error-token_expiring").await;
+    guest.hears("error-token_expired").await;
+    let closed = guest.client.expect_close(DEADLINE).await;
+    assert_eq!(closed.code, Some(1008));
+
     loop {
         dana.says("subscribe-metrics").await;
         let answer = dana.client.next_json(DEADLINE).await;
@@ -192,6 +211,13 @@ async fn mesh_is_spoken_as_documented() {
     returning.says("subscribe-resumed").await;
     returning.hears("subscribed-resumed").await;
     returning.hears("network_event.node_joined").await;
+
+    let token = short_token(listener(&runtime), &key).await;
+    let mut guest = Speaker::connect(&format!("{url}?token={token}"), &fixtures).await;
+    guest.hears("error-token_expiring").await;
+    guest.hears("error-token_expired").await;
+    let closed = guest.client.expect_close(DEADLINE).await;
+    assert_eq!(closed.code, Some(1008));
 
     process.sigterm();
     noor.hears("error-connection_failed").await;

@@ -150,6 +150,9 @@ impl Fixtures {
             message["reset_time"] = RESET.into();
         }
         self.session(&mut message);
+        if message.get("expires_at").is_some() {
+            message["expires_at"] = RESET.into();
+        }
         if self.shape.dialect == Dialect::Mesh && message.get("event").is_none() {
             // What is no event is of this moment, and has its fields below.
             if message.get("timestamp").is_some() {
@@ -158,6 +161,9 @@ impl Fixtures {
             if message["data"].is_object() {
                 let mut data = self.positioned(message["data"].take());
                 self.session(&mut data);
+                if data.get("expires_at").is_some() {
+                    data["expires_at"] = RESET.into();
+                }
                 message["data"] = data;
             }
         }

@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod attacks;
 mod auth_replicas;
 mod auth_rest;
 mod auth_rest_hostile;
@@ -20,6 +21,7 @@ mod decisions;
 mod dlq;
 mod events;
 mod every_event;
+mod expiry;
 mod faults;
 mod fixtures;
 mod floods;
@@ -39,6 +41,7 @@ mod planted;
 mod publishing;
 mod raw;
 mod resume;
+mod revocation;
 mod routers;
 mod signed;
 mod slow_readers;

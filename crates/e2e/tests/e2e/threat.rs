@@ -326,8 +326,10 @@ async fn a_connection_ends_with_its_token() {
     let short = token(2).await;
     ends.authenticate(&short).await;
     stays.authenticate(&short).await;
+    assert_eq!(stays.expect("error").await["code"], "TOKEN_EXPIRING");
     stays.authenticate(&token(600).await).await;
-    assert_eq!(ends.expect("error").await["code"], "AUTH_FAILED");
+    assert_eq!(ends.expect("error").await["code"], "TOKEN_EXPIRING");
+    assert_eq!(ends.expect("error").await["code"], "TOKEN_EXPIRED");
     assert_eq!(ends.expect_close(DEADLINE).await.code, Some(1008));
     stays.send_json(&json!({"type": "ping"})).await;
     stays.expect("pong").await;

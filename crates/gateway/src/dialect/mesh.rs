@@ -18,7 +18,8 @@ use signalbox_transport::Frame;
 use time::OffsetDateTime;
 
 use super::{
-    Answer, Dialect, Encoding, Metering, Name, Occasion, Request, Subscribe, channel, millis, write,
+    Answer, Dialect, EXPIRING, Encoding, Metering, Name, Occasion, Request, Subscribe, channel,
+    millis, write,
 };
 use crate::hub::{Clause, Filter, HubEvent, Scalar, Selection};
 
@@ -108,6 +109,7 @@ impl Dialect for Mesh {
                     message: &format!("{} of {} messages a minute", excess.used, excess.limit),
                     field: None,
                     retry_after: Some(millis(excess.resets_in)),
+                    expires_at: None,
                 },
                 timestamp,
             },
@@ -118,20 +120,26 @@ impl Dialect for Mesh {
                     message: &complaint.message,
                     field: complaint.field.as_deref(),
                     retry_after: None,
+                    expires_at: None,
                 },
                 timestamp,
             },
             Answer::Denied {
                 reason,
                 occasion: Occasion::Request,
-            }
-            | Answer::Expired { reason } => ServerFrame::Error {
+            } => ServerFrame::Error {
+                data: Failure::new(ErrorCode::AuthFailed, reason),
+                timestamp,
+            },
+            Answer::Expiring { expires_at } => ServerFrame::Error {
                 data: Failure {
-                    code: ErrorCode::AuthFailed,
-                    message: reason,
-                    field: None,
-                    retry_after: None,
+                    expires_at: Some(expires_at.into()),
+                    ..Failure::new(ErrorCode::TokenExpiring, EXPIRING)
                 },
+                timestamp,
+            },
+            Answer::Expired { reason } => ServerFrame::Error {
+                data: Failure::new(ErrorCode::TokenExpired, reason),
                 timestamp,
             },
         };
@@ -145,6 +153,7 @@ impl Dialect for Mesh {
                 message,
                 field: None,
                 retry_after: Some(millis(retry_after)),
+                expires_at: None,
             },
             timestamp: OffsetDateTime::now_utc().into(),
         })

@@ -11,11 +11,12 @@ use signalbox_protocol::frame::fields::Complaint;
 use signalbox_protocol::frame::threat::{
     self as frame, ClientFrame, FlatEvent, NestedEvent, RateLimits, ServerFrame,
 };
+use signalbox_protocol::timestamp::Timestamp;
 use signalbox_transport::Frame;
 use time::OffsetDateTime;
 
 use super::{
-    Answer, Dialect, Encoding, Metering, Name, Request, Subscribe, channel, millis, write,
+    Answer, Dialect, EXPIRING, Encoding, Metering, Name, Request, Subscribe, channel, millis, write,
 };
 use crate::hub::{Clause, Compare, Filter, HubEvent, Selection};
 
@@ -108,6 +109,7 @@ impl Dialect for Threat {
                 message: "the action was decided before",
                 field: None,
                 retry_after: None,
+                expires_at: None,
                 decided_by: Some(&decision.decided_by),
                 decision: Some(decision.verdict),
             },
@@ -122,21 +124,18 @@ impl Dialect for Threat {
                 message: &complaint.message,
                 field: complaint.field.as_deref(),
                 retry_after: None,
+                expires_at: None,
                 decided_by: None,
                 decision: None,
             },
             Answer::Denied {
                 reason,
                 occasion: _,
+            } => error(ErrorCode::AuthFailed, reason, None),
+            Answer::Expiring { expires_at } => {
+                error(ErrorCode::TokenExpiring, EXPIRING, Some(expires_at.into()))
             }
-            | Answer::Expired { reason } => ServerFrame::Error {
-                code: ErrorCode::AuthFailed,
-                message: reason,
-                field: None,
-                retry_after: None,
-                decided_by: None,
-                decision: None,
-            },
+            Answer::Expired { reason } => error(ErrorCode::TokenExpired, reason, None),
         }))
     }
 
@@ -146,9 +145,22 @@ impl Dialect for Threat {
             message,
             field: None,
             retry_after: Some(millis(retry_after)),
+            expires_at: None,
             decided_by: None,
             decision: None,
         })
+    }
+}
+
+fn error(code: ErrorCode, message: &str, expires_at: Option<Timestamp>) -> ServerFrame<'_> {
+    ServerFrame::Error {
+        code,
+        message,
+        field: None,
+        retry_after: None,
+        expires_at,
+        decided_by: None,
+        decision: None,
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{AUDIT, Session};
 use crate::dialect::{Answer, Dialect};
 
-impl<D: Dialect> Session<D> {
+impl<D: Dialect + 'static> Session<D> {
     /// Decides on an action in the name of the connection's user, and answers.
     pub(super) async fn decide(
         &self,
@@ -18,7 +18,7 @@ impl<D: Dialect> Session<D> {
         verdict: Verdict,
         reason: Option<String>,
     ) -> Result<(), Complaint> {
-        let Some(principal) = &self.principal else {
+        let Some(principal) = self.standing.principal() else {
             return Err(Complaint::plain(ErrorCode::Forbidden, "authenticate first"));
         };
         let required = Permission::ExecuteActions;

@@ -3,12 +3,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use signalbox_bus::BusError;
 use signalbox_transport::Outbound;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::hub::{Progress, SubscriptionId};
+use crate::history::Chapter;
+use crate::hub::{Backlog, Progress, SubscriptionId};
 use crate::shard::Shard;
 
 /// The pause before history that did not answer is read again.
@@ -23,13 +25,15 @@ pub(super) async fn replay(shard: Rc<Shard>, outbound: Outbound, id: Subscriptio
         if bus_present.wait_for(|present| *present).await.is_err() {
             return;
         }
+        // Nor before what was revoked is known.
+        shard.shared.authority.revocations().current().await;
         let changed = moved.notified();
         let progress = shard.hub.borrow_mut().catch_up(id);
         match progress {
             Progress::Live | Progress::Gone => return,
             Progress::Ahead => changed.await,
             Progress::More => yield_now().await,
-            Progress::Backlog(backlog) => match shard.shared.history.read(&backlog).await {
+            Progress::Backlog(backlog) => match read(&shard, &backlog).await {
                 Ok(chapter) => {
                     let mut rest = chapter.events.as_slice();
                     loop {
@@ -60,4 +64,16 @@ pub(super) async fn replay(shard: Rc<Shard>, outbound: Outbound, id: Subscriptio
             return;
         }
     }
+}
+
+/// Reads on in a backlog. The link to the bus may have been cut meanwhile: what
+/// was revoked then is applied before anything that came behind it.
+async fn read(shard: &Shard, backlog: &Backlog) -> Result<Chapter, BusError> {
+    let link = shard.shared.link.clone();
+    let before = *link.borrow();
+    let chapter = shard.shared.history.read(backlog).await?;
+    if *link.borrow() != before {
+        shard.shared.authority.revocations().settled().await;
+    }
+    Ok(chapter)
 }

@@ -9,8 +9,9 @@ use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::frame::fields::Complaint;
 use tracing::debug;
 
+use super::Session;
 use super::replay::replay;
-use super::{Held, Session};
+use super::standing::Held;
 use crate::access;
 use crate::dialect::{Answer, Dialect, Subscribe};
 use crate::hub::Progress;
@@ -19,21 +20,18 @@ use crate::spans;
 /// Subscriptions that one connection may hold.
 const MAX_SUBSCRIPTIONS: usize = 1_024;
 
-impl<D: Dialect> Session<D> {
+impl<D: Dialect + 'static> Session<D> {
     pub(super) async fn subscribe(&mut self, asked: Subscribe) -> Result<(), Complaint> {
         let channel = asked.selection.channel;
         self.authorise(channel)?;
-        let replaced = match &asked.name {
-            Some(name) => self.subscriptions.get(name).map(|held| held.id),
-            None => None,
-        };
-        if replaced.is_none() && self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
+        let held = |name: &Option<String>| self.standing.find(name.as_deref()?);
+        if held(&asked.name).is_none() && self.standing.len() >= MAX_SUBSCRIPTIONS {
             let message = format!("a connection holds at most {MAX_SUBSCRIPTIONS} subscriptions");
             return Err(Complaint::plain(ErrorCode::RateLimit, message));
         }
         let is_crowded = {
             let hub = self.shard.hub.borrow();
-            replaced.is_none() && hub.is_crowded(self.member, channel, &asked.encoding)
+            held(&asked.name).is_none() && hub.is_crowded(self.member, channel, &asked.encoding)
         };
         if is_crowded {
             let message =
@@ -44,6 +42,9 @@ impl<D: Dialect> Session<D> {
             None => None,
             Some(since) => Some(self.is_recoverable(since).await?),
         };
+        // The credential may have been taken back, and what it held with it.
+        self.authorise(channel)?;
+        let replaced = held(&asked.name);
         let start = asked
             .since
             .filter(|_| resumed == Some(true))
@@ -82,12 +83,12 @@ impl<D: Dialect> Session<D> {
             self.replays
                 .push(Box::pin(trace::within(spans::replay(channel), work)));
         }
-        self.subscriptions.insert(name, Held { id, channel });
+        self.standing.hold(name, Held { id, channel });
         Ok(())
     }
 
     fn authorise(&self, channel: Channel) -> Result<(), Complaint> {
-        let Some(principal) = &self.principal else {
+        let Some(principal) = self.standing.principal() else {
             return Err(Complaint::plain(ErrorCode::Forbidden, "authenticate first"));
         };
         let required = access::required(channel);
@@ -133,7 +134,7 @@ impl<D: Dialect> Session<D> {
     }
 
     pub(super) fn unsubscribe(&mut self, name: &str, field: &'static str) -> Result<(), Complaint> {
-        let Some(held) = self.subscriptions.remove(name) else {
+        let Some(held) = self.standing.release(name) else {
             return Err(Complaint {
                 code: ErrorCode::NotFound,
                 message: "this connection has no such subscription".to_owned(),

@@ -258,6 +258,23 @@ pub struct Failure<'a> {
     /// When to try again, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
+    /// When the token expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+impl<'a> Failure<'a> {
+    /// A failure with nothing else to say.
+    #[must_use]
+    pub const fn new(code: ErrorCode, message: &'a str) -> Self {
+        Self {
+            code,
+            message,
+            field: None,
+            retry_after: None,
+            expires_at: None,
+        }
+    }
 }
 
 /// An event.

@@ -209,6 +209,9 @@ pub enum ServerFrame<'a> {
         /// When to try again, in milliseconds.
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_after: Option<u64>,
+        /// When the token expires.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
         /// Who decided before.
         #[serde(skip_serializing_if = "Option::is_none")]
         decided_by: Option<&'a str>,
@@ -370,6 +373,7 @@ mod tests {
             message: "no",
             field: None,
             retry_after: None,
+            expires_at: None,
             decided_by: None,
             decision: None,
         };

@@ -153,6 +153,11 @@ const SERVER: &[Message] = &[
                         },
                         "When to try again, in milliseconds.",
                     ),
+                    Field::optional(
+                        "expires_at",
+                        Kind::Time,
+                        "With TOKEN_EXPIRING: when the token expires.",
+                    ),
                 ]),
                 "What.",
             ),
@@ -252,7 +257,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::Forbidden,
-        "`subscribe` without the channel's permission.",
+        "`subscribe` without the channel's permission. Also unasked, when the permission was taken away: once for each subscription that ends, before its `unsubscribed`.",
     ),
     stays(
         ErrorCode::NotFound,
@@ -268,7 +273,16 @@ const REFUSALS: &[Refusal] = &[
     ),
     Refusal {
         code: ErrorCode::AuthFailed,
-        when: "`authenticate` with a bad credential or another user's; or the token has expired.",
+        when: "`authenticate` with a bad credential or another user's; or the credential was revoked. Repeated refusals come later and later, up to 30 seconds.",
+        closes: &[1008],
+    },
+    stays(
+        ErrorCode::TokenExpiring,
+        "The token expires in 30 seconds, at `expires_at`: `authenticate` with a fresh one of the same user, and the connection stays. It answers nothing and does not count as a bad message.",
+    ),
+    Refusal {
+        code: ErrorCode::TokenExpired,
+        when: "The token has expired, and no fresh one came.",
         closes: &[1008],
     },
     Refusal {
@@ -314,7 +328,7 @@ const CLOSES: &[Close] = &[
     },
     Close {
         code: 1008,
-        when: "The credential at the upgrade is missing, bad or expired, and the close's reason says so; AUTH_FAILED; or ten bad messages in a row.",
+        when: "The credential at the upgrade is missing, bad or expired, and the close's reason says so; AUTH_FAILED; TOKEN_EXPIRED; or ten bad messages in a row.",
         then: "Get a fresh token, or correct the client; do not come back unchanged.",
     },
     Close {

@@ -237,6 +237,11 @@ const SERVER: &[Message] = &[
                 "When to come back, in milliseconds.",
             ),
             Field::optional(
+                "expires_at",
+                Kind::Time,
+                "With TOKEN_EXPIRING: when the token expires.",
+            ),
+            Field::optional(
                 "decided_by",
                 Kind::AnyText,
                 "With ALREADY_DECIDED: who did.",
@@ -384,7 +389,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::Forbidden,
-        "`subscribe` or `action_decision` before authentication, or without the permission.",
+        "`subscribe` or `action_decision` before authentication, or without the permission. Also unasked, when the permission was taken away: once for each subscription that ends, before its `unsubscription_confirmed`.",
     ),
     stays(
         ErrorCode::NotFound,
@@ -404,7 +409,16 @@ const REFUSALS: &[Refusal] = &[
     ),
     Refusal {
         code: ErrorCode::AuthFailed,
-        when: "The credential is bad, expired, an agent's, or another user's than before; or none came within 30 seconds.",
+        when: "The credential is bad, expired, an agent's, or another user's than before; or it was revoked; or none came within 30 seconds. Repeated refusals come later and later, up to 30 seconds.",
+        closes: &[1008],
+    },
+    stays(
+        ErrorCode::TokenExpiring,
+        "The token expires in 30 seconds, at `expires_at`: `authenticate` with a fresh one of the same user, and the connection stays. It answers nothing and does not count as a bad message.",
+    ),
+    Refusal {
+        code: ErrorCode::TokenExpired,
+        when: "The token has expired, and no fresh one came.",
         closes: &[1008],
     },
     Refusal {
@@ -450,7 +464,7 @@ const CLOSES: &[Close] = &[
     },
     Close {
         code: 1008,
-        when: "AUTH_FAILED, or ten bad messages in a row.",
+        when: "AUTH_FAILED, TOKEN_EXPIRED, or ten bad messages in a row.",
         then: "Get a fresh token, or correct the client; do not come back unchanged.",
     },
     Close {

@@ -58,6 +58,7 @@ fn frames(full: bool) -> Vec<Value> {
                 message: "m",
                 field: options.map(|()| "f"),
                 retry_after: options.map(|()| 1_000),
+                expires_at: options.map(|()| timestamp),
             },
             timestamp,
         },

@@ -57,6 +57,7 @@ fn frames(full: bool) -> Vec<Value> {
             message: "m",
             field: options.map(|()| "f"),
             retry_after: options.map(|()| 1_000),
+            expires_at: options.map(|()| Timestamp::parse("2024-12-19T21:30:00Z").unwrap()),
             decided_by: options.map(|()| "u"),
             decision: options.map(|()| Verdict::Reject),
         },

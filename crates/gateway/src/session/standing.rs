@@ -1,0 +1,173 @@
+//! Who a connection is and what it is subscribed to: the part of a session that
+//! a revocation changes at once, whatever the session itself is waiting for.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use signalbox_identity::{Principal, Revocations, Verdict};
+use signalbox_protocol::ErrorCode;
+use signalbox_protocol::catalogue::Channel;
+use signalbox_protocol::frame::fields::Complaint;
+use signalbox_transport::{CloseCode, Outbound};
+use tracing::info;
+
+use super::{AUDIT, RETRY_AFTER};
+use crate::access;
+use crate::authority::REVOKED;
+use crate::dialect::{Answer, Dialect, Occasion};
+use crate::hub::SubscriptionId;
+use crate::shard::{Holder, Shard};
+
+/// A subscription by the name that the client knows it by.
+pub(super) struct Held {
+    pub(super) id: SubscriptionId,
+    pub(super) channel: Channel,
+}
+
+/// See the module. Shared by the session and its entry in the shard's list.
+pub(super) struct Standing<D> {
+    session: String,
+    outbound: Outbound,
+    principal: RefCell<Option<Rc<Principal>>>,
+    subscriptions: RefCell<HashMap<String, Held>>,
+    dialect: PhantomData<D>,
+}
+
+impl<D: Dialect> Standing<D> {
+    pub(super) fn new(session: String, outbound: Outbound) -> Self {
+        Self {
+            session,
+            outbound,
+            principal: RefCell::default(),
+            subscriptions: RefCell::default(),
+            dialect: PhantomData,
+        }
+    }
+
+    /// Who the connection is, if it has authenticated.
+    pub(super) fn principal(&self) -> Option<Rc<Principal>> {
+        self.principal.borrow().clone()
+    }
+
+    /// The subscription of this name.
+    pub(super) fn find(&self, name: &str) -> Option<SubscriptionId> {
+        self.subscriptions.borrow().get(name).map(|held| held.id)
+    }
+
+    /// How many subscriptions there are.
+    pub(super) fn len(&self) -> usize {
+        self.subscriptions.borrow().len()
+    }
+
+    /// Puts a subscription on the list.
+    pub(super) fn hold(&self, name: String, held: Held) {
+        self.subscriptions.borrow_mut().insert(name, held);
+    }
+
+    /// Takes a subscription off the list.
+    pub(super) fn release(&self, name: &str) -> Option<Held> {
+        self.subscriptions.borrow_mut().remove(name)
+    }
+
+    /// Goes on as `principal`: subscriptions that it is not entitled to end,
+    /// and the client is told of each.
+    pub(super) fn go_on_as(&self, shard: &Shard, principal: Principal) {
+        let permissions = principal.permissions;
+        *self.principal.borrow_mut() = Some(Rc::new(principal));
+        let lost: Vec<(String, Held)> = self
+            .subscriptions
+            .borrow_mut()
+            .extract_if(|_, held| !permissions.contains(access::required(held.channel)))
+            .collect();
+        for (name, held) in lost {
+            shard.hub.borrow_mut().unsubscribe(held.id);
+            let complaint = Complaint::plain(
+                ErrorCode::Forbidden,
+                format!(
+                    "subscription {name} has ended: channel {} needs permission {}",
+                    held.channel,
+                    access::required(held.channel)
+                ),
+            );
+            self.answer(&Answer::Refused(&complaint));
+            self.answer(&Answer::Unsubscribed {
+                channel: held.channel,
+                subscription_id: &name,
+            });
+        }
+    }
+
+    /// Ends all that the connection has, and the connection.
+    fn end(&self, shard: &Shard) {
+        *self.principal.borrow_mut() = None;
+        let held: Vec<Held> = self
+            .subscriptions
+            .borrow_mut()
+            .drain()
+            .map(|(_, held)| held)
+            .collect();
+        for held in held {
+            shard.hub.borrow_mut().unsubscribe(held.id);
+        }
+        let last = D::default().answer(&Answer::Denied {
+            reason: REVOKED,
+            occasion: Occasion::Request,
+        });
+        let code = CloseCode::POLICY_VIOLATION;
+        // What is queued was meant for someone who had the right to it.
+        match last {
+            Some(frame) => self.outbound.close_with(frame, code, REVOKED),
+            None => self.outbound.close(code, REVOKED),
+        }
+    }
+
+    fn answer(&self, answer: &Answer<'_>) {
+        if let Some(frame) = D::default().answer(answer) {
+            let _sent = self.outbound.send_frame(&frame);
+        }
+    }
+}
+
+impl<D: Dialect> Holder for Standing<D> {
+    fn judge(&self, shard: &Shard, entries: &Revocations) {
+        let Some(principal) = self.principal() else {
+            return;
+        };
+        let verdict = entries.judge(&principal);
+        let outcome = match &verdict {
+            Verdict::Untouched => return,
+            Verdict::Narrowed(_) => "narrowed",
+            Verdict::Ended => "ended",
+        };
+        info!(
+            target: AUDIT,
+            session = %self.session,
+            subject = %principal.subject,
+            credential = %principal.credential,
+            outcome,
+            "revoked"
+        );
+        match verdict {
+            Verdict::Untouched => {}
+            Verdict::Narrowed(less) => self.go_on_as(shard, *less),
+            Verdict::Ended => self.end(shard),
+        }
+    }
+
+    fn present_again(&self) {
+        let is_key = self.principal().is_some_and(|principal| {
+            // Tokens that were issued for a key have a time of issue.
+            principal.origin.key.is_some() && principal.origin.issued_at.is_none()
+        });
+        if !is_key {
+            return;
+        }
+        info!(target: AUDIT, session = %self.session, "sent away to present its API key again");
+        let message = "present the API key again";
+        let farewell = D::default().farewell(message, RETRY_AFTER);
+        self.outbound
+            .close_with(farewell, CloseCode::TRY_AGAIN_LATER, message);
+    }
+}
