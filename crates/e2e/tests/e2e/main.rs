@@ -20,6 +20,8 @@ mod events;
 mod faults;
 mod fixtures;
 mod floods;
+mod grpc;
+mod grpc_faults;
 mod hostile_bytes;
 mod ingest;
 mod ingest_faults;
