@@ -1,6 +1,8 @@
 //! Settings of the auth service.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, value_parser};
@@ -21,6 +23,9 @@ const REFRESH_GRACE: Duration = Duration::from_secs(30);
 /// How often the directory of signing keys is looked at.
 const KEY_POLL: Duration = Duration::from_secs(5);
 
+/// Where other systems reach the service unless told otherwise.
+const GRPC: &str = "127.0.0.1:9091";
+
 /// How much longer than its last token the public half of a key stays: clocks
 /// differ.
 const KEY_AFTERLIFE: Duration = Duration::from_secs(60);
@@ -34,6 +39,78 @@ pub struct AuthArgs {
     /// Keys and tokens
     #[command(flatten)]
     pub token: TokenArgs,
+    /// gRPC
+    #[command(flatten)]
+    pub grpc: GrpcArgs,
+    /// Bus address with the rights of a producer, for events over gRPC [default: that of --nats-url]
+    #[arg(long, env = "SIGNALBOX_GRPC_NATS_URL", hide_env_values = true)]
+    pub grpc_nats_url: Option<String>,
+}
+
+/// How other systems reach the service; the part that `up` shares.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct GrpcArgs {
+    /// Address for other systems (gRPC without TLS), or off
+    #[arg(long, env = "SIGNALBOX_GRPC", default_value = GRPC, value_name = "ADDR")]
+    pub grpc: GrpcAddress,
+    /// Seconds that the bus may take to acknowledge the events of one gRPC call
+    #[arg(long, env = "SIGNALBOX_GRPC_PATIENCE", default_value_t = 10, value_parser = value_parser!(u32).range(1..=25))]
+    pub grpc_patience: u32,
+}
+
+/// Where gRPC is served, if it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrpcAddress {
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(SocketAddr),
+}
+
+/// Text that is no such address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected an address such as {GRPC}, or off")]
+pub struct InvalidGrpcAddress;
+
+impl FromStr for GrpcAddress {
+    type Err = InvalidGrpcAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidGrpcAddress> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| InvalidGrpcAddress)
+    }
+}
+
+/// How other systems reach the service, validated.
+#[derive(Clone, Debug)]
+pub struct GrpcOptions {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Whether a taken port gives way to a free one.
+    pub gives_way: bool,
+    /// The bus as producers reach it, for events; it takes a connection of its
+    /// own. `None`: that of the service.
+    pub events_bus: Option<BusOptions>,
+    /// How long the events of one call may take to be acknowledged.
+    pub patience: Duration,
+}
+
+impl GrpcOptions {
+    /// The settings, unless gRPC is off.
+    #[must_use]
+    pub fn new(args: GrpcArgs, events_bus: Option<BusOptions>, gives_way: bool) -> Option<Self> {
+        match args.grpc {
+            GrpcAddress::Off => None,
+            GrpcAddress::At(listen) => Some(Self {
+                listen,
+                gives_way,
+                events_bus,
+                patience: Duration::from_secs(args.grpc_patience.into()),
+            }),
+        }
+    }
 }
 
 /// What tokens are signed with and say.
@@ -136,10 +213,12 @@ pub struct Options {
     pub issuers: Vec<IssuerSettings>,
     /// How their keys are kept up to date.
     pub fetch_times: FetchTimes,
+    /// How other systems reach the service; `None`: not at all.
+    pub grpc: Option<GrpcOptions>,
 }
 
 impl Options {
-    /// The settings with this bus.
+    /// The settings with this bus, without gRPC.
     ///
     /// # Errors
     /// When the file of external issuers cannot be used.
@@ -164,6 +243,7 @@ impl Options {
             back_off: token.back_off.into(),
             issuers,
             fetch_times: FetchTimes::default(),
+            grpc: None,
         })
     }
 }
@@ -172,7 +252,16 @@ impl TryFrom<AuthArgs> for Options {
     type Error = Error;
 
     fn try_from(args: AuthArgs) -> Result<Self, Error> {
-        Self::new(args.bus.into(), args.token)
+        let bus = BusOptions::from(args.bus);
+        let events_bus = args.grpc_nats_url.map(|url| BusOptions {
+            url,
+            wait: bus.wait,
+        });
+        let grpc = GrpcOptions::new(args.grpc, events_bus, false);
+        Ok(Self {
+            grpc,
+            ..Self::new(bus, args.token)?
+        })
     }
 }
 
@@ -204,6 +293,23 @@ mod tests {
         assert_eq!(options.key_propagation, Duration::from_secs(60));
         assert_eq!(options.back_off, BackOff::default());
         assert_eq!(BackOff::from(BackOffArgs::default()), BackOff::default());
+    }
+
+    #[test]
+    fn grpc_is_on_this_machine_or_elsewhere_or_off() {
+        let parse = |arguments: &[&str]| {
+            let all = ["auth", "--signing-keys", "k"].iter().chain(arguments);
+            let cli = Cli::try_parse_from(all).ok()?;
+            let options = Options::try_from(cli.auth).unwrap();
+            Some(options.grpc.map(|grpc| grpc.listen.to_string()))
+        };
+        assert_eq!(parse(&[]), Some(Some("127.0.0.1:9091".to_owned())));
+        assert_eq!(
+            parse(&["--grpc", "[::1]:0"]),
+            Some(Some("[::1]:0".to_owned()))
+        );
+        assert_eq!(parse(&["--grpc", "off"]), Some(None));
+        assert_eq!(parse(&["--grpc", "localhost"]), None);
     }
 
     #[test]

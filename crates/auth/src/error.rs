@@ -1,6 +1,7 @@
 //! Why the auth service cannot run, or a first start cannot be prepared.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use signalbox_bus::BusError;
@@ -18,6 +19,14 @@ pub enum Error {
     File {
         /// Where.
         path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// The gRPC listener cannot be opened, or has failed.
+    #[error("gRPC on {addr}: {cause}")]
+    Grpc {
+        /// Where.
+        addr: SocketAddr,
         /// Why not.
         cause: io::Error,
     },
@@ -60,6 +69,7 @@ impl Error {
         match self {
             Self::Bus(_) => ErrorCode::Unavailable,
             Self::File { .. }
+            | Self::Grpc { .. }
             | Self::NoSigningKey(_)
             | Self::SigningKey { .. }
             | Self::Generate(_)

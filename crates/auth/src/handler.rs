@@ -35,21 +35,21 @@ pub(crate) struct Handler {
 }
 
 /// Who asks, and with which credential, as far as it may be named.
-struct Asker {
+pub(crate) struct Asker {
     context: wire::RequestContext,
     /// What names the credential: an id or a username.
     credential: Option<String>,
 }
 
 impl Asker {
-    fn new(context: Option<wire::RequestContext>) -> Self {
+    pub(crate) fn new(context: Option<wire::RequestContext>) -> Self {
         Self {
             context: context.unwrap_or_default(),
             credential: None,
         }
     }
 
-    fn with(mut self, kind: &str, credential: Option<&str>) -> Self {
+    pub(crate) fn with(mut self, kind: &str, credential: Option<&str>) -> Self {
         self.credential = credential.map(|credential| format!("{kind}={credential}"));
         self
     }
@@ -308,9 +308,7 @@ impl Handler {
     ) -> wire::IssueTokenReply {
         let outcome = match issued {
             Ok(issued) => {
-                if let Some(named) = asker.named() {
-                    self.failures.forgive(&named);
-                }
+                self.forgive(asker);
                 note_issue(done, asker, &issued);
                 issue_token_reply::Outcome::Token(issued.tokens)
             }
@@ -323,8 +321,20 @@ impl Handler {
         }
     }
 
+    /// Forgets the failures with a credential that turned out good.
+    pub(crate) fn forgive(&self, asker: &Asker) {
+        if let Some(named) = asker.named() {
+            self.failures.forgive(&named);
+        }
+    }
+
     /// Turns a request down: counts it if it may have been a guess, and notes it.
-    fn refuse(&self, what: &'static str, asker: &Asker, rejection: &Rejection) -> wire::Refusal {
+    pub(crate) fn refuse(
+        &self,
+        what: &'static str,
+        asker: &Asker,
+        rejection: &Rejection,
+    ) -> wire::Refusal {
         let culprits = [asker.address(), asker.named()];
         let count = |culprit| self.failures.count(culprit);
         let delay = match rejection.is_failure() {

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::Value;
 use signalbox_bus::{Bus, BusError, key};
-use signalbox_identity::{ExternalIssuer, ExternalVerifier, Role, Trust};
+use signalbox_identity::{ExternalIssuer, ExternalVerifier, Principal, Role, Trust, VerifyError};
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -22,7 +22,11 @@ use tracing::{debug, info, warn};
 use crate::error::Error;
 use crate::fetch::{Fetcher, Source};
 use crate::key_dir::failed;
+use crate::rejection::Rejection;
 use crate::table::{Slot, Table};
+
+/// How far the clock of an external issuer may be ahead or behind.
+const LEEWAY: Duration = Duration::from_secs(5);
 
 /// How the keys of external issuers are kept up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +103,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<IssuerSettings>, Error> {
 }
 
 /// One issuer.
-struct Issuer {
+pub(crate) struct Issuer {
     settings: IssuerSettings,
     source: Source,
     /// When a fetch last began; held while fetching, so that one serves all who
@@ -160,14 +164,47 @@ impl Issuers {
     /// Fetches the keys of the issuer with this `iss`, unless that was done a
     /// moment ago. Says whether they were fetched.
     pub(crate) async fn refresh(&self, issuer: &str) -> bool {
-        let found = self
-            .issuers
-            .iter()
-            .find(|one| one.settings.trust.issuer == issuer);
-        match found {
+        match self.named(issuer) {
             Some(issuer) => self.refresh_one(issuer).await,
             None => false,
         }
+    }
+
+    /// The issuer with this `iss`, if it is trusted.
+    pub(crate) fn named(&self, issuer: &str) -> Option<&Issuer> {
+        let mut issuers = self.issuers.iter();
+        issuers.find(|one| one.settings.trust.issuer == issuer)
+    }
+
+    /// Who holds a token of this issuer, revocations aside.
+    ///
+    /// # Errors
+    /// [`Rejection::BadToken`], [`Rejection::Unavailable`] also where its keys
+    /// could never be fetched.
+    pub(crate) async fn verify(
+        &self,
+        issuer: &Issuer,
+        token: &str,
+    ) -> Result<Principal, Rejection> {
+        let mut verdict = self.verify_now(issuer, token).await?;
+        if matches!(verdict, Err(VerifyError::UnknownKey { .. })) && self.refresh_one(issuer).await
+        {
+            verdict = self.verify_now(issuer, token).await?;
+        }
+        verdict.map_err(|error| Rejection::BadToken(error.to_string()))
+    }
+
+    async fn verify_now(
+        &self,
+        issuer: &Issuer,
+        token: &str,
+    ) -> Result<Result<Principal, VerifyError>, Rejection> {
+        let id = key::issuer(&issuer.settings.trust.name);
+        let published = self.table.read(&id).await?.record;
+        // Settings that changed a moment ago may not be published yet.
+        let record = published.filter(|record| record.trust == issuer.settings.trust);
+        let verifier = ExternalVerifier::new(record.ok_or(Rejection::Unavailable)?);
+        Ok(verifier.verify_at(token, LEEWAY, OffsetDateTime::now_utc()))
     }
 
     async fn refresh_one(&self, issuer: &Issuer) -> bool {

@@ -10,6 +10,8 @@
 //! | written | bucket `revocations`: what gateways apply to open connections |
 //! | written | bucket `signing_keys`: public halves of the keys that sign, external issuers |
 //! | out | HTTPS: the keys of external issuers |
+//! | in, answered | gRPC: `signalbox.api.v1`, for other systems |
+//! | out | `events.>`: their events, on a connection with the rights of a producer |
 //!
 //! Invariants:
 //! - Private keys and the secrets of API keys never reach the bus's storage, a
@@ -31,7 +33,9 @@ mod error;
 mod family;
 mod fetch;
 mod grant;
+mod grpc;
 mod handler;
+mod identify;
 mod issuers;
 mod key_dir;
 mod keyring;
@@ -46,20 +50,27 @@ mod sessions;
 mod table;
 mod users;
 
-use std::pin::pin;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Future, pending};
 use signalbox_bus::{Bus, BusError, rpc, subject};
 use signalbox_service::{Condition, Health, Shutdown};
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::api_keys::ApiKeys;
 pub use crate::back_off::BackOff;
 use crate::back_off::Failures;
-pub use crate::config::{AuthArgs, BackOffArgs, LifetimeArgs, Options, TokenArgs};
+pub use crate::config::{
+    AuthArgs, BackOffArgs, GrpcAddress, GrpcArgs, GrpcOptions, InvalidGrpcAddress, LifetimeArgs,
+    Options, TokenArgs,
+};
 pub use crate::error::Error;
+use crate::grpc::Grpc;
 use crate::handler::Handler;
 use crate::issuers::Issuers;
 pub use crate::issuers::{FetchTimes, IssuerSettings};
@@ -72,6 +83,16 @@ use crate::revoker::Revoker;
 use crate::sessions::Sessions;
 use crate::users::Users;
 
+/// The gRPC services for other systems, and clients of them: generated from
+/// `proto/` by `cargo run -p signalbox-auth --example generate_api`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+pub mod api {
+    include!("gen/signalbox.api.v1.rs");
+
+    /// What the services are described by, for reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/signalbox.api.v1.bin");
+}
+
 /// The log target of what security officers read.
 const AUDIT: &str = "audit";
 
@@ -80,36 +101,93 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the subscriptions may take to end after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Runs the auth service until `shutdown`.
+/// How long gRPC calls that are under way may take to end after a stop was asked
+/// for; later they are cut.
+const GRPC_DRAIN: Duration = Duration::from_secs(8);
+
+/// Runs the auth service until `shutdown`; `bound` is told where it serves gRPC,
+/// if it does.
 ///
 /// # Errors
 /// When there is no usable signing key, when the bus is out of reach at start
-/// or not as needed, or when the connection to it ends for good.
-pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Result<(), Error> {
+/// or not as needed, when the gRPC address is taken, or when the connection to
+/// the bus ends for good.
+pub async fn run(
+    options: Options,
+    health: &Health,
+    bound: oneshot::Sender<Option<SocketAddr>>,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
     let ready = health.condition("auth");
     // Before the bus is waited for: a bad directory is told at once.
     if key_dir::read(&options.signing_keys)?.is_empty() {
         return Err(Error::NoSigningKey(options.signing_keys));
     }
     let bus = Bus::connect(&options.bus, "signalbox-auth").await?;
-    metrics::observe_bus(&bus);
+    metrics::observe_bus(&bus, "auth");
     let keys = Arc::new(Keys::open(&bus, &options).await?);
     let handler = Arc::new(assemble(&bus, &options, Arc::clone(&keys)).await?);
+    let (told, answering) = watch::channel(false);
+    let (addr, grpc) = open_grpc(&options, &bus, &handler, answering, &shutdown).await?;
+    // Nobody may be interested.
+    bound.send(addr).ok();
+    let mut grpc = pin!(grpc);
     let mut serving = pin!(serve(&bus, &handler));
+    let mut grpc_serves = addr.is_some();
     tokio::select! {
         // Subscribing comes first, so that readiness is not announced before.
         biased;
         ended = &mut serving => return Err(ended),
-        () = report(&bus, &handler, &ready) => {}
+        () = shutdown.wait() => {}
+        ended = &mut grpc => {
+            ended?;
+            grpc_serves = false;
+        }
+        () = report(&bus, &handler, &ready, &told) => {}
         () = keys.follow(options.key_poll) => {}
         () = handler.issuers.follow() => {}
-        () = shutdown.wait() => {}
+    }
+    if grpc_serves {
+        tokio::select! {
+            ended = &mut serving => return Err(ended),
+            ended = timeout(GRPC_DRAIN, grpc) => match ended {
+                Ok(ended) => ended?,
+                Err(_) => warn!(grace = ?GRPC_DRAIN, "gRPC calls did not end in time"),
+            },
+        }
     }
     bus.drain().await;
     if timeout(DRAIN, serving).await.is_err() {
         warn!(grace = ?DRAIN, "the bus did not end the subscriptions in time");
     }
     Ok(())
+}
+
+/// A gRPC listener that ends when it has served.
+type Serving = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// Binds the gRPC listener, and says where; without one the rest never ends.
+async fn open_grpc(
+    options: &Options,
+    bus: &Bus,
+    handler: &Arc<Handler>,
+    ready: watch::Receiver<bool>,
+    shutdown: &Shutdown,
+) -> Result<(Option<SocketAddr>, Serving), Error> {
+    let Some(grpc) = &options.grpc else {
+        return Ok((None, Box::pin(pending())));
+    };
+    let events = match &grpc.events_bus {
+        Some(options) => {
+            let bus = Bus::connect(options, "signalbox-auth-events").await?;
+            metrics::observe_bus(&bus, "auth events");
+            bus
+        }
+        None => bus.clone(),
+    };
+    let grpc = Grpc::bind(grpc, events, handler, shutdown.clone()).await?;
+    let addr = grpc.addr();
+    Ok((Some(addr), Box::pin(grpc.serve(ready, shutdown.clone()))))
 }
 
 async fn assemble(bus: &Bus, options: &Options, keys: Arc<Keys>) -> Result<Handler, Error> {
@@ -185,7 +263,7 @@ async fn serve(bus: &Bus, handler: &Arc<Handler>) -> Error {
 }
 
 /// Says for as long as it is polled whether requests can be answered.
-async fn report(bus: &Bus, handler: &Handler, ready: &Condition) {
+async fn report(bus: &Bus, handler: &Handler, ready: &Condition, told: &watch::Sender<bool>) {
     let mut link = bus.link();
     let mut announced = false;
     loop {
@@ -197,6 +275,7 @@ async fn report(bus: &Bus, handler: &Handler, ready: &Condition) {
         } else {
             Err("the bus is out of reach")
         };
+        told.send_replace(answer.is_ok());
         match answer {
             Ok(()) => {
                 ready.set_ready();

@@ -117,7 +117,8 @@ async fn without_a_usable_key_there_is_no_service() {
     let run = async || {
         let shutdown = Shutdown::new();
         let health = Health::new(shutdown.clone());
-        signalbox_auth::run(options.clone(), &health, shutdown).await
+        let (bound, _addr) = tokio::sync::oneshot::channel();
+        signalbox_auth::run(options.clone(), &health, bound, shutdown).await
     };
     assert!(matches!(run().await, Err(Error::NoSigningKey(_))));
     fs::write(world.keys_dir().join("a.pem"), "no key").unwrap();

@@ -9,6 +9,7 @@
 //! | [`stored_event`] | events as they lie on TOPICS |
 //! | [`dead_letter`] | refused events as they lie on DLQ, and their replay |
 //! | [`stream`] | EVENTS, TOPICS and DLQ: made by `init`, verified by services |
+//! | [`intake`] | events from other protocols become messages, checked |
 //! | [`publish`] | publish with acknowledgement, retry and deadline |
 //! | [`work_queue`] | a router's consumer of one domain |
 //! | [`lease`] | who may do what only one may do, for a while |
@@ -26,6 +27,7 @@ pub mod dead_letter;
 pub mod decision;
 pub mod header;
 pub mod history;
+pub mod intake;
 pub mod key;
 pub mod lease;
 pub mod metrics;

@@ -2,24 +2,27 @@
 //! publish of a request's events, one after the other.
 
 mod form;
-mod gate;
 
 use std::time::Duration;
 
 use serde::Serialize;
-use signalbox_bus::Bus;
-use signalbox_bus::publish::{PublishError, publish};
-use signalbox_protocol::ErrorCode;
+use signalbox_bus::intake::{self, Bounds, Gate, Ready};
+use signalbox_bus::publish::publish;
+use signalbox_bus::{Bus, header};
+use signalbox_identity::CredentialId;
 use signalbox_protocol::frame::fields::Complaint;
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::debug;
 use utoipa::ToSchema;
 
-pub(crate) use self::form::{Posted, Ready, read};
-pub(crate) use self::gate::Gate;
+pub(crate) use self::form::{Posted, read};
 
-/// The most events that one request may bring.
-pub(crate) const MAX_BATCH_EVENTS: usize = 1_000;
+/// How much may be under way at once. What is made of a body while it is
+/// checked can take some twenty times its size.
+const BOUNDS: Bounds = Bounds {
+    requests_per_credential: 8,
+    bytes: 16 * 1024 * 1024,
+};
 
 /// An event that the bus has stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -51,7 +54,7 @@ pub(crate) struct Ingest {
     bus: Bus,
     /// How long the events of one request may take to be acknowledged.
     patience: Duration,
-    pub(crate) gate: Gate,
+    pub(crate) gate: Gate<CredentialId>,
 }
 
 impl Ingest {
@@ -59,7 +62,7 @@ impl Ingest {
         Self {
             bus,
             patience,
-            gate: Gate::default(),
+            gate: Gate::new(BOUNDS),
         }
     }
 
@@ -76,15 +79,16 @@ impl Ingest {
             let left = deadline.saturating_duration_since(Instant::now());
             match publish(&self.bus, &event.message, left).await {
                 Ok(stored) => {
-                    let trace_id = event.trace.trace_id();
-                    debug!(%trace_id, id = %event.id, sequence = stored.sequence, "published");
+                    let trace = header::trace(Some(&event.message.headers));
+                    let trace_id = trace.map(|trace| trace.trace_id());
+                    debug!(trace_id = trace_id.map(tracing::field::display), id = %event.id, sequence = stored.sequence, "published");
                     acknowledged.push(Acknowledged {
                         id: event.id,
                         duplicate: stored.duplicate,
                     });
                 }
                 Err(error) => {
-                    let complaint = explain(&error, &event.message.subject);
+                    let complaint = intake::explain(&error, &event.message.subject);
                     return Err(Interrupted {
                         acknowledged,
                         complaint,
@@ -94,41 +98,4 @@ impl Ingest {
         }
         Ok(acknowledged)
     }
-}
-
-/// A fixed sentence for the producer; the cause goes to the log.
-fn explain(error: &PublishError, subject: &str) -> Complaint {
-    let (code, message) = match error {
-        PublishError::Unacknowledged(_) => {
-            warn!(subject, %error, "event not stored");
-            (
-                ErrorCode::Unavailable,
-                "the bus did not acknowledge the event in time, send it again under the same id",
-            )
-        }
-        // The server has no code of its own for this.
-        PublishError::Refused(cause) if cause.contains("maximum") => {
-            warn!(subject, %error, "event not stored");
-            (
-                ErrorCode::Unavailable,
-                "as many events wait to be routed as there is room for, send it again later",
-            )
-        }
-        PublishError::Refused(_) | PublishError::NoStream(_) => {
-            error!(subject, %error, "event not stored");
-            (
-                ErrorCode::Unavailable,
-                "the bus does not take the event now, send it again later",
-            )
-        }
-        PublishError::TooLarge => (
-            ErrorCode::TooLarge,
-            "the event is larger than the bus takes",
-        ),
-        PublishError::Forbidden(_) | PublishError::Fenced => {
-            error!(subject, %error, "event not stored");
-            (ErrorCode::Internal, "the event could not be published")
-        }
-    };
-    Complaint::plain(code, message)
 }

@@ -1,5 +1,5 @@
-//! The error codes that clients see, and the only tables from them to HTTP
-//! and WebSocket statuses.
+//! The error codes that clients see, and the only tables from them to HTTP,
+//! gRPC and WebSocket statuses.
 
 use std::fmt;
 
@@ -125,6 +125,38 @@ impl ErrorCode {
             Self::RateLimit => 429,
             Self::Internal => 500,
             Self::ConnectionFailed | Self::Unavailable => 503,
+        }
+    }
+
+    /// The number of the gRPC status of a call that fails with this code.
+    #[must_use]
+    pub const fn grpc_code(self) -> i32 {
+        match self {
+            // INVALID_ARGUMENT
+            Self::InvalidJson
+            | Self::InvalidMessage
+            | Self::UnknownType
+            | Self::UnknownChannel
+            | Self::UnknownFilter
+            | Self::UnsupportedMediaType => 3,
+            // NOT_FOUND
+            Self::NotFound => 5,
+            // ALREADY_EXISTS
+            Self::AlreadyExists => 6,
+            // PERMISSION_DENIED
+            Self::Forbidden => 7,
+            // RESOURCE_EXHAUSTED, which is also what gRPC calls a large message
+            Self::TooLarge | Self::RateLimit => 8,
+            // FAILED_PRECONDITION
+            Self::AlreadyDecided => 9,
+            // UNIMPLEMENTED
+            Self::MethodNotAllowed => 12,
+            // INTERNAL
+            Self::Internal => 13,
+            // UNAVAILABLE
+            Self::ConnectionFailed | Self::Unavailable => 14,
+            // UNAUTHENTICATED
+            Self::AuthFailed | Self::TokenExpiring | Self::TokenExpired => 16,
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use signalbox_auth::{AuthArgs, BackOffArgs, LifetimeArgs, TokenArgs};
+use signalbox_auth::{AuthArgs, BackOffArgs, GrpcArgs, LifetimeArgs, TokenArgs};
 use signalbox_bus::BusArgs;
 use signalbox_gateway::{EdgeArgs, GatewayArgs};
 use signalbox_identity::Role;
@@ -146,6 +146,8 @@ pub(crate) struct UpArgs {
     pub(crate) routing: RoutingArgs,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
+    #[command(flatten)]
+    pub(crate) grpc: GrpcArgs,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -26,6 +26,9 @@ pub(crate) struct Runtime {
     pub(crate) registrar_url: String,
     /// The gateway's listeners.
     pub(crate) listeners: Vec<SocketAddr>,
+    /// Where other systems reach the auth service (gRPC); absent when it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) grpc: Option<SocketAddr>,
     /// Health.
     pub(crate) admin: SocketAddr,
 }

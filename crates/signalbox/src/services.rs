@@ -58,7 +58,8 @@ pub(crate) fn router(command: RouterCommand, metrics: Registry) -> Result<(), Ex
 pub(crate) fn auth(command: AuthCommand, metrics: Registry) -> Result<(), ExitError> {
     let options = signalbox_auth::Options::try_from(command.auth).map_err(ExitError::config)?;
     serve("auth", &command.admin, metrics, async |health, shutdown| {
-        signalbox_auth::run(options, health, shutdown)
+        let (bound, _addr) = oneshot::channel();
+        signalbox_auth::run(options, health, bound, shutdown)
             .await
             .map_err(anyhow::Error::from)
     })

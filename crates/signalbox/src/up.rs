@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use signalbox_auth::bootstrap;
+use signalbox_auth::{GrpcOptions, bootstrap};
 use signalbox_bus::server::{DataDir, ManagedServer, ServerConfig, User, free_bytes};
 use signalbox_bus::stream::{self, StreamSettings};
 use signalbox_bus::{Bus, BusOptions, lease};
@@ -110,9 +110,14 @@ fn serve(args: &UpArgs, urls: &BusUrls, metrics: Registry) -> Result<(), ExitErr
         let data_dir = args.data.data_dir.as_path();
         let keys = prepare(urls, data_dir, args.nats_url.is_none()).await?;
         let (bound, addresses) = oneshot::channel();
-        let tasks = start(args, urls, keys, &health, bound, &shutdown)?;
+        let (grpc_bound, grpc) = oneshot::channel();
+        let listeners = Listeners {
+            gateway: bound,
+            grpc: grpc_bound,
+        };
+        let tasks = start(args, urls, keys, &health, listeners, &shutdown)?;
         let _published = tokio::select! {
-            ready = announce(args, urls, &health, admin.addr(), addresses) => Some(ready?),
+            ready = announce(args, urls, &health, admin.addr(), addresses, grpc) => Some(ready?),
             () = shutdown.wait() => None,
         };
         shutdown.wait().await;
@@ -143,17 +148,24 @@ async fn prepare(urls: &BusUrls, data_dir: &Path, own_bus: bool) -> anyhow::Resu
     Ok(keys)
 }
 
+/// Who is told where the services listen.
+struct Listeners {
+    gateway: oneshot::Sender<Vec<SocketAddr>>,
+    grpc: oneshot::Sender<Option<SocketAddr>>,
+}
+
 /// Starts the services as tasks; one that fails ends the process.
 fn start(
     args: &UpArgs,
     urls: &BusUrls,
     signing_keys: PathBuf,
     health: &Health,
-    bound: oneshot::Sender<Vec<SocketAddr>>,
+    bound: Listeners,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Tasks> {
-    let auth =
+    let mut auth =
         signalbox_auth::Options::new(options(&urls.auth), cli::token_args(args, signing_keys))?;
+    auth.grpc = GrpcOptions::new(args.grpc, Some(options(&urls.producer)), true);
     let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone())
         .map_err(ExitError::config)?;
     let mut gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
@@ -167,7 +179,7 @@ fn start(
     };
     let (its_health, stop) = (health.clone(), shutdown.clone());
     tasks.spawn_critical("auth", async move {
-        let outcome = signalbox_auth::run(auth, &its_health, stop.clone()).await;
+        let outcome = signalbox_auth::run(auth, &its_health, bound.grpc, stop.clone()).await;
         service("auth", outcome.map_err(|error| error.to_string()), &stop);
     });
     let (its_health, stop) = (health.clone(), shutdown.clone());
@@ -177,7 +189,8 @@ fn start(
     });
     let (its_health, stop) = (health.clone(), shutdown.clone());
     tasks.spawn_critical("gateway", async move {
-        let outcome = signalbox_gateway::run(gateway, &its_health, bound, stop.clone()).await;
+        let outcome =
+            signalbox_gateway::run(gateway, &its_health, bound.gateway, stop.clone()).await;
         service("gateway", outcome.map_err(|error| error.to_string()), &stop);
     });
     Ok(tasks)
@@ -191,9 +204,10 @@ async fn announce(
     health: &Health,
     admin: SocketAddr,
     addresses: oneshot::Receiver<Vec<SocketAddr>>,
+    grpc: oneshot::Receiver<Option<SocketAddr>>,
 ) -> anyhow::Result<Published> {
-    // Without an answer the gateway has failed, and the process is ending.
-    let Ok(listeners) = addresses.await else {
+    // Without an answer a service has failed, and the process is ending.
+    let (Ok(listeners), Ok(grpc)) = (addresses.await, grpc.await) else {
         return std::future::pending().await;
     };
     let deadline = Instant::now() + READY_DEADLINE;
@@ -211,6 +225,7 @@ async fn announce(
         operator_url: urls.operator.clone(),
         registrar_url: urls.registrar.clone(),
         listeners,
+        grpc,
         admin,
     };
     let published = runtime
@@ -241,12 +256,16 @@ fn greeting(runtime: &Runtime, data_dir: &Path) -> String {
         "\n  Signalbox is ready\n\n  \
          threat clients   ws://{first}/v1/ws\n  \
          listening on     {}\n  \
+         gRPC             {}\n  \
          health           http://{}/ready, /metrics\n  \
          API keys         {}\n\n  \
          a token          {program} token --as analyst{dir}\n  \
          watch events     {program} tail{dir}\n  \
          publish one      {program} publish{dir} threat.threat_alert '{{\"incident_id\":\"t-1\",\"threat_type\":\"port_scanning\",\"severity\":\"HIGH\"}}'\n",
         addresses.into_iter().collect::<Vec<_>>().join(", "),
+        runtime
+            .grpc
+            .map_or_else(|| "off".to_owned(), |addr| addr.to_string()),
         runtime.admin,
         data_dir.join(CREDENTIALS).display(),
     )

@@ -57,7 +57,8 @@ pub struct Service {
     pub process: Process,
     /// Where it tells how it is.
     pub admin: SocketAddr,
-    /// Where clients connect; services without clients have none.
+    /// Where clients connect, or other systems; services without either have
+    /// none.
     pub listener: Option<SocketAddr>,
 }
 
@@ -323,7 +324,10 @@ fn address(line: &str, key: &str) -> Option<SocketAddr> {
 /// An auth service with the signing keys in `dir`.
 fn auth(nats: &NatsServer, dir: &Path) -> Command {
     let mut auth = command(nats, User::Auth, "auth");
-    auth.arg("--signing-keys").arg(dir.join("signing-keys"));
+    auth.arg("--signing-keys")
+        .arg(dir.join("signing-keys"))
+        .args(["--grpc", "127.0.0.1:0"])
+        .env("SIGNALBOX_GRPC_NATS_URL", nats.url(User::Producer));
     auth
 }
 

@@ -88,6 +88,7 @@ impl World {
             back_off: BackOff::default(),
             issuers: Vec::new(),
             fetch_times: FetchTimes::default(),
+            grpc: None,
         }
     }
 
@@ -297,7 +298,8 @@ impl Service {
         let health = Health::new(shutdown.clone());
         let task = tokio::spawn({
             let (health, shutdown) = (health.clone(), shutdown.clone());
-            async move { signalbox_auth::run(options, &health, shutdown).await }
+            let (bound, _addr) = tokio::sync::oneshot::channel();
+            async move { signalbox_auth::run(options, &health, bound, shutdown).await }
         });
         let service = Self {
             health,

@@ -25,6 +25,8 @@ mod expiry;
 mod faults;
 mod fixtures;
 mod floods;
+mod grpc;
+mod grpc_faults;
 mod hostile_bytes;
 mod ingest;
 mod ingest_faults;

@@ -6,12 +6,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use signalbox_auth::api::event_service_client::EventServiceClient;
 use signalbox_bus::server::User;
 use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually, get};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::events::{alert, send};
+use crate::grpc;
 use crate::raw::{self, Raw, TEXT};
 
 /// Set to write `docs/metrics.md` instead of comparing it.
@@ -393,6 +395,9 @@ async fn the_documentation_lists_what_is_served() {
     let mut client = subscriber(gateway, &platform.api_key("analyst"), &all).await;
     send(&bus, "threat_alert", "1", &alert("HIGH")).await;
     client.expect("threat_alert").await;
+    let mut grpc = EventServiceClient::new(grpc::channel(&platform).await);
+    let nobody = grpc::one(grpc::event("2"));
+    grpc.publish(nobody).await.unwrap_err();
     let mut table = String::new();
     for (title, service) in [
         ("Gateway", gateway),

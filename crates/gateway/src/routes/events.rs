@@ -6,6 +6,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use serde::Serialize;
+use signalbox_bus::intake::Ready;
 use signalbox_identity::{Permission, Permissions, Principal};
 use signalbox_protocol::envelope::MAX_PAYLOAD_BYTES;
 use signalbox_protocol::frame::fields::Complaint;
@@ -19,7 +20,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::failure::Failure;
 use super::{Doors, Visitor, body, caller};
-use crate::ingest::{self, Acknowledged, Interrupted, Posted, Ready};
+use crate::ingest::{self, Acknowledged, Interrupted, Posted};
 
 /// The longest body that is read, in bytes.
 const MAX_BODY_BYTES: usize = MAX_PAYLOAD_BYTES;

@@ -4,29 +4,17 @@
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
+use signalbox_bus::intake::{Draft, MAX_BATCH_EVENTS, Place, SPECVERSION};
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::envelope::{
     CE_ID, CE_PRIORITY, CE_SOURCE, CE_SPECVERSION, CE_TIME, CE_TYPE, STRUCTURED,
 };
 use signalbox_protocol::frame::fields::Complaint;
 
-use super::{Place, Posted, SPECVERSION, single};
-use crate::ingest::MAX_BATCH_EVENTS;
+use super::{Posted, single};
 
 /// `Content-Type` of a batch of CloudEvents.
 pub(super) const BATCH: &str = "application/cloudevents-batch+json";
-
-/// What a producer said of one event, as far as it is read.
-#[derive(Debug, Default)]
-pub(super) struct Draft {
-    pub(super) kind: Option<String>,
-    pub(super) id: Option<String>,
-    pub(super) source: Option<String>,
-    pub(super) time: Option<String>,
-    pub(super) priority: Option<String>,
-    pub(super) traceparent: Option<String>,
-    pub(super) data: Map<String, Value>,
-}
 
 /// What is said of each event, and whether they are a batch.
 ///

@@ -1,11 +1,16 @@
 //! All forms, and every complaint by the field that it names.
 
 use http::{HeaderName, HeaderValue};
+use serde_json::Value;
+use signalbox_bus::intake::MAX_BATCH_EVENTS;
+use signalbox_bus::subject;
+use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue;
+use signalbox_protocol::domain::Domain;
+use signalbox_protocol::envelope::{self, Submission};
 
 use super::draft::BATCH;
 use super::*;
-use crate::ingest::MAX_BATCH_EVENTS;
 
 const GOOD: &str = r#"{"incident_id":"t-1","threat_type":"x","severity":"HIGH"}"#;
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
