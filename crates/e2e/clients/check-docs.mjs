@@ -85,10 +85,22 @@ function files(folder) {
   });
 }
 for (const file of files(fixtures)) {
-  // <dialect>/<side>/<message>[-<variation>].json, or events/<domain>.<type>.json
+  // <dialect>/<side>/<message>[-<variation>].json, events/<domain>.<type>.json,
+  // or <dialect>/event/<type>.json with a producer's data and the frame of it
   const parts = file.slice(fixtures.length).split('/').filter(Boolean);
   const message = parts.pop().replace(/\.json$/, '').replace(/-.*/, '');
-  check([...parts, message].join('.'), load(file), file);
+  if (parts[1] !== 'event') {
+    check([...parts, message].join('.'), load(file), file);
+    continue;
+  }
+  const { data, frame } = load(file);
+  const event = Object.keys(document.components.schemas).find(
+    (name) => name.startsWith('events.') && name.split('.').slice(2).join('.') === message,
+  );
+  check(event ?? `events.?.${message}`, data, `${file} data`);
+  // The test that uses it adds what is different each time.
+  const schema = parts[0] === 'mesh' ? `${frame.type}.${frame.event}` : frame.type;
+  check(`${parts[0]}.server.${schema}`, { id: 'e-1', seq: '1-1', ...frame }, `${file} frame`);
 }
 
 for (const complaint of complaints) console.error(complaint);

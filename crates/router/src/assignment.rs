@@ -10,7 +10,7 @@ use signalbox_bus::{Bus, key};
 use signalbox_protocol::domain::Domain;
 use signalbox_service::Shutdown;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
@@ -21,6 +21,8 @@ use crate::worker::{Ended, Worker};
 /// The pause after a lease that was not acquired; meanwhile the watch may tell
 /// who was faster.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the release of a lease may take; one that is not released expires.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A domain that this router has taken up.
 struct Engagement {
@@ -199,8 +201,11 @@ async fn work_on(
     metrics.of(domain).held.set(0);
     match ended {
         Ended::Finished => {
-            lease.release().await;
-            info!(%domain, "domain released");
+            if timeout(RELEASE_PATIENCE, lease.release()).await.is_ok() {
+                info!(%domain, "domain released");
+            } else {
+                warn!(%domain, "domain not released in time, its lease will expire");
+            }
         }
         Ended::Lapsed => warn!(%domain, "lease lost, domain left"),
         Ended::Superseded => {

@@ -91,13 +91,17 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     tasks.spawn_critical("router assignment", assignment.run());
     // With or without a share: a router in reserve is as ready as the others.
     ready.set_ready();
-    tasks.spawn(
-        "readiness",
-        follow_link(bus.link(), BUS_ABSENCE, move |up| match up {
+    let (link, stop) = (bus.link(), shutdown.clone());
+    tasks.spawn("readiness", async move {
+        let following = follow_link(link, BUS_ABSENCE, move |up| match up {
             true => ready.set_ready(),
             false => ready.set_not_ready("the bus has been out of reach for 5 s"),
-        }),
-    );
+        });
+        tokio::select! {
+            () = following => {}
+            () = stop.wait() => {}
+        }
+    });
     info!(router = %id, "routing");
     shutdown.wait().await;
     tasks.drain(options.drain + RELEASE).await;

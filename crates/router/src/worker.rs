@@ -156,7 +156,12 @@ impl Worker {
                 Turn::Progress => self.tell_progress().await,
                 Turn::Take(Taken::Work(work)) => self.admit(work),
                 Turn::Take(Taken::Interrupted(cause)) => {
-                    if let Err(QueueError::Superseded) = self.restart(cause).await {
+                    let restarted = tokio::select! {
+                        restarted = self.restart(cause) => restarted,
+                        // A bus that does not answer must not hold up a stop.
+                        () = &mut stopping => break,
+                    };
+                    if let Err(QueueError::Superseded) = restarted {
                         return Ended::Superseded;
                     }
                 }

@@ -269,7 +269,10 @@ impl World {
         let kids: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
         let mut keys = Vec::new();
         for kid in kids {
-            let jwk = bucket.get(&kid).await.unwrap().unwrap();
+            // It may have been withdrawn since it was listed.
+            let Some(jwk) = bucket.get(&kid).await.unwrap() else {
+                continue;
+            };
             let public: PublicKey = serde_json::from_slice(&jwk).unwrap();
             assert_eq!(public.kid(), kid);
             keys.push(public);

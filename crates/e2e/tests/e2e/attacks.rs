@@ -13,7 +13,7 @@ use signalbox_bus::{key, rpc, subject};
 use signalbox_identity::SigningKey;
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::wire::{self, issue_token_reply};
-use signalbox_testkit::{DEADLINE, Platform, WsClient, eventually, get, post};
+use signalbox_testkit::{Arguments, DEADLINE, Platform, WsClient, eventually, get, post};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
@@ -449,7 +449,13 @@ async fn tokens_of_external_issuers_are_held_to_their_trust() {
 #[tokio::test]
 async fn no_secret_is_seen_in_logs_and_metrics() {
     let password = "a password that nobody would log";
-    let platform = Platform::start_with(1, &AT_ONCE).await;
+    // Hundreds of failures follow one another here.
+    let arguments = Arguments {
+        gateway: &AT_ONCE,
+        environment: &[("SIGNALBOX_MAX_FAILURE_DELAY_MS", "1")],
+        ..Arguments::default()
+    };
+    let platform = Platform::start_as(1, arguments).await;
     let gateway = &platform.gateways[0];
     let bus = platform.bus(User::Gateway).await;
     let mut secrets = vec![password.to_owned(), platform.api_key("viewer")];

@@ -113,7 +113,7 @@ async fn a_return_with_several_selections_loses_none() {
         watcher.expect("metrics_update").await;
     }
     // Its memory is empty.
-    let newcomer = platform.start_gateway(&[]).await;
+    let newcomer = platform.start_gateway(&["--recent-events", "0"]).await;
     for gateway in [&platform.gateways[0], &newcomer] {
         let mut client = connect(&platform, gateway).await;
         let (confirmations, mut events) = subscribe(&mut client, Some(&since)).await;
