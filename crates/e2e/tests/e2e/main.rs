@@ -16,6 +16,7 @@ mod clients;
 mod collector;
 mod commands;
 mod conversations;
+mod cookies;
 mod dead_letters;
 mod decisions;
 mod dlq;
