@@ -24,7 +24,7 @@ use crate::events::{alert, send};
 /// Within how long after its answer a revocation holds everywhere.
 const BOUND: Duration = Duration::from_secs(1);
 /// Connections with each kind of credential.
-const EACH: usize = 80;
+const EACH: usize = 100;
 /// The crowds are of a few users.
 const PLENTY: &str = "--messages-per-minute";
 const PASSWORD: &str = "correct horse battery staple";
