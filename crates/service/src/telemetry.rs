@@ -87,6 +87,7 @@ pub struct Telemetry {
     tracer: Option<SdkTracerProvider>,
     meter: SdkMeterProvider,
     registry: Registry,
+    exports: Exports,
     /// Dropped last: the exporters' connections.
     _link: Option<DropGuard>,
 }
@@ -125,7 +126,7 @@ impl Telemetry {
             SdkTracerProvider::builder()
                 .with_sampler(sampling.sampler)
                 .with_resource(resource)
-                .with_batch_exporter(Reporting::new(exporter, exports))
+                .with_batch_exporter(Reporting::new(exporter, exports.clone()))
                 .build()
         });
         if let Some(tracer) = &tracer {
@@ -137,6 +138,7 @@ impl Telemetry {
             tracer,
             meter,
             registry,
+            exports,
             _link: link,
         })
     }
@@ -166,6 +168,8 @@ impl Telemetry {
                 report.send(()).ok();
             });
         if flushing.is_ok() && outcome.recv_timeout(FLUSH_GRACE).is_err() {
+            // The connections end with this value, and exports fail with them.
+            self.exports.abandon();
             warn!(grace = ?FLUSH_GRACE, "the last telemetry was left behind");
         }
     }

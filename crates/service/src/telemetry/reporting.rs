@@ -27,6 +27,8 @@ struct State {
     spans: AtomicU64,
     lost_spans: AtomicU64,
     failing: AtomicBool,
+    /// Whether exports are being given up, which is told elsewhere.
+    abandoned: AtomicBool,
     warned: Mutex<Option<Instant>>,
 }
 
@@ -41,7 +43,15 @@ impl Exports {
         self.0.lost_spans.load(Ordering::Relaxed)
     }
 
+    /// From now on nothing is told: what is still on its way is cut off.
+    pub(super) fn abandon(&self) {
+        self.0.abandoned.store(true, Ordering::Relaxed);
+    }
+
     fn note(&self, what: &'static str, outcome: &OTelSdkResult) {
+        if self.0.abandoned.load(Ordering::Relaxed) {
+            return;
+        }
         let Err(error) = outcome else {
             if self.0.failing.swap(false, Ordering::Relaxed) {
                 info!("the telemetry collector takes exports again");
@@ -140,6 +150,10 @@ mod tests {
         exports.note("spans", &failed);
         assert_eq!(lines(), 2, "{}", logs.text());
         tokio::time::advance(WARNING_INTERVAL).await;
+        exports.note("metrics", &failed);
+        assert_eq!(lines(), 3, "{}", logs.text());
+        tokio::time::advance(WARNING_INTERVAL).await;
+        exports.abandon();
         exports.note("metrics", &failed);
         assert_eq!(lines(), 3, "{}", logs.text());
     }
