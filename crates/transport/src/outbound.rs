@@ -239,7 +239,7 @@ impl Outbound {
                 }
                 socket.try_write_vectored(&slices[..count])
             } else {
-                socket.try_write_vectored(&[IoSlice::new(first.as_bytes())])
+                socket.try_write(first.as_bytes())
             };
             match outcome {
                 Ok(written) if written == bytes => {

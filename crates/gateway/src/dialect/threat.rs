@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use signalbox_identity::Principal;
 use signalbox_protocol::ErrorCode;
@@ -269,46 +270,42 @@ pub(crate) fn encode(event: &HubEvent, cursor: Cursor, projection: &Projection) 
     match word.body {
         ThreatBody::Flat { fields } => Some(write(&FlatEvent {
             kind: word.kind,
-            fields: &pick(&inner.data, |key| fields.contains(&key)),
+            fields: Picked(&inner.data, |key: &str| fields.contains(&key)),
             timestamp: inner.time,
             id: &inner.id,
             seq: cursor,
         })),
         ThreatBody::Nested { lifted } => {
-            let nested = |lifted: &Map<String, Value>, data: &Map<String, Value>| {
-                write(&NestedEvent {
-                    kind: word.kind,
-                    channel: event.topic.channel.name(),
-                    lifted,
-                    timestamp: inner.time,
-                    data,
-                    id: &inner.id,
-                    seq: cursor,
-                })
+            let selected = |key: &str| match &projection.0 {
+                None => true,
+                Some(keys) => keys.iter().any(|wanted| wanted == key),
             };
-            match &projection.0 {
-                None if lifted.is_empty() => Some(nested(&Map::new(), &inner.data)),
-                None => {
-                    let beside = pick(&inner.data, |key| lifted.contains(&key));
-                    Some(nested(
-                        &beside,
-                        &pick(&inner.data, |key| !lifted.contains(&key)),
-                    ))
-                }
-                Some(keys) => {
-                    let data = pick(&inner.data, |key| keys.iter().any(|wanted| wanted == key));
-                    (!data.is_empty()).then(|| nested(&Map::new(), &data))
-                }
+            let nested = |key: &str| !lifted.contains(&key) && selected(key);
+            if projection.0.is_some() && !inner.data.keys().any(|key| nested(key)) {
+                return None;
             }
+            Some(write(&NestedEvent {
+                kind: word.kind,
+                channel: event.topic.channel.name(),
+                lifted: Picked(&inner.data, |key: &str| lifted.contains(&key)),
+                timestamp: inner.time,
+                data: Picked(&inner.data, nested),
+                id: &inner.id,
+                seq: cursor,
+            }))
         }
     }
 }
 
-fn pick(data: &Map<String, Value>, wanted: impl Fn(&str) -> bool) -> Map<String, Value> {
-    data.iter()
-        .filter(|(key, _)| wanted(key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
+/// The fields of an event that a frame has in one place; nothing is copied to
+/// write them.
+struct Picked<'a, F>(&'a Map<String, Value>, F);
+
+impl<F: Fn(&str) -> bool> Serialize for Picked<'_, F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(data, wanted) = self;
+        serializer.collect_map(data.iter().filter(|(key, _)| wanted(key)))
+    }
 }
 
 #[cfg(test)]

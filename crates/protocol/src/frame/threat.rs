@@ -3,7 +3,6 @@
 pub mod shape;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::fields::{Complaint, Fields, MAX_TOKEN_BYTES};
 use crate::cursor::Cursor;
@@ -232,7 +231,7 @@ pub struct RateLimits {
 
 /// An event whose data stands under `data`.
 #[derive(Debug, Serialize)]
-pub struct NestedEvent<'a> {
+pub struct NestedEvent<'a, L, D> {
     /// The frame's type.
     #[serde(rename = "type")]
     pub kind: &'a str,
@@ -240,11 +239,11 @@ pub struct NestedEvent<'a> {
     pub channel: &'a str,
     /// Fields that the dialect has beside `data`.
     #[serde(flatten)]
-    pub lifted: &'a Map<String, Value>,
+    pub lifted: L,
     /// When it happened.
     pub timestamp: Timestamp,
     /// What happened.
-    pub data: &'a Map<String, Value>,
+    pub data: D,
     /// The producer's id.
     pub id: &'a str,
     /// The position behind it.
@@ -253,13 +252,13 @@ pub struct NestedEvent<'a> {
 
 /// An event whose data stands at the top level.
 #[derive(Debug, Serialize)]
-pub struct FlatEvent<'a> {
+pub struct FlatEvent<'a, F> {
     /// The frame's type.
     #[serde(rename = "type")]
     pub kind: &'a str,
     /// The fields of its data.
     #[serde(flatten)]
-    pub fields: &'a Map<String, Value>,
+    pub fields: F,
     /// When it happened.
     pub timestamp: Timestamp,
     /// The producer's id.
