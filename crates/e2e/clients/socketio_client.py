@@ -16,7 +16,9 @@ import socketio
 
 URL = json.loads(sys.argv[1])["url"]
 LOCK = threading.Lock()
-client = socketio.Client(reconnection_delay=0.02, reconnection_delay_max=0.05)
+# Without a spread: with one, the library may return before it has cleared away
+# the connection that ended, and then clears away the new one.
+client = socketio.Client(reconnection_delay=0.1, reconnection_delay_max=0.1, randomization_factor=0)
 
 
 def outward(value):
