@@ -3,12 +3,13 @@
 //! are. Counts only; it knows no socket and no clock.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use signalbox_limits::network;
 use signalbox_protocol::ErrorCode;
 
 /// Source addresses that are told apart. When as many are active, further
@@ -18,8 +19,6 @@ const MAX_SOURCES: usize = 65_536;
 /// The shortest time between two searches of a full table for addresses that
 /// have become quiet.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
-/// The part of an IPv6 address that a single host cannot choose by itself.
-const IPV6_NETWORK: u128 = !0 << 64;
 
 /// Bounds on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +129,7 @@ impl Admission {
         now: Instant,
     ) -> Result<Ticket, Refused> {
         let mut state = self.state.lock();
-        match state.admit(&self.limits, source_of(address), now) {
+        match state.admit(&self.limits, network(address), now) {
             Ok(source) => Ok(Ticket {
                 admission: Arc::clone(self),
                 source,
@@ -253,14 +252,6 @@ impl Refusals {
             Refused::TooFast => self.too_fast += 1,
             Refused::TooManyUnauthenticated => self.too_many_unauthenticated += 1,
         }
-    }
-}
-
-/// The address, or for IPv6 the network, that is counted as one.
-pub(crate) fn source_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).into(),
-        address => address,
     }
 }
 

@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::admission::source_of;
 use crate::spans;
+use signalbox_limits::network;
 
 /// How long the service may take for what reads and writes records.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -178,7 +178,7 @@ impl Logins {
     fn enter(&self, request: &wire::IssueTokenRequest) -> Result<Login<'_>, Complaint> {
         let context = request.context.as_ref();
         let address = context.and_then(|context| context.peer_address.parse().ok());
-        let source = address.map(source_of);
+        let source = address.map(network);
         let mut counts = self.0.lock();
         let count = counts.entry(source).or_default();
         if *count >= LOGINS_PER_ADDRESS {

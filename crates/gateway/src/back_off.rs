@@ -5,19 +5,14 @@
 //! Only refusals wait. A good credential is taken at once, whatever came from
 //! its address before.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use signalbox_limits::{Failures, Pace, network};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 
-/// Addresses and credentials that are remembered in a generation, of which
-/// there are two; when one is full, the older goes.
-const GENERATION_CAPACITY: usize = 32_768;
 /// Refusals that are withheld at once; further ones are given without delay, so
 /// that a flood of them holds no more connections than this.
 const WITHHELD_CAPACITY: usize = 4_096;
@@ -39,17 +34,11 @@ enum Culprit {
     Credential(u64),
 }
 
-#[derive(Clone, Copy)]
-struct Record {
-    failures: u32,
-    last: Instant,
-}
-
 /// Counts failures. Shared by all shards.
 pub(crate) struct BackOff {
     longest: Duration,
     hasher: RandomState,
-    generations: Mutex<[HashMap<Culprit, Record>; 2]>,
+    failures: Failures<Culprit>,
     withheld: Arc<Semaphore>,
 }
 
@@ -59,7 +48,11 @@ impl BackOff {
         Self {
             longest,
             hasher: RandomState::new(),
-            generations: Mutex::default(),
+            failures: Failures::new(Pace {
+                first: longest / FIRST_PART,
+                longest,
+                memory: MEMORY,
+            }),
             withheld: Arc::new(Semaphore::new(WITHHELD_CAPACITY)),
         }
     }
@@ -67,8 +60,9 @@ impl BackOff {
     /// Counts a failure and says how late it is to be answered.
     pub(crate) fn count(&self, address: IpAddr, credential: &str) -> Duration {
         let credential = Culprit::Credential(self.hasher.hash_one(credential));
-        let by_address = self.note(Culprit::Address(network(address)), FREE_PER_ADDRESS);
-        by_address.max(self.note(credential, FREE_PER_CREDENTIAL))
+        let address = Culprit::Address(network(address));
+        let by_address = self.failures.count(address, FREE_PER_ADDRESS);
+        by_address.max(self.failures.count(credential, FREE_PER_CREDENTIAL))
     }
 
     /// A place to withhold a refusal for `delay`, cut to the longest there is;
@@ -80,41 +74,6 @@ impl BackOff {
         }
         let permit = Arc::clone(&self.withheld).try_acquire_owned().ok()?;
         Some((permit, delay))
-    }
-
-    fn note(&self, culprit: Culprit, free: u32) -> Duration {
-        let now = Instant::now();
-        let mut generations = self.generations.lock();
-        let [current, previous] = &mut *generations;
-        let known = current.get(&culprit).copied();
-        let known = known.or_else(|| previous.remove(&culprit));
-        let failures = known
-            .filter(|record| now - record.last < MEMORY)
-            .map_or(0, |record| record.failures)
-            .saturating_add(1);
-        if current.len() >= GENERATION_CAPACITY && !current.contains_key(&culprit) {
-            *previous = std::mem::take(current);
-        }
-        let last = now;
-        current.insert(culprit, Record { failures, last });
-        match failures.saturating_sub(free) {
-            0 => Duration::ZERO,
-            over => {
-                let factor = 1_u32 << (over - 1).min(20);
-                let first = self.longest / FIRST_PART;
-                first.saturating_mul(factor).min(self.longest)
-            }
-        }
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(six) => match six.to_ipv4_mapped() {
-            Some(four) => IpAddr::V4(four),
-            None => IpAddr::from((six.to_bits() & !u128::from(u64::MAX)).to_be_bytes()),
-        },
     }
 }
 
@@ -154,13 +113,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_and_places_are_bounded() {
+    async fn places_are_bounded() {
         let back_off = BackOff::new(LONGEST);
-        for number in 0..100_000 {
-            back_off.count(address(number), &number.to_string());
-        }
-        let kept: usize = back_off.generations.lock().iter().map(HashMap::len).sum();
-        assert!(kept <= 2 * GENERATION_CAPACITY, "{kept}");
         let held: Vec<_> = (0..WITHHELD_CAPACITY)
             .map(|_| back_off.withhold(LONGEST * 2).unwrap())
             .collect();

@@ -8,10 +8,14 @@
 //! in this process for as long as Redis does not answer, so that a limit is
 //! never simply gone.
 //!
+//! [`Failures`] counts what went wrong instead, and says how much later the next
+//! answer is to be.
+//!
 //! A window begins with the first attempt and is fixed from then on; refused
 //! attempts count, too.
 
 mod config;
+mod failures;
 mod key;
 mod limits;
 mod local;
@@ -21,6 +25,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use crate::config::{InvalidRedisUrl, LimitsArgs};
+pub use crate::failures::{Failures, Pace, network};
 pub use crate::key::Key;
 pub use crate::limits::Limits;
 pub use crate::local::Local;

@@ -94,15 +94,6 @@ fn those_who_authenticate_make_room_for_others_of_their_address() {
 }
 
 #[test]
-fn a_host_cannot_choose_its_way_around_with_ipv6() {
-    let source = |text: &str| source_of(text.parse().unwrap());
-    assert_eq!(source("2001:db8:1:2:3::4"), source("2001:db8:1:2:ffff::1"));
-    assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
-    assert_eq!(source("::ffff:192.0.2.1"), HERE);
-    assert_eq!(source("192.0.2.1"), HERE);
-}
-
-#[test]
 fn the_table_of_addresses_is_bounded_and_forgets_the_quiet() {
     let admission = admission(AdmissionLimits {
         connect_rate: 2,
