@@ -365,6 +365,7 @@ fn closed_lists_are_closed_and_others_open() {
                 continue;
             };
             tried.insert((domain, field.name));
+            assert_eq!(field.kind, Kind::OneOf(words), "{}", row.name);
             for word in *words {
                 assert!(decode(kind, &with(word)).is_ok(), "{} {word}", row.name);
                 let shouted = with(&word.to_uppercase());
