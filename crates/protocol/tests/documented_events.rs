@@ -235,7 +235,7 @@ fn assert_required(subject: &str, required: &[&str]) {
         }
     }
     let listed = |name: &&str| kind.fields.iter().any(|field| field.name == *name);
-    assert!(required.iter().all(|name| listed(name)), "{subject}");
+    assert!(required.iter().all(listed), "{subject}");
 }
 
 #[test]
