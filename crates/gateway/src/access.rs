@@ -1,19 +1,75 @@
 //! Which permission opens which channel.
 
-use signalbox_identity::Permission;
+use signalbox_identity::{Permission, Permissions};
 use signalbox_protocol::catalogue::Channel;
 
 /// What a subscriber of a channel must hold, when it subscribes and for as
-/// long as it is subscribed.
-pub(crate) const fn required(channel: Channel) -> Permission {
+/// long as it is subscribed. `None` where nothing is asked beyond the right to
+/// be in the rooms that its events are addressed to.
+pub(crate) const fn required(channel: Channel) -> Option<Permission> {
     match channel {
         Channel::ThreatAlerts
         | Channel::InvestigationProgress
         | Channel::SystemMetrics
-        | Channel::ResponseActions => Permission::ReadThreats,
-        Channel::NetworkEvents => Permission::ReadNetwork,
-        Channel::ConsensusEvents => Permission::ReadConsensus,
-        Channel::SecurityEvents => Permission::ReadSecurity,
-        Channel::MonitoringEvents => Permission::ReadMonitoring,
+        | Channel::ResponseActions => Some(Permission::ReadThreats),
+        Channel::NetworkEvents => Some(Permission::ReadNetwork),
+        Channel::ConsensusEvents => Some(Permission::ReadConsensus),
+        Channel::SecurityEvents => Some(Permission::ReadSecurity),
+        Channel::MonitoringEvents => Some(Permission::ReadMonitoring),
+        Channel::PipelineEvents => Some(Permission::ReadPipelines),
+        Channel::PipelineSecurity => Some(Permission::ReadScans),
+        Channel::PipelineDebug => Some(Permission::ReadDebug),
+        Channel::PipelineSystem => Some(Permission::ReadSystem),
+        Channel::PipelineArchitecture => Some(Permission::ReadArchitecture),
+        Channel::PipelineUserActions => Some(Permission::Admin),
+        Channel::PipelineUserNotifications
+        | Channel::ProjectEvents
+        | Channel::AgentEvents
+        | Channel::WorkflowEvents
+        | Channel::PrEvents
+        | Channel::IssueEvents
+        | Channel::AiEvents => None,
+    }
+}
+
+/// The permission that a channel requires and that these lack.
+pub(crate) fn missing(permissions: Permissions, channel: Channel) -> Option<Permission> {
+    required(channel).filter(|required| !permissions.contains(*required))
+}
+
+#[cfg(test)]
+mod tests {
+    use signalbox_identity::Role;
+    use signalbox_protocol::frame::shape;
+
+    use super::*;
+
+    /// What the reference documentation says of permissions is what is asked.
+    #[test]
+    fn every_channel_asks_for_the_permission_that_its_dialect_documents() {
+        for channel in Channel::ALL {
+            let mut offers = shape::ALL.iter().flat_map(|shape| shape.offers);
+            let offer = offers.find(|offer| offer.channel == channel);
+            let documented = offer.expect("every channel is documented").permission;
+            let asked = required(channel).map(|permission| permission.to_string());
+            assert_eq!(asked.as_deref(), documented, "{channel}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_what_the_role_does_not_grant() {
+        let viewer = Role::Viewer.permissions();
+        assert_eq!(missing(viewer, Channel::PipelineEvents), None);
+        assert_eq!(
+            missing(viewer, Channel::PipelineDebug),
+            Some(Permission::ReadDebug)
+        );
+        assert_eq!(
+            missing(viewer, Channel::PipelineUserActions),
+            Some(Permission::Admin)
+        );
+        let nothing = Permissions::default();
+        assert_eq!(missing(nothing, Channel::PipelineUserNotifications), None);
+        assert_eq!(missing(nothing, Channel::ProjectEvents), None);
     }
 }

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{Field, Kind, Message, Offer};
-use crate::catalogue::{self, EventType};
+use crate::catalogue::{self, Category, EventType};
 use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use crate::frame::pipeline;
 use crate::name::MAX_NAME_BYTES;
 
 impl Message {
@@ -13,7 +14,7 @@ impl Message {
     #[must_use]
     pub fn schema(&self) -> Value {
         let kind = json!({"type": "string", "const": self.kind});
-        let mut schema = object(self.fields.iter().copied(), Some(kind));
+        let mut schema = object(self.fields.iter().copied(), self.is_tagged.then_some(kind));
         schema["description"] = json!(self.summary);
         schema
     }
@@ -66,6 +67,7 @@ impl Kind {
                 schema
             }
             Self::AnyText => json!({"type": "string"}),
+            Self::NullableText => json!({"type": ["string", "null"]}),
             Self::Id => {
                 let mut schema = text(MAX_NAME_BYTES);
                 schema["pattern"] = json!("^\\S+$");
@@ -87,6 +89,13 @@ impl Kind {
                 "items": {"type": "string", "maxLength": MAX_NAME_BYTES},
             }),
             Self::AnyTexts => json!({"type": "array", "items": {"type": "string"}}),
+            Self::AnyList => json!({"type": "array"}),
+            Self::Any => json!({"type": ["string", "number", "boolean", "array", "object"]}),
+            Self::Room => json!({
+                "type": "string", "pattern": "^(global|(project|user|agent):\\S+)$",
+            }),
+            Self::Categories => words(Category::WORDS),
+            Self::EventTypes => words(&pipeline::event_types()),
             Self::OneOf(words) => json!({"type": "string", "enum": words}),
             Self::Filters(offers) => filters(offers),
             Self::Choice(offers) => choice(offers),
@@ -97,10 +106,36 @@ impl Kind {
                     .iter()
                     .filter(|field| !without.contains(&field.name))
                     .map(|field| Field::from(*field));
-                object(kept, None)
+                let mut schema = object(kept.clone(), None);
+                // A producer's null stands for absent, and passes as it is.
+                for field in kept.filter(|field| !field.required) {
+                    allow_null(&mut schema["properties"][field.name]);
+                }
+                schema
             }
         }
     }
+}
+
+/// Makes null fit a schema, too.
+fn allow_null(schema: &mut Value) {
+    let mut types = match schema["type"].take() {
+        Value::Array(types) => types,
+        one => vec![one],
+    };
+    types.push(json!("null"));
+    schema["type"] = Value::Array(types);
+    if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut) {
+        words.push(Value::Null);
+    }
+}
+
+/// A list of words of a closed list.
+fn words(words: &[&str]) -> Value {
+    json!({
+        "type": "array", "minItems": 1, "maxItems": MAX_LIST_ENTRIES,
+        "items": {"type": "string", "enum": words},
+    })
 }
 
 fn names(offers: &[Offer]) -> Vec<&'static str> {
