@@ -16,6 +16,8 @@
 
 mod account;
 mod seat;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -133,7 +135,7 @@ impl Ledger {
         })
     }
 
-    /// Enters a new session; `None` when that fails within three seconds.
+    /// Enters a new session; `None` when that fails within five seconds.
     /// `on_loss` is called when another connection takes the session over.
     pub(crate) async fn enter(
         self: &Rc<Self>,

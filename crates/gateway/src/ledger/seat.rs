@@ -23,7 +23,7 @@ pub(crate) enum SaveError {
     /// Another connection has taken the session over: this one is to end.
     #[error("another connection has taken the session over")]
     Lost,
-    /// It was not acknowledged within three seconds. It may be there; the next
+    /// It was not acknowledged within five seconds. It may be there; the next
     /// write, or [`Ledger::keep`] soon, puts there what the account says then.
     #[error("the store of sessions is out of reach")]
     Unsaved,
