@@ -33,9 +33,13 @@ mod feed;
 mod history;
 mod hub;
 mod ingest;
+#[allow(dead_code, reason = "for the dialects on Socket.IO")]
+mod ledger;
 mod listener;
 mod metrics;
 mod origin;
+#[allow(dead_code, reason = "for the dialects on Socket.IO")]
+mod replay;
 mod revocation;
 mod routes;
 mod session;
