@@ -35,6 +35,8 @@ mod hub;
 mod ingest;
 mod listener;
 mod metrics;
+#[allow(dead_code, reason = "wired in with the dialects over Socket.IO")]
+mod neighbours;
 mod origin;
 mod revocation;
 mod routes;

@@ -39,7 +39,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 pub use self::{
     codec::{Malformed, Packet, PacketBuilder},
-    engine::{Answer, EndReason, Engine, EngineOptions, Layer, Link, SessionRequest, Transport},
+    engine::{
+        Answer, EndReason, Engine, EngineOptions, Layer, Link, SessionRequest, SessionState,
+        Transport, UpgradeElsewhere,
+    },
     namespace::{
         Ack, AckError, Acknowledgement, Connecting, DisconnectReason, Event, Handler, Recovery,
         Refusal, Socket, SocketIo, SocketIoOptions, Verdict,

@@ -4,6 +4,7 @@
 mod acks;
 mod connecting;
 mod handler;
+mod moving;
 mod socket;
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
     codec::{
         Assembler, AssemblyLimits, Body, Header, SocketPacket, arguments, decode_socket_packet,
     },
-    engine::{Deadline, Message, Session, TakeUpgrade},
+    engine::{ClientState, Deadline, Message, Session, UpgradeElsewhere},
 };
 
 /// Settings of the Socket.IO layer.
@@ -305,6 +306,7 @@ fn decide<H: Handler>(
 ) {
     let (link, client) = (&session.link, &session.data);
     let namespace = socket.namespace();
+    link.core().calmer.notify_waiters();
     match verdict {
         // Its end is under way.
         Verdict::Accept(_) if socket.was_disconnected() => {}
@@ -414,7 +416,34 @@ impl<H: Handler> Layer for SocketIo<H> {
         self.handler.elsewhere(request).await
     }
 
-    fn upgrade_elsewhere(&self, sid: &str) -> Option<TakeUpgrade> {
+    fn upgrade_elsewhere(&self, sid: &str) -> Option<UpgradeElsewhere> {
         self.handler.upgrade_elsewhere(sid)
+    }
+
+    fn is_busy(&self, session: &Session<Self>) -> bool {
+        let members = session.data.members.borrow();
+        members
+            .iter()
+            .any(|member| matches!(member.state, MemberState::Connecting(_)))
+    }
+
+    fn freeze(&self, session: &Session<Self>) -> Option<ClientState> {
+        self.freeze_client(&session.data)
+    }
+
+    fn moved(&self, session: &Rc<Session<Self>>) {
+        let client = &session.data;
+        client.assembler.take();
+        for member in client.members.take() {
+            self.depart(client, &member, DisconnectReason::Moved);
+        }
+    }
+
+    fn thaw_opening(&self, opening: &[u8]) -> Option<Self::Opening> {
+        self.handler.thaw_opening(opening)
+    }
+
+    async fn thaw(&self, session: &Rc<Session<Self>>, state: ClientState) -> bool {
+        self.thaw_client(session, state).await
     }
 }

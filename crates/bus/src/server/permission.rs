@@ -12,7 +12,7 @@ use crate::{
         API_KEYS, DECISIONS, LEASES, REFRESH_FAMILIES, REPLAYS, REVOCATIONS, SIGNING_KEYS, USERS,
     },
     stream::{DLQ, EVENTS, TOPICS},
-    subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
+    subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, NEIGHBOURS_PREFIX, TOPICS_PREFIX},
 };
 
 /// The requests that the auth service answers.
@@ -31,8 +31,8 @@ pub enum User {
     /// Takes events in and is the only one to write topics and dead letters.
     Router,
     /// Reads topics, public signing keys and revocations, asks the auth service,
-    /// publishes the events of producers that come over HTTP, and records who
-    /// decided what.
+    /// publishes the events of producers that come over HTTP, records who
+    /// decided what, and asks other gateways about the sessions that they have.
     Gateway,
     /// Answers the auth requests and owns the buckets of keys, users, refresh
     /// families and revocations.
@@ -117,6 +117,8 @@ impl User {
                 publish.push(format!("$KV.{DECISIONS}.>"));
                 publish.extend(read_bucket(DECISIONS));
                 publish.extend(read_bucket(REVOCATIONS));
+                publish.push(below(NEIGHBOURS_PREFIX));
+                subscribe.push(below(NEIGHBOURS_PREFIX));
             }
             Self::Auth => {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
@@ -278,6 +280,23 @@ mod tests {
             assert_eq!(publishes(user, ADMIN_MANAGE), trusted, "{user}");
             let asks = matches!(user, User::Admin | User::Gateway);
             assert_eq!(publishes(user, subject::MANAGE), asks, "{user}");
+        }
+    }
+
+    #[test]
+    fn only_gateways_hear_and_ask_gateways() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Gateway);
+            let subject = subject::GatewayId::new(1).ask();
+            assert_eq!(publishes(user, &subject), trusted, "{user}");
+            let Some(permissions) = user.permissions() else {
+                continue;
+            };
+            let hears = permissions
+                .subscribe
+                .iter()
+                .any(|pattern| subject.starts_with(pattern.trim_end_matches('>')));
+            assert_eq!(hears, user == User::Gateway, "{user}");
         }
     }
 

@@ -81,6 +81,25 @@ impl Assembler {
         })
     }
 
+    /// The message so far: its text as the client sent it, and the attachments that have come.
+    pub(crate) fn so_far(&self) -> (String, Vec<Bytes>) {
+        let count = self.attachments.len() + self.missing;
+        let (kind, id) = match self.body {
+            Body::Event { ack } => ('5', ack),
+            Body::Ack { id } => ('6', Some(id)),
+        };
+        let mut packet = format!("{kind}{count}-");
+        if &*self.namespace != "/" {
+            packet.push_str(&self.namespace);
+            packet.push(',');
+        }
+        if let Some(id) = id {
+            packet.push_str(&id.to_string());
+        }
+        packet.push_str(&self.payload);
+        (packet, self.attachments.clone())
+    }
+
     /// Takes the next attachment; gives the message after the last.
     ///
     /// # Errors

@@ -10,7 +10,8 @@ use signalbox_transport::{PendingUpgrade, upgrade};
 use tokio::{task::yield_now, time::timeout};
 
 use super::{
-    Answer, EndReason, Engine, Layer, Session, SessionRequest, Verb,
+    Answer, EndReason, Engine, Layer, Session, SessionRequest, TakeUpgrade, UpgradeElsewhere, Verb,
+    core::Core,
     poll::{BegunPoll, Given},
     polling::Polling,
     request::{Query, Refused, is_push},
@@ -58,7 +59,7 @@ impl<L: Layer> Engine<L> {
         match (query.sid, query.websocket) {
             (None, false) => Begun::Answered(self.open_polling(request, peer).into_response()),
             (None, true) => Begun::Answered(self.open_websocket(request, peer)),
-            (Some(sid), true) => Begun::Answered(self.request_upgrade(&mut request, &sid)),
+            (Some(sid), true) => Begun::Answered(self.request_upgrade(&mut request, &sid, peer)),
             (Some(sid), false) => self.begin_session_request(request, sid),
         }
     }
@@ -117,7 +118,8 @@ impl<L: Layer> Engine<L> {
         let (parts, _) = request.into_parts();
         match self.layer.admit(&parts, peer) {
             Ok(opening) => {
-                let session = self.begin(opening, unsettled, None);
+                let sid = self.layer.session_id().into();
+                let session = self.begin(sid, opening, unsettled, None);
                 Answer::ok(self.open_packet(&session.link))
             }
             Err(answer) => answer,
@@ -154,21 +156,27 @@ impl<L: Layer> Engine<L> {
         self: &Rc<Self>,
         request: &mut Request<B>,
         sid: &str,
+        peer: IpAddr,
     ) -> Response<Full<Bytes>> {
-        let here = self.by_sid.borrow().contains_key(sid);
-        let take = if here {
-            None
-        } else if let Some(take) = self.layer.upgrade_elsewhere(sid) {
-            Some(take)
+        let take: TakeUpgrade = if self.by_sid.borrow().contains_key(sid) {
+            let (engine, sid) = (Rc::clone(self), sid.to_owned());
+            Box::new(move |pending| engine.upgrade(&sid, pending))
         } else {
-            return Refused::Sid.answer().into_response();
+            match self.layer.upgrade_elsewhere(sid) {
+                Some(UpgradeElsewhere::HandOn(take)) => take,
+                Some(UpgradeElsewhere::Fetch(owner)) => match self.make_room(peer) {
+                    Ok(unsettled) => {
+                        let (engine, sid) = (Rc::clone(self), sid.to_owned());
+                        Box::new(move |pending| engine.fetch(&sid, pending, owner, unsettled))
+                    }
+                    Err(refused) => return refused.answer().into_response(),
+                },
+                None => return Refused::Sid.answer().into_response(),
+            }
         };
         match upgrade::accept(request) {
             Ok((response, pending)) => {
-                match take {
-                    Some(take) => take(pending),
-                    None => self.upgrade(sid, pending),
-                }
+                take(pending);
                 response.map(|_| Full::default())
             }
             Err(rejection) => rejection.response(),
@@ -246,7 +254,7 @@ impl<L: Layer> Engine<L> {
         if link.is_ended() {
             return Err(Refused::Sid);
         }
-        let Some(polling) = link.polling.borrow().clone() else {
+        let Some(polling) = link.polling.borrow().clone().filter(|_| !link.frozen.get()) else {
             return Err(Refused::Bad);
         };
         if polling.pushing.replace(true) {
@@ -255,7 +263,10 @@ impl<L: Layer> Engine<L> {
         }
         Ok(BegunPush {
             unread: Given::new(&self.core, link.key),
-            _pushing: Pushing(polling),
+            _pushing: Pushing {
+                polling,
+                core: Rc::clone(&self.core),
+            },
             session,
         })
     }
@@ -306,11 +317,15 @@ struct BegunPush<L: Layer> {
 }
 
 /// Lets the next body in when dropped.
-struct Pushing(Rc<Polling>);
+struct Pushing {
+    polling: Rc<Polling>,
+    core: Rc<Core>,
+}
 
 impl Drop for Pushing {
     fn drop(&mut self) {
-        self.0.pushing.set(false);
+        self.polling.pushing.set(false);
+        self.core.calmer.notify_waiters();
     }
 }
 
