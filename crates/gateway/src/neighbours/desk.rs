@@ -141,7 +141,11 @@ impl Desk {
                     }
                 }
                 _ = look.tick() => probes = self.calls.probe().await,
-                true = broken(&mut link, &mut generation) => self.calls.cut_off(),
+                true = broken(&mut link, &mut generation) => {
+                    self.calls.cut_off();
+                    let served = Arc::clone(&self.served);
+                    self.tasks.spawn(async move { served.cut_off().await });
+                }
             }
         }
     }
@@ -241,6 +245,16 @@ impl Served {
         let running = self.running.lock().remove(&asker);
         if let Some(running) = running {
             running.task.abort();
+        }
+    }
+
+    /// Ends the answering of everything: whoever asked may have been told to
+    /// give up, and that was lost, or may wait for an answer that was.
+    async fn cut_off(&self) {
+        let running = std::mem::take(&mut *self.running.lock());
+        for (asker, running) in running {
+            running.task.abort();
+            self.answer(asker, Outcome::Refused(Nothing {})).await;
         }
     }
 

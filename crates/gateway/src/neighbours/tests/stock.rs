@@ -64,7 +64,7 @@ async fn the_stock_client_needs_no_sticky_sessions() {
                 json!([number])
             );
         }
-        drop(client);
+        tell(&client, &json!({"ns": "/", "leave": true}));
         until("it left", || members() == 0).await;
     }
 }
