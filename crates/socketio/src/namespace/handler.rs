@@ -7,7 +7,7 @@ use http::request::Parts;
 use serde_json::value::RawValue;
 
 use super::{Ack, Connecting, Socket, Verdict};
-use crate::{Answer, EndReason, SessionRequest, engine::TakeUpgrade};
+use crate::{Answer, EndReason, Link, SessionRequest, engine::TakeUpgrade};
 
 /// An event of a client.
 #[derive(Debug)]
@@ -67,11 +67,15 @@ pub trait Handler: Sized + 'static {
     /// The answer for one that is refused, see [`Answer::denied`].
     fn open(&self, request: &Parts, peer: IpAddr) -> Result<Self::Opening, Answer>;
 
+    /// Called when a session begins, before anything of it is read: for its limits.
+    fn opened(&self, _link: &Rc<Link>, _opening: &Rc<Self::Opening>) {}
+
     /// Decides whether a client may join a namespace, and joins its rooms.
     ///
     /// The client has no answer yet, and hears of nothing before it but what is emitted here, which
     /// is how missed events are replayed. Join where nothing is awaited any more: the answer goes
-    /// out right behind the verdict, so that nothing comes between. The future is dropped when the
+    /// out right behind the verdict, so that nothing comes between. Events that come meanwhile are
+    /// kept, within bounds, and handed over once the client is in. The future is dropped when the
     /// client leaves.
     fn connect(
         self: Rc<Self>,

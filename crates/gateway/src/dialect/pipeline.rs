@@ -1,0 +1,194 @@
+//! Dialect `pipeline`: everything that a client's permissions allow, each event
+//! under its own name with its data at the top level and again under `data`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use signalbox_identity::Principal;
+use signalbox_protocol::ErrorCode;
+use signalbox_protocol::catalogue::{Audience, Category, Channel};
+use signalbox_protocol::cursor::Cursor;
+use signalbox_protocol::event::Priority;
+use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::pipeline::{
+    AUTH_ERROR, AUTHENTICATED, Acknowledgement, Authenticated, ERROR, EventPayload, Failure,
+    Subscribe, User,
+};
+use signalbox_socketio::Packet;
+use signalbox_transport::Frame;
+use time::OffsetDateTime;
+
+use super::{EXPIRING, millis, packet};
+use crate::access;
+use crate::hub::{Channels, Clause, Filter, HubEvent, Selection};
+
+/// Which of the events that it may have a client wants. What is absent narrows
+/// nothing. Kept as words, so that it can be carried to another gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Narrowing {
+    /// Accepted categories.
+    categories: Option<BTreeSet<String>>,
+    /// Accepted types.
+    event_types: Option<BTreeSet<String>>,
+    /// The least priority.
+    min_priority: Option<String>,
+}
+
+impl From<&Subscribe> for Narrowing {
+    fn from(asked: &Subscribe) -> Self {
+        Self {
+            categories: asked.categories.as_ref().map(|categories| {
+                let words = categories.iter().map(|category| category.as_str());
+                words.map(str::to_owned).collect()
+            }),
+            event_types: asked
+                .event_types
+                .as_ref()
+                .map(|kinds| kinds.iter().map(|kind| kind.name.to_owned()).collect()),
+            min_priority: asked
+                .min_priority
+                .map(|priority| priority.as_str().to_owned()),
+        }
+    }
+}
+
+impl Narrowing {
+    fn wants(&self, category: Category) -> bool {
+        self.categories
+            .as_ref()
+            .is_none_or(|words| words.contains(category.as_str()))
+    }
+
+    fn filter(&self) -> Option<Filter> {
+        let names = self.event_types.as_ref();
+        let names = names.map(|names| Clause::on_name(names.iter().cloned().collect()));
+        let least = self.min_priority.as_deref();
+        let least = least.and_then(|word| word.parse().ok());
+        let least = least
+            .filter(|least| *least > Priority::Low)
+            .map(Clause::on_priority);
+        Filter::new(names.into_iter().chain(least).collect())
+    }
+}
+
+/// What a client gets: all that it may have and wants, as one selection for
+/// what is addressed to nobody in particular and one for what is addressed to
+/// the user.
+pub(crate) fn selections(principal: &Principal, narrowing: &Narrowing) -> Vec<Selection> {
+    let wanted: Channels = Category::ALL
+        .into_iter()
+        .filter(|category| narrowing.wants(*category))
+        .flat_map(|category| category.channels().iter().copied())
+        .filter(|channel| access::missing(principal.permissions, *channel).is_none())
+        .collect();
+    let personal = Channel::PipelineUserNotifications;
+    let general: Channels = wanted
+        .iter()
+        .filter(|channel| *channel != personal)
+        .collect();
+    let mut selections = Vec::new();
+    if !general.is_empty() {
+        selections.push(Selection {
+            filter: narrowing.filter(),
+            ..Selection::of(general)
+        });
+    }
+    if wanted.contains(personal) {
+        let user = principal.subject.as_str().to_owned();
+        selections.push(Selection {
+            audience: Some(Audience::User(user)),
+            filter: narrowing.filter(),
+            ..Selection::of(personal)
+        });
+    }
+    selections
+}
+
+/// The credential was accepted.
+pub(crate) fn authenticated(
+    principal: &Principal,
+    seq: Cursor,
+    recovered: Option<bool>,
+) -> Packet {
+    let user = User {
+        id: principal.subject.as_str(),
+        name: &principal.name,
+        role: principal.role.map(|role| role.as_str()),
+        permissions: principal.permissions.words().collect(),
+    };
+    let argument = Authenticated {
+        user,
+        expires_at: principal.expires_at.map(Into::into),
+        seq,
+        recovered,
+    };
+    packet(AUTHENTICATED, &argument, None)
+}
+
+/// There is no good credential.
+pub(crate) fn auth_error(code: ErrorCode, message: &str) -> Packet {
+    packet(AUTH_ERROR, &Failure::new(code, message), None)
+}
+
+/// The token is about to expire.
+pub(crate) fn expiring(expires_at: OffsetDateTime) -> Packet {
+    let failure = Failure {
+        expires_at: Some(expires_at.into()),
+        ..Failure::new(ErrorCode::TokenExpiring, EXPIRING)
+    };
+    packet(AUTH_ERROR, &failure, None)
+}
+
+/// What is wrong with what a client asked for, where it wants no
+/// acknowledgement.
+pub(crate) fn complaint(complaint: &Complaint, retry_after: Option<Duration>) -> Packet {
+    packet(ERROR, &failed(complaint, retry_after), None)
+}
+
+/// The acknowledgement of a subscription.
+pub(crate) fn success(seq: Cursor, recovered: Option<bool>) -> Value {
+    json(&Acknowledgement::Success { seq, recovered })
+}
+
+/// The acknowledgement of what was not done.
+pub(crate) fn failure(complaint: &Complaint, retry_after: Option<Duration>) -> Value {
+    json(&Acknowledgement::Error(failed(complaint, retry_after)))
+}
+
+/// The frame for an event, with its offset as a further argument or without;
+/// `None` when the dialect has no word for its type.
+pub(crate) fn encode(event: &HubEvent, cursor: Cursor, offset: bool) -> Option<Frame> {
+    let inner = &event.event;
+    let word = inner.kind.words.pipeline?;
+    let payload = EventPayload {
+        event_type: inner.kind.name,
+        category: word.category,
+        priority: inner.priority,
+        data: &inner.data,
+        timestamp: inner.time,
+        id: &inner.id,
+        seq: cursor,
+    };
+    packet(inner.kind.name, &payload, offset.then_some(cursor))
+        .single_frame()
+        .cloned()
+}
+
+fn failed(complaint: &Complaint, retry_after: Option<Duration>) -> Failure<'_> {
+    Failure {
+        retry_after: retry_after.map(millis),
+        ..Failure::from(complaint)
+    }
+}
+
+/// # Panics
+/// Never: every value written here has string keys.
+fn json(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).expect("frames have string keys and finite numbers")
+}
+
+#[cfg(test)]
+mod tests;
