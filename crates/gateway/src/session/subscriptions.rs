@@ -91,14 +91,13 @@ impl<D: Dialect + 'static> Session<D> {
         let Some(principal) = self.standing.principal() else {
             return Err(Complaint::plain(ErrorCode::Forbidden, "authenticate first"));
         };
-        let required = access::required(channel);
-        if principal.permissions.contains(required) {
-            return Ok(());
+        match access::missing(principal.permissions, channel) {
+            None => Ok(()),
+            Some(required) => Err(Complaint::plain(
+                ErrorCode::Forbidden,
+                format!("channel {channel} needs permission {required}"),
+            )),
         }
-        Err(Complaint::plain(
-            ErrorCode::Forbidden,
-            format!("channel {channel} needs permission {required}"),
-        ))
     }
 
     /// Whether everything behind `since` can still be delivered.

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 pub use self::check::Misfit;
 pub use self::values::Wrong;
 use super::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use super::workspace::InvalidRoom;
 use crate::catalogue::{self, Channel, EventType};
 use crate::dialect::Dialect;
 use crate::error_code::ErrorCode;
@@ -93,6 +94,12 @@ pub enum Kind {
     Cursor,
     /// The name of a channel that is offered.
     Channel(&'static [Offer]),
+    /// The name of a room of dialect `workspace`.
+    Room,
+    /// A list of categories of dialect `pipeline`.
+    Categories,
+    /// A list of the event types of dialect `pipeline`.
+    EventTypes,
     /// Lists of accepted values by the filter keys of the channel.
     Filters(&'static [Offer]),
     /// Names of events and values of their data's fields, as `mesh` filters.
@@ -116,12 +123,16 @@ pub enum Kind {
     Texts,
     /// A list of strings.
     AnyTexts,
+    /// A list of anything.
+    AnyList,
     /// One word of a closed list.
     OneOf(&'static [&'static str]),
     /// An object with these fields.
     Object(&'static [Field]),
     /// Any object.
     AnyObject,
+    /// Anything but null.
+    Any,
     /// An event's data.
     Data {
         /// The fields that the catalogue checks; others pass.
@@ -279,10 +290,13 @@ impl Kind {
             Self::Number => "a number".to_owned(),
             Self::Flag => "a boolean".to_owned(),
             Self::Time => "an RFC 3339 timestamp".to_owned(),
-            Self::Texts => format!(
+            Self::Room => InvalidRoom.to_string(),
+            Self::Texts | Self::Categories | Self::EventTypes => format!(
                 "a list of 1 to {MAX_LIST_ENTRIES} strings of at most {MAX_NAME_BYTES} bytes"
             ),
             Self::AnyTexts => "a list of strings".to_owned(),
+            Self::AnyList => "a list".to_owned(),
+            Self::Any => "a value".to_owned(),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
             Self::Filters(_)
             | Self::Choice(_)
@@ -302,7 +316,9 @@ impl From<catalogue::Kind> for Kind {
             catalogue::Kind::Flag => Self::Flag,
             catalogue::Kind::Time => Self::Time,
             catalogue::Kind::Texts => Self::AnyTexts,
+            catalogue::Kind::List => Self::AnyList,
             catalogue::Kind::Object => Self::AnyObject,
+            catalogue::Kind::Any => Self::Any,
             catalogue::Kind::OneOf(words) => Self::OneOf(words),
         }
     }

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{Field, Kind, Message, Offer};
-use crate::catalogue::{self, EventType};
+use crate::catalogue::{self, Category, EventType};
 use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use crate::frame::pipeline;
 use crate::name::MAX_NAME_BYTES;
 
 impl Message {
@@ -87,6 +88,13 @@ impl Kind {
                 "items": {"type": "string", "maxLength": MAX_NAME_BYTES},
             }),
             Self::AnyTexts => json!({"type": "array", "items": {"type": "string"}}),
+            Self::AnyList => json!({"type": "array"}),
+            Self::Any => json!({"not": {"type": "null"}}),
+            Self::Room => json!({
+                "type": "string", "pattern": "^(global|(project|user|agent):\\S+)$",
+            }),
+            Self::Categories => words(Category::WORDS),
+            Self::EventTypes => words(&pipeline::event_types()),
             Self::OneOf(words) => json!({"type": "string", "enum": words}),
             Self::Filters(offers) => filters(offers),
             Self::Choice(offers) => choice(offers),
@@ -101,6 +109,14 @@ impl Kind {
             }
         }
     }
+}
+
+/// A list of words of a closed list.
+fn words(words: &[&str]) -> Value {
+    json!({
+        "type": "array", "minItems": 1, "maxItems": MAX_LIST_ENTRIES,
+        "items": {"type": "string", "enum": words},
+    })
 }
 
 fn names(offers: &[Offer]) -> Vec<&'static str> {
