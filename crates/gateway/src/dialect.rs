@@ -60,6 +60,8 @@ pub(crate) struct Subscribe {
     /// How the client will name it; a subscription of that name is replaced.
     /// `None` where the session makes up a name.
     pub(crate) name: Option<String>,
+    /// The channel that they come on, which has to be allowed.
+    pub(crate) channel: Channel,
     /// Which ones.
     pub(crate) selection: Selection,
     /// How to write them.

@@ -36,6 +36,7 @@ mod ingest;
 mod listener;
 mod metrics;
 mod origin;
+mod replay;
 mod revocation;
 mod routes;
 mod session;

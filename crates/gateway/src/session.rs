@@ -4,7 +4,6 @@
 mod decide;
 mod identity;
 mod meter;
-mod replay;
 mod standing;
 mod subscriptions;
 

@@ -206,10 +206,11 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
     };
     Ok(Subscribe {
         name: None,
+        channel,
         selection: Selection {
-            channel,
             object,
             filter: Filter::new(clauses),
+            ..Selection::of(channel)
         },
         encoding: Encoding::Threat(Projection::new(metrics)),
         since: asked.since,
