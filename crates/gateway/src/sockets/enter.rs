@@ -1,0 +1,409 @@
+//! A CONNECT: who is let into the namespace, as what, and what is said first.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use signalbox_identity::Principal;
+use signalbox_protocol::cursor::Cursor;
+use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::socketio::NAMESPACE;
+use signalbox_protocol::{Dialect, ErrorCode};
+use signalbox_socketio::{Connecting, Refusal, Verdict};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use super::hello::{Hello, RefuseBy, Token};
+use super::identity::Due;
+use super::seat::{Greeting, Seat, Seated};
+use super::standing::{Place, Standing};
+use super::{AUDIT, Sockets};
+use crate::authority::Refusal as Refused;
+use crate::dialect::{Metering, pipeline, workspace};
+use crate::hub::Progress;
+use crate::replay::{is_within_reach, replay_together};
+use crate::session::meter::Meter;
+use crate::shard::Connection;
+
+/// How long a client may stay without a credential.
+const AUTHENTICATION: Duration = Duration::from_secs(10);
+/// How long a client that was told to leave may still say something and be
+/// answered: what it said when it was let in is on its way.
+const LEAVING: Duration = Duration::from_millis(250);
+
+type Decision = Verdict<Seated>;
+
+impl Sockets {
+    /// Decides on a CONNECT.
+    pub(super) async fn enter(self: Rc<Self>, connecting: Connecting<Self>) -> Decision {
+        if connecting.namespace() != NAMESPACE {
+            return Verdict::Refuse(Refusal::new(workspace::other_namespace()));
+        }
+        if !*self.shard.shared.bus_present.borrow() {
+            return Verdict::Close;
+        }
+        let opening = Rc::clone(connecting.opening());
+        let refuse_by = self.shard.shared.options.refuse_by;
+        let hello = Hello::read(&opening, connecting.auth(), refuse_by);
+        let name = format!("io-session-{}", Uuid::now_v7().simple());
+        info!(
+            target: AUDIT,
+            session = %name,
+            peer = %opening.peer(),
+            dialect = %hello.dialect,
+            transport = ?connecting.socket().link().transport(),
+            "connected"
+        );
+        if let Some(recovery) = connecting.recovery()
+            && let Some(decision) = self.recover(&connecting, &hello, &name, recovery).await
+        {
+            return decision;
+        }
+        match hello.dialect {
+            Dialect::Workspace => self.enter_workspace(connecting, hello, name).await,
+            _ => self.enter_pipeline(&connecting, &hello, name),
+        }
+    }
+
+    fn enter_pipeline(
+        self: &Rc<Self>,
+        connecting: &Connecting<Self>,
+        hello: &Hello,
+        name: String,
+    ) -> Decision {
+        let seat = self.seat(connecting, hello.dialect, hello.recovery, name);
+        seat.wants_pipeline.set(true);
+        match hello.since {
+            Ok(since) => seat.since.set(since),
+            Err(wrong) => seat.complaint.set(Some(wrong)),
+        }
+        let patience = self.shard.shared.options.authentication;
+        let deadline = Instant::now() + patience.unwrap_or(AUTHENTICATION);
+        seat.due.set(Due::Credential);
+        self.clock.set(&seat, deadline);
+        self.offer(connecting, &seat);
+        Verdict::Accept(self.seated(seat))
+    }
+
+    async fn enter_workspace(
+        self: &Rc<Self>,
+        connecting: Connecting<Self>,
+        hello: Hello,
+        name: String,
+    ) -> Decision {
+        let principal = match self.identify(&connecting, &hello, &name).await {
+            Ok(principal) => principal,
+            Err(decision) => return decision,
+        };
+        let seat = self.seat(&connecting, hello.dialect, hello.recovery, name);
+        let since = match hello.since {
+            Ok(since) => since,
+            Err(wrong) => {
+                seat.complaint.set(Some(wrong));
+                None
+            }
+        };
+        let recovered = match since {
+            None => None,
+            Some(since) => match is_within_reach(&self.shard, since).await {
+                Ok(reached) => Some(reached),
+                Err(_) => return Verdict::Close,
+            },
+        };
+        let since = since.filter(|_| recovered == Some(true));
+        let here = self.shard.hub.borrow().cursor().sequence;
+        let place = since.map_or(Place::live_from(here), |since| Place {
+            since: since.sequence,
+            live: None,
+        });
+        {
+            let mut standing = seat.standing.borrow_mut();
+            let rooms = workspace::first_rooms(&principal);
+            standing.rooms = rooms.into_iter().map(|room| (room, place)).collect();
+            standing.principal = Some(Rc::new(principal));
+        }
+        self.offer(&connecting, &seat);
+        // Kept before the client hears of it.
+        self.keep(&seat).await;
+        // What was revoked while this waited has been applied to the seat.
+        if !self.settle_in(&seat, |_, place| place.since) {
+            return Verdict::Close;
+        }
+        seat.greeting.set(Greeting::Established {
+            recovered,
+            rooms: false,
+        });
+        Verdict::Accept(self.seated(seat))
+    }
+
+    /// Who a client of dialect `workspace` is.
+    ///
+    /// # Errors
+    /// What is decided about one that has no good credential.
+    pub(super) async fn identify(
+        self: &Rc<Self>,
+        connecting: &Connecting<Self>,
+        hello: &Hello,
+        name: &str,
+    ) -> Result<Principal, Decision> {
+        let opening = connecting.opening();
+        let missing = workspace::Refused {
+            code: ErrorCode::AuthMissing,
+            message: "no token was given",
+        };
+        let failed = |message| workspace::Refused {
+            code: ErrorCode::AuthFailed,
+            message,
+        };
+        let (refused, delay) = match &hello.token {
+            Token::Missing => (missing, Duration::ZERO),
+            Token::KeyInUrl => {
+                let message = "API keys are not accepted in URLs, exchange them for a token";
+                (failed(message), Duration::ZERO)
+            }
+            Token::Given(token) => match self.examine(name, opening, token, None).await {
+                Ok(principal) => return Ok(principal),
+                Err(withheld) => match withheld.refusal {
+                    Refused::Invalid(reason) => {
+                        let delay = self.count_refusal(opening, token, &withheld);
+                        (failed(reason), delay)
+                    }
+                    Refused::Unavailable => {
+                        info!(target: AUDIT, session = %name, peer = %opening.peer(), reason = "credentials cannot be checked now", "refused");
+                        return Err(Verdict::Close);
+                    }
+                },
+            },
+        };
+        info!(target: AUDIT, session = %name, peer = %opening.peer(), reason = refused.message, "refused");
+        if hello.refuse_by == RefuseBy::ConnectError {
+            self.withhold(delay).await;
+            return Err(Verdict::Refuse(Refusal {
+                message: refused.message.to_owned(),
+                data: Some(workspace::refusal_data(&refused)),
+            }));
+        }
+        let seat = self.seat(connecting, hello.dialect, false, name.to_owned());
+        seat.refused.replace(Some(refused));
+        // Commands wait for the verdict.
+        seat.working.set(true);
+        seat.greeting.set(Greeting::Refused { delay });
+        Err(Verdict::Accept(self.seated(seat)))
+    }
+
+    /// Tells a client that it is not let in, answers what it said meanwhile,
+    /// and has it leave.
+    pub(super) fn turn_away(self: &Rc<Self>, seat: &Rc<Seat>, delay: Duration) {
+        let (desk, seat) = (Rc::clone(self), Rc::clone(seat));
+        self.tasks.spawn(async move {
+            desk.withhold(delay).await;
+            let refused = seat.refused.borrow().clone();
+            if let Some(refused) = refused {
+                seat.say(&workspace::refusal(&refused));
+            }
+            seat.working.set(false);
+            desk.work(&seat);
+            sleep(LEAVING).await;
+            seat.send_away(&desk.clock);
+        });
+    }
+
+    /// A seat for a client that is about to be let in.
+    pub(super) fn seat(
+        &self,
+        connecting: &Connecting<Self>,
+        dialect: Dialect,
+        recovery: bool,
+        name: String,
+    ) -> Rc<Seat> {
+        let socket = connecting.socket().clone();
+        let outbound = socket.outbound().clone();
+        let member = self.shard.hub.borrow_mut().join(outbound);
+        let per_minute = match dialect {
+            // Its document knows no limit.
+            Dialect::Workspace => 0,
+            _ => self.shard.shared.options.messages_per_minute,
+        };
+        Rc::new(Seat {
+            name,
+            socket,
+            opening: Rc::clone(connecting.opening()),
+            shard: Rc::clone(&self.shard),
+            member,
+            dialect,
+            offsets: recovery,
+            began: Instant::now(),
+            standing: RefCell::new(Standing::default()),
+            rooms: RefCell::default(),
+            feeds: RefCell::default(),
+            greeting: Cell::new(Greeting::None),
+            since: Cell::default(),
+            lost: Cell::default(),
+            wants_pipeline: Cell::default(),
+            complaint: Cell::default(),
+            keeping: Rc::default(),
+            due: Cell::default(),
+            alarm: Cell::default(),
+            inbox: RefCell::default(),
+            working: Cell::default(),
+            refused: RefCell::default(),
+            strikes: Cell::default(),
+            bad_tokens: Cell::default(),
+            meter: RefCell::new(Meter::new(dialect, Metering::Connection, per_minute)),
+            over: Cell::default(),
+            forgotten: Cell::default(),
+            counted: Cell::default(),
+        })
+    }
+
+    /// Lists a seat among the shard's connections for as long as it is taken.
+    pub(super) fn seated(&self, seat: Rc<Seat>) -> Seated {
+        let presence = self.shard.enter(Connection {
+            outbound: seat.socket.outbound().clone(),
+            dialect: seat.dialect,
+            // The engine tells its sessions itself.
+            farewell: |_| {},
+            holder: Rc::clone(&seat) as Rc<_>,
+        });
+        Seated::new(seat, Rc::clone(&self.clock), presence)
+    }
+
+    /// Subscribes a client to everything in its standing, from where `start`
+    /// says; nothing is brought yet. False when its credential does not hold
+    /// any more.
+    pub(super) fn settle_in(
+        self: &Rc<Self>,
+        seat: &Rc<Seat>,
+        start: impl Fn(&Standing, Place) -> u64,
+    ) -> bool {
+        let Some(principal) = seat.principal() else {
+            return false;
+        };
+        let Ok(principal) = self.acceptable((*principal).clone(), None) else {
+            return false;
+        };
+        let principal = Rc::new(principal);
+        let mut denied = Vec::new();
+        {
+            let mut standing = seat.standing.borrow_mut();
+            standing.principal = Some(Rc::clone(&principal));
+            standing.rooms.retain(|room, _| {
+                let may = workspace::may_enter(&principal, room);
+                if !may {
+                    denied.push(room.clone());
+                }
+                may
+            });
+        }
+        seat.denied.replace(denied);
+        let standing = seat.standing.borrow().clone();
+        let encoding = seat.encoding(Dialect::Workspace);
+        for (room, place) in &standing.rooms {
+            let selection = workspace::selection(room);
+            let from = start(&standing, *place);
+            let mut hub = self.shard.hub.borrow_mut();
+            let id = hub.subscribe(seat.member, selection, &encoding, Some(from));
+            seat.rooms.borrow_mut().insert(room.clone(), id);
+        }
+        if let Some(feed) = &standing.feed {
+            let from = start(&standing, feed.place);
+            self.place_feed(seat, &principal, &feed.narrowing, from);
+        }
+        if seat.dialect == Dialect::Workspace {
+            seat.counted.set(true);
+            self.shard.shared.occupancy.enter(standing.rooms.keys());
+        }
+        self.trust(seat, &principal);
+        true
+    }
+
+    /// Every subscription of a client.
+    pub(super) fn subscriptions(seat: &Seat) -> Vec<crate::hub::SubscriptionId> {
+        let rooms = seat.rooms.borrow();
+        let feeds = seat.feeds.borrow();
+        rooms.values().chain(feeds.iter()).copied().collect()
+    }
+
+    /// Says what is said first, and lets events come.
+    pub(super) fn greet(self: &Rc<Self>, seat: &Rc<Seat>) {
+        match seat.greeting.replace(Greeting::None) {
+            Greeting::None | Greeting::Resumed => {}
+            Greeting::Refused { delay } => self.turn_away(seat, delay),
+            Greeting::Established { recovered, rooms } => {
+                self.establish(seat, recovered, rooms);
+            }
+        }
+        if let Some(wrong) = seat.complaint.take() {
+            let complaint = Complaint {
+                field: Some("since".to_owned()),
+                ..Complaint::plain(ErrorCode::InvalidMessage, wrong)
+            };
+            seat.say(&match seat.dialect {
+                Dialect::Workspace => {
+                    workspace::complaint(&complaint, &seat.socket.id(), None, None)
+                }
+                _ => pipeline::complaint(&complaint, None),
+            });
+        }
+    }
+
+    fn establish(self: &Rc<Self>, seat: &Rc<Seat>, recovered: Option<bool>, rooms: bool) {
+        let Some(principal) = seat.principal() else {
+            return;
+        };
+        let ids = Self::subscriptions(seat);
+        let seq = self.seq_of(&ids);
+        let rooms = rooms.then(|| {
+            let standing = seat.standing.borrow();
+            standing.rooms.keys().map(ToString::to_string).collect()
+        });
+        let user = principal.subject.as_str();
+        let id = seat.socket.id();
+        seat.say(&workspace::established(&id, user, seq, recovered, rooms));
+        for room in seat.denied.take() {
+            self.tell_denied(seat, &room);
+        }
+        let live = self.shard.hub.borrow_mut().catch_up_together(&ids) == Progress::Live;
+        if live {
+            self.note_all_live(seat);
+            return;
+        }
+        let (desk, seat) = (Rc::clone(self), Rc::clone(seat));
+        self.tasks.spawn(async move {
+            let outbound = seat.socket.outbound().clone();
+            replay_together(&desk.shard, &outbound, &ids).await;
+            if desk.note_all_live(&seat) {
+                desk.keep(&seat).await;
+            }
+        });
+    }
+
+    /// The position behind which everything comes that these subscriptions
+    /// bring.
+    fn seq_of(&self, ids: &[crate::hub::SubscriptionId]) -> Cursor {
+        let hub = self.shard.hub.borrow();
+        let cursors = ids.iter().map(|id| hub.cursor_of(*id));
+        cursors
+            .min_by_key(|cursor| cursor.sequence)
+            .unwrap_or_else(|| hub.cursor())
+    }
+
+    /// Notes that everything that a client began with has caught up; false if
+    /// that was known.
+    pub(super) fn note_all_live(&self, seat: &Seat) -> bool {
+        let live = self.shard.hub.borrow().cursor().sequence;
+        let mut standing = seat.standing.borrow_mut();
+        let standing = &mut *standing;
+        let feed = standing.feed.iter_mut().map(|feed| &mut feed.place);
+        let mut changed = false;
+        for place in standing.rooms.values_mut().chain(feed) {
+            if place.live.is_none() {
+                place.live = Some(live);
+                changed = true;
+            }
+        }
+        debug!(session = %seat.name, live, "caught up");
+        changed
+    }
+}
