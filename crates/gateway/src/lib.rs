@@ -33,6 +33,8 @@ mod feed;
 mod history;
 mod hub;
 mod ingest;
+#[allow(dead_code, reason = "for the dialects on Socket.IO")]
+mod ledger;
 mod listener;
 mod metrics;
 mod origin;

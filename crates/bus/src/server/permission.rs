@@ -9,7 +9,8 @@ use std::fmt;
 
 use crate::{
     key::{
-        API_KEYS, DECISIONS, LEASES, REFRESH_FAMILIES, REPLAYS, REVOCATIONS, SIGNING_KEYS, USERS,
+        API_KEYS, DECISIONS, LEASES, REFRESH_FAMILIES, REPLAYS, REVOCATIONS, SESSIONS,
+        SESSIONS_STREAM, SIGNING_KEYS, USERS,
     },
     stream::{DLQ, EVENTS, TOPICS},
     subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
@@ -31,8 +32,8 @@ pub enum User {
     /// Takes events in and is the only one to write topics and dead letters.
     Router,
     /// Reads topics, public signing keys and revocations, asks the auth service,
-    /// publishes the events of producers that come over HTTP, and records who
-    /// decided what.
+    /// publishes the events of producers that come over HTTP, records who
+    /// decided what, and keeps the sessions that clients may come back to.
     Gateway,
     /// Answers the auth requests and owns the buckets of keys, users, refresh
     /// families and revocations.
@@ -117,6 +118,10 @@ impl User {
                 publish.push(format!("$KV.{DECISIONS}.>"));
                 publish.extend(read_bucket(DECISIONS));
                 publish.extend(read_bucket(REVOCATIONS));
+                // One by one: nothing here needs all of them.
+                publish.push(format!("$KV.{SESSIONS}.>"));
+                publish.push(stream_info(SESSIONS_STREAM));
+                publish.push(get_from_leader(SESSIONS_STREAM));
             }
             Self::Auth => {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
@@ -169,8 +174,12 @@ fn get_messages(stream: &str) -> [String; 3] {
     [
         format!("$JS.API.DIRECT.GET.{stream}"),
         format!("$JS.API.DIRECT.GET.{stream}.>"),
-        format!("$JS.API.STREAM.MSG.GET.{stream}"),
+        get_from_leader(stream),
     ]
+}
+
+fn get_from_leader(stream: &str) -> String {
+    format!("$JS.API.STREAM.MSG.GET.{stream}")
 }
 
 /// Everything that reading a stream takes, with consumers of one's own.
@@ -286,6 +295,23 @@ mod tests {
         for user in User::ALL {
             let trusted = matches!(user, User::Admin | User::Operator);
             assert_eq!(publishes(user, "$KV.dlq_replays.a-1"), trusted, "{user}");
+        }
+    }
+
+    #[test]
+    fn only_gateways_keep_sessions_and_read_them_one_by_one() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Gateway);
+            for subject in ["$KV.sessions.ab", "$JS.API.STREAM.MSG.GET.KV_sessions"] {
+                assert_eq!(publishes(user, subject), trusted, "{user} {subject}");
+            }
+            for subject in [
+                "$JS.API.CONSUMER.CREATE.KV_sessions.x",
+                "$JS.API.DIRECT.GET.KV_sessions",
+                "$JS.API.STREAM.PURGE.KV_sessions",
+            ] {
+                assert_eq!(publishes(user, subject), user == User::Admin, "{subject}");
+            }
         }
     }
 
