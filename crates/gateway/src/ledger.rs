@@ -56,7 +56,8 @@ const PID_CHARS: usize = PID_BYTES / 3 * 4;
 pub(crate) struct Pid(Rc<str>);
 
 impl Pid {
-    fn generate() -> Self {
+    /// A new one.
+    pub(crate) fn generate() -> Self {
         Self(
             URL_SAFE_NO_PAD
                 .encode(rand::random::<[u8; PID_BYTES]>())
@@ -102,6 +103,13 @@ pub(crate) struct Kept {
     revision: Revision,
 }
 
+impl Kept {
+    /// The secret by which it was found.
+    pub(crate) const fn pid(&self) -> &Pid {
+        &self.pid
+    }
+}
+
 /// Why a session was not taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TakeOverError {
@@ -131,14 +139,14 @@ impl Ledger {
         })
     }
 
-    /// Enters a new session; `None` when that fails within three seconds.
+    /// Enters a new session under a `pid` that nobody has; `None` when that fails within three seconds.
     /// `on_loss` is called when another connection takes the session over.
     pub(crate) async fn enter(
         self: &Rc<Self>,
+        pid: Pid,
         account: Account,
         on_loss: impl Fn() + 'static,
     ) -> Option<Seat> {
-        let pid = Pid::generate();
         let inner = Inner::new(self, pid, account, Revision::NONE, Box::new(on_loss));
         match inner.write_first().await {
             Ok(()) => Some(self.seat(inner)),

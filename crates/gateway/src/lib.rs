@@ -4,7 +4,7 @@
 //! |---|---|
 //! | in | everything on `topics.>`, through one ordered reader |
 //! | in | the buckets `signing_keys` and `revocations` |
-//! | in | frames of clients, over WebSocket |
+//! | in | frames of clients, over WebSocket and Socket.IO |
 //! | in | events of producers, over HTTP |
 //! | in | logins, refreshes, revocations and administration, over HTTP |
 //! | out | frames to clients; requests on `svc.auth.>`; events on `events.>` |
@@ -43,6 +43,7 @@ mod revocation;
 mod routes;
 mod session;
 mod shard;
+mod sockets;
 mod spans;
 
 use std::net::SocketAddr;
@@ -54,12 +55,14 @@ use parking_lot::Mutex;
 use signalbox_bus::Bus;
 use signalbox_bus::decision::Decisions;
 use signalbox_bus::reader::OrderedReader;
+use signalbox_bus::session_store::SessionStore;
 use signalbox_bus::stream::{self, StreamState, TOPICS};
 use signalbox_service::{Health, Shutdown, Tasks};
 use signalbox_transport::{Shards, shard_count_for};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use crate::admission::Admission;
 pub use crate::admission::AdmissionLimits;
@@ -74,6 +77,7 @@ use crate::ingest::Ingest;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
 use crate::metrics::Metrics;
+pub use crate::sockets::RefuseBy;
 pub use crate::origin::{InvalidOrigin, ListedOrigin, Origin};
 use crate::revocation::{Follower, WITHDRAWALS_CAPACITY, Withdrawal};
 use crate::shard::{Shared, Start};
@@ -153,6 +157,9 @@ pub async fn run(
         admission,
         refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
         history: Arc::new(History::new(bus.clone())),
+        sessions: SessionStore::open(bus.clone()).await?,
+        occupancy: Arc::default(),
+        name: Uuid::new_v4().simple().to_string().into(),
         decisions,
         limits,
         ingest: Arc::new(ingest),

@@ -1,10 +1,9 @@
 //! Dialect `pipeline`: everything that a client's permissions allow, each event
 //! under its own name with its data at the top level and again under `data`.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use signalbox_identity::Principal;
 use signalbox_protocol::ErrorCode;
@@ -23,55 +22,41 @@ use time::OffsetDateTime;
 use super::{EXPIRING, millis, packet};
 use crate::access;
 use crate::hub::{Channels, Clause, Filter, HubEvent, Selection};
+use crate::ledger::Narrowing;
 
-/// Which of the events that it may have a client wants. What is absent narrows
-/// nothing. Kept as words, so that it can be carried to another gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Narrowing {
-    /// Accepted categories.
-    categories: Option<BTreeSet<String>>,
-    /// Accepted types.
-    event_types: Option<BTreeSet<String>>,
-    /// The least priority.
-    min_priority: Option<String>,
-}
-
-impl From<&Subscribe> for Narrowing {
-    fn from(asked: &Subscribe) -> Self {
-        Self {
-            categories: asked.categories.as_ref().map(|categories| {
-                let words = categories.iter().map(|category| category.as_str());
-                words.map(str::to_owned).collect()
-            }),
-            event_types: asked
-                .event_types
-                .as_ref()
-                .map(|kinds| kinds.iter().map(|kind| kind.name.to_owned()).collect()),
-            min_priority: asked
-                .min_priority
-                .map(|priority| priority.as_str().to_owned()),
-        }
+/// What was asked for, as it can be carried to another gateway.
+pub(crate) fn narrowing(asked: &Subscribe) -> Narrowing {
+    let words = |words: Option<Vec<&str>>| {
+        let words = words.unwrap_or_default();
+        words.into_iter().map(str::to_owned).collect()
+    };
+    let categories = asked.categories.as_ref();
+    let kinds = asked.event_types.as_ref();
+    Narrowing {
+        categories: words(
+            categories.map(|all| all.iter().map(|category| category.as_str()).collect()),
+        ),
+        event_types: words(kinds.map(|all| all.iter().map(|kind| kind.name).collect())),
+        min_priority: asked
+            .min_priority
+            .map(|priority| priority.as_str().to_owned()),
     }
 }
 
-impl Narrowing {
-    fn wants(&self, category: Category) -> bool {
-        self.categories
-            .as_ref()
-            .is_none_or(|words| words.contains(category.as_str()))
-    }
+fn wants(narrowing: &Narrowing, category: Category) -> bool {
+    let categories = &narrowing.categories;
+    categories.is_empty() || categories.iter().any(|word| word == category.as_str())
+}
 
-    fn filter(&self) -> Option<Filter> {
-        let names = self.event_types.as_ref();
-        let names = names.map(|names| Clause::on_name(names.iter().cloned().collect()));
-        let least = self.min_priority.as_deref();
-        let least = least.and_then(|word| word.parse().ok());
-        let least = least
-            .filter(|least| *least > Priority::Low)
-            .map(Clause::on_priority);
-        Filter::new(names.into_iter().chain(least).collect())
-    }
+fn filter(narrowing: &Narrowing) -> Option<Filter> {
+    let names = Some(&narrowing.event_types).filter(|names| !names.is_empty());
+    let names = names.map(|names| Clause::on_name(names.clone()));
+    let least = narrowing.min_priority.as_deref();
+    let least: Option<Priority> = least.and_then(|word| word.parse().ok());
+    let least = least
+        .filter(|least| *least > Priority::Low)
+        .map(Clause::on_priority);
+    Filter::new(names.into_iter().chain(least).collect())
 }
 
 /// What a client gets: all that it may have and wants, as one selection for
@@ -80,7 +65,7 @@ impl Narrowing {
 pub(crate) fn selections(principal: &Principal, narrowing: &Narrowing) -> Vec<Selection> {
     let wanted: Channels = Category::ALL
         .into_iter()
-        .filter(|category| narrowing.wants(*category))
+        .filter(|category| wants(narrowing, *category))
         .flat_map(|category| category.channels().iter().copied())
         .filter(|channel| access::missing(principal.permissions, *channel).is_none())
         .collect();
@@ -92,7 +77,7 @@ pub(crate) fn selections(principal: &Principal, narrowing: &Narrowing) -> Vec<Se
     let mut selections = Vec::new();
     if !general.is_empty() {
         selections.push(Selection {
-            filter: narrowing.filter(),
+            filter: filter(narrowing),
             ..Selection::of(general)
         });
     }
@@ -100,7 +85,7 @@ pub(crate) fn selections(principal: &Principal, narrowing: &Narrowing) -> Vec<Se
         let user = principal.subject.as_str().to_owned();
         selections.push(Selection {
             audience: Some(Audience::User(user)),
-            filter: narrowing.filter(),
+            filter: filter(narrowing),
             ..Selection::of(personal)
         });
     }

@@ -72,7 +72,7 @@ impl Seat {
     /// Closes the session: nobody comes back to it. Where that cannot be
     /// written it expires in its time, and what was revoked is found out when
     /// somebody comes back.
-    pub(crate) async fn close(self) {
+    pub(crate) async fn close(&self) {
         let inner = &self.0;
         inner.is_closed.set(true);
         inner.changes.set(inner.changes.get() + 1);

@@ -159,10 +159,10 @@ impl Sockets {
     /// Counts a message; tells when it is one too many.
     async fn count(&self, seat: &Seat) -> Option<(String, Duration)> {
         let principal = seat.principal();
-        let mut meter = seat.meter.take();
+        let mut meter = seat.meter.take()?;
         let limits = &self.shard.shared.limits;
         let counted = meter.count(limits, principal.as_deref()).await;
-        seat.meter.replace(meter);
+        seat.meter.set(Some(meter));
         let excess = counted.err()?;
         let message = format!("{} of {} messages a minute", excess.used, excess.limit);
         Some((message, excess.resets_in))

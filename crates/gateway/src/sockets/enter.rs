@@ -1,6 +1,7 @@
 //! A CONNECT: who is let into the namespace, as what, and what is said first.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use signalbox_identity::Principal;
 use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_protocol::frame::socketio::NAMESPACE;
+use signalbox_protocol::frame::workspace::Room;
 use signalbox_protocol::{Dialect, ErrorCode};
 use signalbox_socketio::{Connecting, Refusal, Verdict};
 use tokio::time::{Instant, sleep};
@@ -16,12 +18,13 @@ use uuid::Uuid;
 
 use super::hello::{Hello, RefuseBy, Token};
 use super::identity::Due;
+use super::keeping::{FEED, live_from};
 use super::seat::{Greeting, Seat, Seated};
-use super::standing::{Place, Standing};
 use super::{AUDIT, Sockets};
 use crate::authority::Refusal as Refused;
 use crate::dialect::{Metering, pipeline, workspace};
-use crate::hub::Progress;
+use crate::hub::{Progress, SubscriptionId};
+use crate::ledger::{Account, Joined};
 use crate::replay::{is_within_reach, replay_together};
 use crate::session::meter::Meter;
 use crate::shard::Connection;
@@ -72,18 +75,22 @@ impl Sockets {
         hello: &Hello,
         name: String,
     ) -> Decision {
-        let seat = self.seat(connecting, hello.dialect, hello.recovery, name);
-        seat.wants_pipeline.set(true);
+        let seated = self.seated(self.seat(connecting, hello.dialect, hello.recovery, name));
+        let seat = &seated.seat;
         match hello.since {
             Ok(since) => seat.since.set(since),
             Err(wrong) => seat.complaint.set(Some(wrong)),
         }
+        self.await_credential(seat);
+        self.offer(connecting, seat);
+        Verdict::Accept(seated)
+    }
+
+    /// Sets the alarm for a credential that does not come.
+    pub(super) fn await_credential(&self, seat: &Rc<Seat>) {
         let patience = self.shard.shared.options.authentication;
-        let deadline = Instant::now() + patience.unwrap_or(AUTHENTICATION);
         seat.due.set(Due::Credential);
-        self.clock.set(&seat, deadline);
-        self.offer(connecting, &seat);
-        Verdict::Accept(self.seated(seat))
+        self.clock.set(seat, Instant::now() + patience.unwrap_or(AUTHENTICATION));
     }
 
     async fn enter_workspace(
@@ -96,7 +103,8 @@ impl Sockets {
             Ok(principal) => principal,
             Err(decision) => return decision,
         };
-        let seat = self.seat(&connecting, hello.dialect, hello.recovery, name);
+        let seated = self.seated(self.seat(&connecting, hello.dialect, hello.recovery, name));
+        let seat = &seated.seat;
         let since = match hello.since {
             Ok(since) => since,
             Err(wrong) => {
@@ -111,30 +119,31 @@ impl Sockets {
                 Err(_) => return Verdict::Close,
             },
         };
-        let since = since.filter(|_| recovered == Some(true));
-        let here = self.shard.hub.borrow().cursor().sequence;
-        let place = since.map_or(Place::live_from(here), |since| Place {
-            since: since.sequence,
-            live: None,
-        });
+        let joined = match since.filter(|_| recovered == Some(true)) {
+            Some(since) => Joined {
+                since,
+                replaying: true,
+            },
+            None => live_from(self.shard.hub.borrow().cursor()),
+        };
         {
-            let mut standing = seat.standing.borrow_mut();
+            let mut account = seat.account.borrow_mut();
             let rooms = workspace::first_rooms(&principal);
-            standing.rooms = rooms.into_iter().map(|room| (room, place)).collect();
-            standing.principal = Some(Rc::new(principal));
+            let rooms = rooms.iter().map(|room| (room.to_string(), joined));
+            account.rooms = rooms.collect();
+            account.principal = Some(Rc::new(principal));
         }
-        self.offer(&connecting, &seat);
+        self.offer(&connecting, seat);
         // Kept before the client hears of it.
-        self.keep(&seat).await;
-        // What was revoked while this waited has been applied to the seat.
-        if !self.settle_in(&seat, |_, place| place.since) {
+        self.keep(seat).await;
+        if !self.settle_in(seat, |joined| joined.since) {
             return Verdict::Close;
         }
         seat.greeting.set(Greeting::Established {
             recovered,
             rooms: false,
         });
-        Verdict::Accept(self.seated(seat))
+        Verdict::Accept(seated)
     }
 
     /// Who a client of dialect `workspace` is.
@@ -211,13 +220,14 @@ impl Sockets {
 
     /// A seat for a client that is about to be let in.
     pub(super) fn seat(
-        &self,
+        self: &Rc<Self>,
         connecting: &Connecting<Self>,
         dialect: Dialect,
         recovery: bool,
         name: String,
     ) -> Rc<Seat> {
         let socket = connecting.socket().clone();
+        let socket_id = socket.id().to_string();
         let outbound = socket.outbound().clone();
         let member = self.shard.hub.borrow_mut().join(outbound);
         let per_minute = match dialect {
@@ -234,15 +244,25 @@ impl Sockets {
             dialect,
             offsets: recovery,
             began: Instant::now(),
-            standing: RefCell::new(Standing::default()),
+            account: RefCell::new(Account {
+                socket_id,
+                dialect,
+                principal: None,
+                connected_at: self.shard.hub.borrow().cursor(),
+                rooms: BTreeMap::new(),
+                narrowing: None,
+                with_pipeline: false,
+            }),
+            entry: RefCell::default(),
+            pid: RefCell::default(),
+            left_behind: RefCell::default(),
+            denied: RefCell::default(),
             rooms: RefCell::default(),
             feeds: RefCell::default(),
             greeting: Cell::new(Greeting::None),
             since: Cell::default(),
             lost: Cell::default(),
-            wants_pipeline: Cell::default(),
             complaint: Cell::default(),
-            keeping: Rc::default(),
             due: Cell::default(),
             alarm: Cell::default(),
             inbox: RefCell::default(),
@@ -250,14 +270,16 @@ impl Sockets {
             refused: RefCell::default(),
             strikes: Cell::default(),
             bad_tokens: Cell::default(),
-            meter: RefCell::new(Meter::new(dialect, Metering::Connection, per_minute)),
+            meter: Cell::new(Some(Meter::new(dialect, Metering::Connection, per_minute))),
             over: Cell::default(),
             forgotten: Cell::default(),
             counted: Cell::default(),
+            desk: Rc::downgrade(self),
         })
     }
 
-    /// Lists a seat among the shard's connections for as long as it is taken.
+    /// Lists a seat among the shard's connections for as long as it is taken:
+    /// what is revoked from here on reaches it.
     pub(super) fn seated(&self, seat: Rc<Seat>) -> Seated {
         let presence = self.shard.enter(Connection {
             outbound: seat.socket.outbound().clone(),
@@ -269,13 +291,13 @@ impl Sockets {
         Seated::new(seat, Rc::clone(&self.clock), presence)
     }
 
-    /// Subscribes a client to everything in its standing, from where `start`
-    /// says; nothing is brought yet. False when its credential does not hold
-    /// any more.
+    /// Subscribes a client to everything that its account has, each from where
+    /// `start` says; nothing is brought yet. False when its credential does not
+    /// hold any more.
     pub(super) fn settle_in(
         self: &Rc<Self>,
         seat: &Rc<Seat>,
-        start: impl Fn(&Standing, Place) -> u64,
+        start: impl Fn(Joined) -> Cursor,
     ) -> bool {
         let Some(principal) = seat.principal() else {
             return false;
@@ -284,42 +306,40 @@ impl Sockets {
             return false;
         };
         let principal = Rc::new(principal);
-        let mut denied = Vec::new();
-        {
-            let mut standing = seat.standing.borrow_mut();
-            standing.principal = Some(Rc::clone(&principal));
-            standing.rooms.retain(|room, _| {
-                let may = workspace::may_enter(&principal, room);
-                if !may {
-                    denied.push(room.clone());
-                }
-                may
-            });
-        }
-        seat.denied.replace(denied);
-        let standing = seat.standing.borrow().clone();
+        seat.account.borrow_mut().principal = Some(Rc::clone(&principal));
+        let joined = seat.account.borrow().rooms.clone();
         let encoding = seat.encoding(Dialect::Workspace);
-        for (room, place) in &standing.rooms {
-            let selection = workspace::selection(room);
-            let from = start(&standing, *place);
+        for (name, joined) in joined {
+            let from = start(joined).sequence;
+            if name == FEED {
+                let narrowing = seat.account.borrow().narrowing.clone();
+                self.place_feed(seat, &principal, &narrowing.unwrap_or_default(), from);
+                continue;
+            }
+            // A newer version may know other rooms.
+            let Ok(room) = name.parse::<Room>() else {
+                continue;
+            };
+            if !workspace::may_enter(&principal, &room) {
+                seat.account.borrow_mut().rooms.remove(&name);
+                seat.denied.borrow_mut().push(room);
+                continue;
+            }
+            let selection = workspace::selection(&room);
             let mut hub = self.shard.hub.borrow_mut();
             let id = hub.subscribe(seat.member, selection, &encoding, Some(from));
-            seat.rooms.borrow_mut().insert(room.clone(), id);
-        }
-        if let Some(feed) = &standing.feed {
-            let from = start(&standing, feed.place);
-            self.place_feed(seat, &principal, &feed.narrowing, from);
+            seat.rooms.borrow_mut().insert(room, id);
         }
         if seat.dialect == Dialect::Workspace {
             seat.counted.set(true);
-            self.shard.shared.occupancy.enter(standing.rooms.keys());
+            self.shard.shared.occupancy.enter(seat.rooms.borrow().keys());
         }
         self.trust(seat, &principal);
         true
     }
 
     /// Every subscription of a client.
-    pub(super) fn subscriptions(seat: &Seat) -> Vec<crate::hub::SubscriptionId> {
+    pub(super) fn subscriptions(seat: &Seat) -> Vec<SubscriptionId> {
         let rooms = seat.rooms.borrow();
         let feeds = seat.feeds.borrow();
         rooms.values().chain(feeds.iter()).copied().collect()
@@ -328,7 +348,7 @@ impl Sockets {
     /// Says what is said first, and lets events come.
     pub(super) fn greet(self: &Rc<Self>, seat: &Rc<Seat>) {
         match seat.greeting.replace(Greeting::None) {
-            Greeting::None | Greeting::Resumed => {}
+            Greeting::None => {}
             Greeting::Refused { delay } => self.turn_away(seat, delay),
             Greeting::Established { recovered, rooms } => {
                 self.establish(seat, recovered, rooms);
@@ -355,8 +375,10 @@ impl Sockets {
         let ids = Self::subscriptions(seat);
         let seq = self.seq_of(&ids);
         let rooms = rooms.then(|| {
-            let standing = seat.standing.borrow();
-            standing.rooms.keys().map(ToString::to_string).collect()
+            let rooms = seat.rooms.borrow();
+            let mut rooms: Vec<_> = rooms.keys().map(ToString::to_string).collect();
+            rooms.sort_unstable();
+            rooms
         });
         let user = principal.subject.as_str();
         let id = seat.socket.id();
@@ -381,7 +403,7 @@ impl Sockets {
 
     /// The position behind which everything comes that these subscriptions
     /// bring.
-    fn seq_of(&self, ids: &[crate::hub::SubscriptionId]) -> Cursor {
+    fn seq_of(&self, ids: &[SubscriptionId]) -> Cursor {
         let hub = self.shard.hub.borrow();
         let cursors = ids.iter().map(|id| hub.cursor_of(*id));
         cursors
@@ -392,18 +414,15 @@ impl Sockets {
     /// Notes that everything that a client began with has caught up; false if
     /// that was known.
     pub(super) fn note_all_live(&self, seat: &Seat) -> bool {
-        let live = self.shard.hub.borrow().cursor().sequence;
-        let mut standing = seat.standing.borrow_mut();
-        let standing = &mut *standing;
-        let feed = standing.feed.iter_mut().map(|feed| &mut feed.place);
+        let here = self.shard.hub.borrow().cursor();
         let mut changed = false;
-        for place in standing.rooms.values_mut().chain(feed) {
-            if place.live.is_none() {
-                place.live = Some(live);
+        for joined in seat.account.borrow_mut().rooms.values_mut() {
+            if joined.replaying {
+                *joined = live_from(here);
                 changed = true;
             }
         }
-        debug!(session = %seat.name, live, "caught up");
+        debug!(session = %seat.name, seq = %here, "caught up");
         changed
     }
 }

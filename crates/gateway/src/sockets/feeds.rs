@@ -14,9 +14,10 @@ use tracing::debug;
 use super::Sockets;
 use super::commands::{Refused, Reply};
 use super::seat::Seat;
-use super::standing::{Feed, Place};
-use crate::dialect::pipeline::{self, Narrowing};
+use super::keeping::{FEED, live_from};
+use crate::dialect::pipeline;
 use crate::hub::{Progress, Selection, SubscriptionId};
+use crate::ledger::{Joined, Narrowing};
 use crate::replay::{OutOfReach, is_within_reach, replay, replay_together};
 
 impl Sockets {
@@ -29,13 +30,18 @@ impl Sockets {
     ) {
         let principal = Rc::new(principal);
         self.trust(seat, &principal);
-        let is_new = seat.principal().is_none();
-        seat.standing.borrow_mut().principal = Some(Rc::clone(&principal));
+        seat.account.borrow_mut().principal = Some(Rc::clone(&principal));
         self.clear_rooms(seat, &principal);
-        let recovered = if is_new {
+        let picked_up = self.pick_up(seat).await;
+        let is_fed = seat.account.borrow().rooms.contains_key(FEED);
+        let recovered = if picked_up.is_some() {
+            picked_up
+        } else if is_fed {
+            self.adjust_feed(seat);
+            None
+        } else if seat.opening.serves(Dialect::Pipeline) {
             self.begin_feed(seat).await
         } else {
-            self.adjust_feed(seat);
             None
         };
         self.keep(seat).await;
@@ -70,25 +76,29 @@ impl Sockets {
         };
         let recovered = recovered.or(seat.lost.take().then_some(false));
         let start = since.filter(|_| recovered == Some(true));
-        self.set_feed(seat, Narrowing::default(), start);
+        self.set_feed(seat, start);
         recovered
     }
 
     /// Gives a client its events from `start`, or from now on.
-    pub(super) fn set_feed(&self, seat: &Seat, narrowing: Narrowing, start: Option<Cursor>) {
+    pub(super) fn set_feed(&self, seat: &Seat, start: Option<Cursor>) {
         let Some(principal) = seat.principal() else {
             return;
         };
-        let here = self.shard.hub.borrow().cursor().sequence;
-        let place = match start {
-            Some(since) => Place {
-                since: since.sequence,
-                live: None,
+        let joined = match start {
+            Some(since) => Joined {
+                since,
+                replaying: true,
             },
-            None => Place::live_from(here),
+            None => live_from(self.shard.hub.borrow().cursor()),
         };
-        self.place_feed(seat, &principal, &narrowing, place.since);
-        seat.standing.borrow_mut().feed = Some(Feed { narrowing, place });
+        let narrowing = {
+            let mut account = seat.account.borrow_mut();
+            account.rooms.insert(FEED.to_owned(), joined);
+            account.with_pipeline = seat.dialect == Dialect::Workspace;
+            account.narrowing.clone().unwrap_or_default()
+        };
+        self.place_feed(seat, &principal, &narrowing, joined.since.sequence);
     }
 
     /// Subscribes to what a client may have and wants.
@@ -141,12 +151,35 @@ impl Sockets {
     }
 
     /// Goes on with the events that a changed credential leaves or adds.
-    pub(super) fn adjust_feed(self: &Rc<Self>, seat: &Rc<Seat>) {
-        let feed = seat.standing.borrow().feed.clone();
-        if let Some(feed) = feed {
-            self.replace_feed(seat, &feed.narrowing, None);
-        } else if seat.opening.serves(Dialect::Pipeline) && seat.wants_pipeline.get() {
-            self.set_feed(seat, Narrowing::default(), None);
+    pub(super) fn adjust_feed(self: &Rc<Self>, seat: &Seat) {
+        let (is_fed, narrowing) = {
+            let account = seat.account.borrow();
+            let narrowing = account.narrowing.clone();
+            (account.rooms.contains_key(FEED), narrowing)
+        };
+        if is_fed {
+            self.replace_feed(seat, &narrowing.unwrap_or_default(), None);
+        }
+    }
+
+    /// Goes on with less than before: rooms and events that are not its any
+    /// more end.
+    pub(super) fn go_on_as(self: &Rc<Self>, seat: &Seat, principal: Principal) {
+        let principal = Rc::new(principal);
+        seat.account.borrow_mut().principal = Some(Rc::clone(&principal));
+        self.clear_rooms(seat, &principal);
+        self.adjust_feed(seat);
+        let ids = seat.feeds.borrow().clone();
+        // They go on where they stood, which is at the edge or in a replay.
+        for id in ids {
+            self.shard.hub.borrow_mut().catch_up(id);
+        }
+        if let Some(entry) = seat.entry.borrow().clone() {
+            let account = seat.account.borrow().clone();
+            entry.change(|kept| *kept = account);
+            self.tasks.spawn(async move {
+                entry.save().await.ok();
+            });
         }
     }
 
@@ -161,7 +194,7 @@ impl Sockets {
             let complaint = Complaint::plain(code, message);
             Err(Refused { complaint, reply })
         };
-        if seat.standing.borrow().feed.is_none() {
+        if !seat.account.borrow().rooms.contains_key(FEED) {
             return refused(ErrorCode::AuthMissing, "authenticate first", reply);
         }
         let recovered = match asked.since {
@@ -177,19 +210,21 @@ impl Sockets {
         if seat.over.get() || seat.principal().is_none() {
             return Ok(());
         }
-        let start = asked
-            .since
-            .filter(|_| recovered == Some(true))
-            .map(|since| since.sequence);
-        let narrowing = Narrowing::from(asked);
-        if !self.replace_feed(seat, &narrowing, start) {
+        let start = asked.since.filter(|_| recovered == Some(true));
+        let narrowing = pipeline::narrowing(asked);
+        if !self.replace_feed(seat, &narrowing, start.map(|since| since.sequence)) {
             let message = "subscribed again too often, wait for what is being replayed";
             return refused(ErrorCode::RateLimit, message, reply);
         }
-        if let Some(feed) = &mut seat.standing.borrow_mut().feed {
-            feed.narrowing = narrowing;
+        {
+            let mut account = seat.account.borrow_mut();
+            account.narrowing = Some(narrowing);
             if let Some(since) = start {
-                feed.place = Place { since, live: None };
+                let joined = Joined {
+                    since,
+                    replaying: true,
+                };
+                account.rooms.insert(FEED.to_owned(), joined);
             }
         }
         self.keep(seat).await;
@@ -243,10 +278,10 @@ impl Sockets {
         if *seat.feeds.borrow() != ids {
             return false;
         }
-        let live = self.shard.hub.borrow().cursor().sequence;
-        match &mut seat.standing.borrow_mut().feed {
-            Some(feed) if feed.place.live.is_none() => {
-                feed.place.live = Some(live);
+        let here = self.shard.hub.borrow().cursor();
+        match seat.account.borrow_mut().rooms.get_mut(FEED) {
+            Some(joined) if joined.replaying => {
+                *joined = live_from(here);
                 true
             }
             _ => false,

@@ -8,7 +8,7 @@ use signalbox_protocol::Dialect;
 use super::opening::Opening;
 
 /// How a client of dialect `workspace` is refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum RefuseBy {
     /// Let in, told by an event, and sent out of the namespace.
     #[default]

@@ -38,7 +38,7 @@ impl Holder for Seat {
             Verdict::Ended => {
                 // What was noted for it was meant for someone who had the
                 // right to it.
-                self.withhold_all();
+                self.withdraw(&desk.clock);
                 desk.part(self, ErrorCode::AuthFailed, REVOKED);
             }
         }

@@ -12,9 +12,10 @@ use tracing::debug;
 use super::Sockets;
 use super::commands::{Refused, Reply};
 use super::seat::Seat;
-use super::standing::Place;
+use super::keeping::live_from;
 use crate::dialect::workspace;
 use crate::hub::{Progress, SubscriptionId};
+use crate::ledger::Joined;
 use crate::replay::{OutOfReach, is_within_reach, replay};
 
 /// Rooms that one client may be in. Each costs what it brings back when the
@@ -43,7 +44,7 @@ impl Sockets {
         if !may_enter(seat, &room) {
             return refused(denied(&room), reply);
         }
-        let is_in = seat.standing.borrow().rooms.contains_key(&room);
+        let is_in = seat.rooms.borrow().contains_key(&room);
         if !is_in && seat.rooms.borrow().len() >= MAX_ROOMS {
             let message = format!("a connection is in at most {MAX_ROOMS} rooms");
             let complaint = Complaint::plain(ErrorCode::RateLimit, message);
@@ -72,19 +73,18 @@ impl Sockets {
             reply.confirm(seat, &workspace::success(&room, Some(seq), recovered));
             return Ok(());
         }
-        let start = since
-            .filter(|_| recovered == Some(true))
-            .map(|since| since.sequence);
-        let (sequence, place) = {
-            let position = self.shard.hub.borrow().cursor().sequence;
-            let place = match start {
-                Some(since) => Place { since, live: None },
-                None => Place::live_from(position),
-            };
-            (start.unwrap_or(position), place)
+        let here = self.shard.hub.borrow().cursor();
+        let joined = match since.filter(|_| recovered == Some(true)) {
+            Some(since) => Joined {
+                since,
+                replaying: true,
+            },
+            None => live_from(here),
         };
+        let sequence = joined.since.sequence;
         // Kept before it is confirmed: what is confirmed outlives the gateway.
-        seat.standing.borrow_mut().rooms.insert(room.clone(), place);
+        let name = room.to_string();
+        seat.account.borrow_mut().rooms.insert(name, joined);
         self.keep(seat).await;
         if seat.over.get() || !may_enter(seat, &room) {
             return refused(denied(&room), reply);
@@ -104,8 +104,9 @@ impl Sockets {
             let complaint = Complaint::plain(ErrorCode::RateLimit, message);
             return refused(complaint, reply);
         };
-        if seat.rooms.borrow_mut().insert(room.clone(), id).is_none() {
-            self.shard.shared.occupancy.join([&room]);
+        let is_new = seat.rooms.borrow_mut().insert(room.clone(), id).is_none();
+        if is_new && seat.counted.get() {
+            self.shard.shared.occupancy.join(&room);
         }
         let seq = self.shard.hub.borrow().cursor_of(id);
         reply.confirm(seat, &workspace::success(&room, Some(seq), recovered));
@@ -137,10 +138,11 @@ impl Sockets {
         if seat.rooms.borrow().get(room) != Some(&id) {
             return false;
         }
-        let live = self.shard.hub.borrow().cursor().sequence;
-        match seat.standing.borrow_mut().rooms.get_mut(room) {
-            Some(place) if place.live.is_none() => {
-                place.live = Some(live);
+        let here = self.shard.hub.borrow().cursor();
+        let name = room.to_string();
+        match seat.account.borrow_mut().rooms.get_mut(&name) {
+            Some(joined) if joined.replaying => {
+                *joined = live_from(here);
                 true
             }
             _ => false,
@@ -148,7 +150,7 @@ impl Sockets {
     }
 
     /// Takes a client out of a room, and answers.
-    pub(super) async fn quit(&self, seat: &Rc<Seat>, room: &Room, reply: Reply) {
+    pub(super) async fn quit(self: &Rc<Self>, seat: &Rc<Seat>, room: &Room, reply: Reply) {
         if self.lose(seat, room) {
             self.keep(seat).await;
         }
@@ -157,7 +159,7 @@ impl Sockets {
 
     /// Takes a client out of a room; false if it was not in it.
     fn lose(&self, seat: &Seat, room: &Room) -> bool {
-        seat.standing.borrow_mut().rooms.remove(room);
+        seat.account.borrow_mut().rooms.remove(&room.to_string());
         let Some(id) = seat.rooms.borrow_mut().remove(room) else {
             return false;
         };
@@ -166,7 +168,9 @@ impl Sockets {
             hub.settle(seat.member);
             hub.unsubscribe(id);
         }
-        self.shard.shared.occupancy.leave([room]);
+        if seat.counted.get() {
+            self.shard.shared.occupancy.quit(room);
+        }
         true
     }
 

@@ -3,20 +3,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use signalbox_identity::Principal;
 use signalbox_protocol::Dialect;
+use signalbox_protocol::cursor::Cursor;
+use signalbox_protocol::frame::workspace::Room;
 use signalbox_socketio::{Ack, Packet, Socket};
 use tokio::time::Instant;
 
+use super::Sockets;
 use super::clock::{Alarm, Clock};
 use super::commands::Waiting;
 use super::identity::Due;
 use super::opening::Opening;
-use super::standing::Standing;
 use crate::dialect::Encoding;
 use crate::dialect::workspace::Refused;
+use crate::ledger::{self, Account, Kept, Pid};
 use crate::hub::{MemberId, SubscriptionId};
 use crate::session::meter::Meter;
 use crate::shard::{Presence, Shard};
@@ -34,13 +38,31 @@ pub(crate) struct Seat {
     /// Whether its events end in an offset.
     pub(super) offsets: bool,
     pub(super) began: Instant,
-    pub(super) standing: RefCell<Standing>,
+    /// Who it is, its rooms, and from where on each brings events: what can be
+    /// carried to another connection, shard or gateway.
+    pub(super) account: RefCell<Account>,
+    /// Its entry in the ledger, if it can come back.
+    pub(super) entry: RefCell<Option<Rc<ledger::Seat>>>,
+    /// The secret that it was given, and that is not in the ledger before it
+    /// says who it is.
+    pub(super) pid: RefCell<Option<Pid>>,
+    /// The session that it came back to, as long as it has not shown that it
+    /// may have it; and the last event that it has of it.
+    pub(super) left_behind: RefCell<Option<(Kept, Option<Cursor>)>>,
+    /// After which position it wants to go on.
+    pub(super) since: Cell<Option<Cursor>>,
+    /// Whether it has missed what cannot be brought any more.
+    pub(super) lost: Cell<bool>,
+    /// What is wrong with what it asked for in its CONNECT.
+    pub(super) complaint: Cell<Option<&'static str>>,
+    /// Rooms that it was in and may not be in any more.
+    pub(super) denied: RefCell<Vec<Room>>,
     /// The subscriptions behind its rooms.
-    pub(super) rooms: RefCell<HashMap<String, SubscriptionId>>,
+    pub(super) rooms: RefCell<HashMap<Room, SubscriptionId>>,
     /// The subscriptions behind its events of dialect `pipeline`.
     pub(super) feeds: RefCell<Vec<SubscriptionId>>,
     /// What it is told first.
-    pub(super) greeting: Cell<Option<Greeting>>,
+    pub(super) greeting: Cell<Greeting>,
     /// What is due of it, and when it is called on for that.
     pub(super) due: Cell<Due>,
     pub(super) alarm: Cell<Option<Alarm>>,
@@ -54,11 +76,15 @@ pub(crate) struct Seat {
     pub(super) strikes: Cell<u32>,
     /// Bad tokens.
     pub(super) bad_tokens: Cell<u32>,
-    pub(super) meter: RefCell<Meter>,
+    /// Taken while a message is counted.
+    pub(super) meter: Cell<Option<Meter>>,
     /// Whether it was told to leave, or has left.
     pub(super) over: Cell<bool>,
     /// Whether nothing of it is kept for its return.
     pub(super) forgotten: Cell<bool>,
+    /// Whether it is among those that statistics tell of.
+    pub(super) counted: Cell<bool>,
+    pub(super) desk: Weak<Sockets>,
 }
 
 /// What a client is told when it is in.
@@ -75,10 +101,8 @@ pub(super) enum Greeting {
     /// It has to leave.
     Refused {
         /// How late it is told.
-        delay: std::time::Duration,
+        delay: Duration,
     },
-    /// It goes on as it was.
-    Resumed,
 }
 
 /// A [`Seat`] for as long as it is taken.
@@ -107,7 +131,7 @@ impl Drop for Seated {
 impl Seat {
     /// Who it is, if that is known.
     pub(super) fn principal(&self) -> Option<Rc<Principal>> {
-        self.standing.borrow().principal.clone()
+        self.account.borrow().principal.clone()
     }
 
     /// How events of a dialect are written for it.
@@ -135,9 +159,6 @@ impl Seat {
     /// Sends it out of the namespace: it does not return by itself, and
     /// nothing is kept for it.
     pub(super) fn send_away(&self, clock: &Clock) {
-        if self.over.get() {
-            return;
-        }
         self.forgotten.set(true);
         self.withdraw(clock);
         self.socket.disconnect();
@@ -157,16 +178,10 @@ impl Seat {
         }
         clock.clear(self);
         self.shard.hub.borrow_mut().leave(self.member);
-        self.rooms.borrow_mut().clear();
         self.feeds.borrow_mut().clear();
-        if self.counted() {
-            let rooms = self.standing.borrow().rooms.keys().cloned().collect();
-            self.shard.shared.occupancy.leave(rooms);
+        let rooms = self.rooms.take();
+        if self.counted.take() {
+            self.shard.shared.occupancy.leave(rooms.keys());
         }
-    }
-
-    /// Whether it is among those that statistics tell of.
-    pub(super) fn counted(&self) -> bool {
-        self.dialect == Dialect::Workspace && self.standing.borrow().principal.is_some()
     }
 }
