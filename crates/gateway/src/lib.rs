@@ -38,6 +38,7 @@ mod ledger;
 mod listener;
 mod metrics;
 mod origin;
+#[allow(dead_code, reason = "for the dialects on Socket.IO")]
 mod replay;
 mod revocation;
 mod routes;

@@ -21,6 +21,9 @@ use super::selection::Address;
 use super::{Encode, FanOut, Hub, Sink, SubscriptionId};
 use crate::counts::Source;
 
+#[cfg(test)]
+mod tests;
+
 /// Events that one step looks at.
 const STEP_EVENTS: usize = 512;
 /// Frames that one step sends; a good part of what an idle connection may
@@ -225,7 +228,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             return events.len();
         };
         let member = first.member;
-        let (mut frames, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
+        let (mut frames, mut bytes, mut looked_at) = (Vec::new(), 0, 0_usize);
         let most = self.affordable(member);
         for event in events.iter().take(most) {
             if frames.len() >= STEP_FRAMES || bytes >= STEP_BYTES {
@@ -275,17 +278,24 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         event: &Arc<HubEvent>,
         manner: Manner,
     ) -> Option<Frame> {
+        let is_mixed = self.members.get(member.0)?.mixed;
         let wanting = ids.iter().copied().find(|id| {
-            self.subscription(*id)
-                .is_some_and(|subscription| subscription.cursor < event.sequence)
-                && self.matches(*id, event)
+            let is_next = self
+                .subscription(*id)
+                .is_some_and(|subscription| subscription.cursor < event.sequence);
+            // In one way of writing it there is something to say or not,
+            // whoever asks.
+            is_next
+                && if is_mixed {
+                    self.wants(*id, event)
+                } else {
+                    self.matches(*id, event)
+                }
         })?;
-        let held = self.members.get(member.0)?;
-        if held.mixed {
+        if is_mixed {
             return self.owed_of_union(member, event, manner == Manner::OutOfTurn);
         }
-        // All of them write it in one way, or they would be mixed.
-        let others = held.subscriptions.clone();
+        let others = self.members.get(member.0)?.subscriptions.clone();
         let sent = others
             .into_iter()
             .any(|other| self.has_passed(other, event.sequence) && self.matches(other, event));

@@ -5,6 +5,9 @@ use signalbox_protocol::catalogue::{Audience, Topic};
 use super::channels::Channels;
 use super::filter::Filter;
 
+#[cfg(test)]
+pub(super) mod tests;
+
 /// What a subscription wants: events that satisfy all parts.
 ///
 /// A room is a selection: a project is its channels and the project as object,

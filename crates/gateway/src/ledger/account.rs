@@ -33,13 +33,34 @@ pub(crate) struct Account {
 
 /// How a session is in a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Joined {
-    /// It is owed the room's events behind this position, and behind its own.
-    pub(crate) since: Cursor,
-    /// Whether older events were still being replayed, out of turn with those
-    /// of other rooms: how many of them it has is not known, so that nobody can
-    /// say that it misses nothing.
-    pub(crate) replaying: bool,
+pub(crate) enum Joined {
+    /// Since this position, from which on everything came in turn.
+    At(Cursor),
+    /// With a replay of older events that is not over.
+    Replaying,
+    /// With a replay that was over at this position. What it brought came out
+    /// of turn with other rooms' events and has no place in the client's own
+    /// position: only something that came later proves that it arrived.
+    ReplayedUntil(Cursor),
+}
+
+impl Joined {
+    /// Behind which sequence a client that stands at `offset` is owed the
+    /// room's events; `None` where nobody can say.
+    pub(crate) fn start(self, offset: Cursor) -> Option<u64> {
+        match self {
+            Self::At(joined) if joined.epoch == offset.epoch => {
+                Some(joined.sequence.max(offset.sequence))
+            }
+            // In a later life of the stream everything came after.
+            Self::At(_) => Some(offset.sequence),
+            Self::Replaying => None,
+            Self::ReplayedUntil(end) => {
+                let is_behind = end.epoch != offset.epoch || end.sequence < offset.sequence;
+                is_behind.then_some(offset.sequence)
+            }
+        }
+    }
 }
 
 /// What a client of `pipeline` wants; an empty list stands for all.
@@ -60,10 +81,17 @@ pub(crate) struct InvalidAccount(&'static str);
 
 impl From<&Account> for RecoverableSession {
     fn from(account: &Account) -> Self {
-        let rooms = account.rooms.iter().map(|(name, joined)| JoinedRoom {
-            name: name.clone(),
-            since: joined.since.to_string(),
-            replaying: joined.replaying,
+        let rooms = account.rooms.iter().map(|(name, joined)| {
+            let mut room = JoinedRoom {
+                name: name.clone(),
+                ..JoinedRoom::default()
+            };
+            match joined {
+                Joined::At(position) => room.joined_at = position.to_string(),
+                Joined::Replaying => {}
+                Joined::ReplayedUntil(position) => room.replayed_until = position.to_string(),
+            }
+            room
         });
         Self {
             socket_id: account.socket_id.clone(),
@@ -89,15 +117,12 @@ impl TryFrom<RecoverableSession> for Account {
     type Error = InvalidAccount;
 
     fn try_from(session: RecoverableSession) -> Result<Self, InvalidAccount> {
-        let wrong = |field| move |_| InvalidAccount(field);
         let rooms = session.rooms.into_iter().map(|room| {
-            let since = room
-                .since
-                .parse()
-                .map_err(|_| InvalidAccount("rooms.since"))?;
-            let joined = Joined {
-                since,
-                replaying: room.replaying,
+            let wrong = |_| InvalidAccount("rooms");
+            let joined = match (room.joined_at.as_str(), room.replayed_until.as_str()) {
+                ("", "") => Joined::Replaying,
+                ("", end) => Joined::ReplayedUntil(end.parse().map_err(wrong)?),
+                (position, _) => Joined::At(position.parse().map_err(wrong)?),
             };
             Ok((room.name, joined))
         });
@@ -112,7 +137,7 @@ impl TryFrom<RecoverableSession> for Account {
             connected_at: session
                 .connected_at
                 .parse()
-                .map_err(wrong("connected_at"))?,
+                .map_err(|_| InvalidAccount("connected_at"))?,
             rooms: rooms.collect::<Result<_, _>>()?,
             narrowing: session.narrowing.map(|narrowing| Narrowing {
                 categories: narrowing.categories,
