@@ -1,5 +1,7 @@
 //! Frames of dialect `pipeline`: the arguments of its Socket.IO events.
 
+pub mod shape;
+
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;

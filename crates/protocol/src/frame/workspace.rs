@@ -2,6 +2,7 @@
 //! acknowledgements, and the names of its rooms.
 
 mod room;
+pub mod shape;
 
 use serde::Serialize;
 use serde_json::value::RawValue;

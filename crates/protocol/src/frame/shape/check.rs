@@ -34,11 +34,15 @@ impl Message {
     /// # Errors
     /// The first difference.
     pub fn check(&self, value: &Value) -> Result<(), Misfit> {
+        let is_own = |fields: &Map<String, Value>| {
+            !self.is_tagged || fields.get("type").is_some_and(|kind| kind == self.kind)
+        };
         let fields = value
             .as_object()
-            .filter(|fields| fields.get("type").is_some_and(|kind| kind == self.kind))
+            .filter(|fields| is_own(fields))
             .ok_or_else(|| Misfit::Other(self.name()))?;
-        check_fields("", &self.fields, fields, &["type"])
+        let besides: &[&str] = if self.is_tagged { &["type"] } else { &[] };
+        check_fields("", &self.fields, fields, besides)
     }
 }
 
@@ -111,6 +115,7 @@ impl Kind {
             Self::Text { most } => sized(most),
             Self::Credential => sized(MAX_TOKEN_BYTES),
             Self::AnyText => text.is_some(),
+            Self::NullableText => text.is_some() || value.is_null(),
             Self::Id => text.is_some_and(name::is_valid),
             Self::Cursor => sized(MAX_NAME_BYTES),
             Self::Channel(offers) => offers

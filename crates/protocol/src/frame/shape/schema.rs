@@ -14,7 +14,7 @@ impl Message {
     #[must_use]
     pub fn schema(&self) -> Value {
         let kind = json!({"type": "string", "const": self.kind});
-        let mut schema = object(self.fields.iter().copied(), Some(kind));
+        let mut schema = object(self.fields.iter().copied(), self.is_tagged.then_some(kind));
         schema["description"] = json!(self.summary);
         schema
     }
@@ -67,6 +67,7 @@ impl Kind {
                 schema
             }
             Self::AnyText => json!({"type": "string"}),
+            Self::NullableText => json!({"type": ["string", "null"]}),
             Self::Id => {
                 let mut schema = text(MAX_NAME_BYTES);
                 schema["pattern"] = json!("^\\S+$");

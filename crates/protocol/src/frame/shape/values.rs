@@ -203,6 +203,7 @@ impl Kind {
             Self::Text { .. }
             | Self::Credential
             | Self::AnyText
+            | Self::NullableText
             | Self::Id
             | Self::Cursor
             | Self::Channel(_)
@@ -294,6 +295,7 @@ impl Kind {
             }
             Self::Time | Self::Code => add("no such text", json!("x")),
             Self::AnyText
+            | Self::NullableText
             | Self::Number
             | Self::Flag
             | Self::AnyList
@@ -318,7 +320,7 @@ impl Kind {
             Self::Text { most } => upto(most),
             Self::Credential => upto(MAX_TOKEN_BYTES),
             Self::Id => upto(MAX_NAME_BYTES),
-            Self::AnyText => vec![json!(""), json!("x")],
+            Self::AnyText | Self::NullableText => vec![json!(""), json!("x")],
             Self::Cursor => vec![
                 json!("1-0"),
                 json!("61d1e0-17"),
