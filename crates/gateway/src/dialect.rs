@@ -232,10 +232,9 @@ impl Encode for Encoding {
                 }
             }
             // A channel's events are written in one dialect for a connection.
-            (
-                Self::Threat(_) | Self::Mesh | Self::Pipeline { .. } | Self::Workspace { .. },
-                _,
-            ) => self.clone(),
+            (Self::Threat(_) | Self::Mesh | Self::Pipeline { .. } | Self::Workspace { .. }, _) => {
+                self.clone()
+            }
         }
     }
 

@@ -78,10 +78,10 @@ use crate::ingest::Ingest;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
 use crate::metrics::Metrics;
-pub use crate::sockets::RefuseBy;
 pub use crate::origin::{InvalidOrigin, ListedOrigin, Origin};
 use crate::revocation::{Follower, WITHDRAWALS_CAPACITY, Withdrawal};
 use crate::shard::{Shared, Start};
+pub use crate::sockets::RefuseBy;
 
 /// How long background tasks may take to end after a stop.
 const TASK_GRACE: Duration = Duration::from_secs(1);

@@ -184,7 +184,10 @@ fn answer(engine: &Rc<Engine>, sockets: &Sockets, call: Call, answering: &mut Jo
 pub(crate) async fn drain(engine: &Rc<Engine>, window: Duration) {
     engine.drain();
     let links = engine.links();
-    info!(sessions = links.len(), "telling socket.io clients to return elsewhere");
+    info!(
+        sessions = links.len(),
+        "telling socket.io clients to return elsewhere"
+    );
     let batches = links.len().div_ceil(FAREWELL_BATCH).max(1);
     let pause = window / u32::try_from(batches).unwrap_or(u32::MAX);
     for batch in links.chunks(FAREWELL_BATCH) {
@@ -213,9 +216,8 @@ impl Handler for Sockets {
             let sentence = "the bus is out of reach, try again";
             return Err(Answer::denied(StatusCode::SERVICE_UNAVAILABLE, sentence));
         }
-        Opening::read(request).ok_or_else(|| {
-            Answer::denied(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
-        })
+        Opening::read(request)
+            .ok_or_else(|| Answer::denied(StatusCode::INTERNAL_SERVER_ERROR, "internal error"))
     }
 
     fn opened(&self, link: &Rc<Link>, _opening: &Rc<Opening>) {

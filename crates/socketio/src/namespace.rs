@@ -137,12 +137,14 @@ impl<H: Handler> Client<H> {
     fn hold(&self, message: Assembled) -> Option<Result<(), Malformed>> {
         let mut members = self.members.borrow_mut();
         let namespace = message.header().namespace;
-        let held = members.iter_mut().find_map(|member| match &mut member.state {
-            MemberState::Connecting(_, held) if &**member.socket.namespace() == namespace => {
-                Some(held)
-            }
-            _ => None,
-        })?;
+        let held = members
+            .iter_mut()
+            .find_map(|member| match &mut member.state {
+                MemberState::Connecting(_, held) if &**member.socket.namespace() == namespace => {
+                    Some(held)
+                }
+                _ => None,
+            })?;
         let bytes = held.iter().map(Assembled::bytes).sum::<usize>() + message.bytes();
         if held.len() >= MAX_HELD || bytes > MAX_HELD_BYTES {
             return Some(Err(Malformed::State));
@@ -203,7 +205,15 @@ impl<H: Handler> SocketIo<H> {
                     break;
                 };
                 let (payload, attachments) = (&message.payload, &message.attachments);
-                hand_over(&*handler, &socket, &data, message.header(), payload, attachments).ok();
+                hand_over(
+                    &*handler,
+                    &socket,
+                    &data,
+                    message.header(),
+                    payload,
+                    attachments,
+                )
+                .ok();
             }
         });
         // Room for exactly one: hardly anyone is in a second.
@@ -247,7 +257,9 @@ impl<H: Handler> SocketIo<H> {
             arguments(header.body, payload)?;
             let mut message = Assembled::bare(header, payload);
             message.attachments = attachments.to_vec();
-            return client.hold(message).unwrap_or_else(|| self.stray(client, header.namespace));
+            return client
+                .hold(message)
+                .unwrap_or_else(|| self.stray(client, header.namespace));
         };
         hand_over(&*self.handler, &socket, &data, header, payload, attachments)
     }

@@ -75,7 +75,7 @@ pub(crate) fn selections(principal: &Principal, narrowing: &Narrowing) -> Vec<Se
         .filter(|channel| *channel != personal)
         .collect();
     let mut selections = Vec::new();
-    if !general.is_empty() {
+    if general.iter().next().is_some() {
         selections.push(Selection {
             filter: filter(narrowing),
             ..Selection::of(general)
@@ -93,11 +93,7 @@ pub(crate) fn selections(principal: &Principal, narrowing: &Narrowing) -> Vec<Se
 }
 
 /// The credential was accepted.
-pub(crate) fn authenticated(
-    principal: &Principal,
-    seq: Cursor,
-    recovered: Option<bool>,
-) -> Packet {
+pub(crate) fn authenticated(principal: &Principal, seq: Cursor, recovered: Option<bool>) -> Packet {
     let user = User {
         id: principal.subject.as_str(),
         name: &principal.name,

@@ -202,11 +202,10 @@ pub(super) fn unserved(path: &str, dialects: &BTreeSet<Dialect>) -> Failure {
             Some(instead) => format!("{}; {instead}", not_here("fleet")),
             None => not_here("fleet"),
         },
-        path if path == "/socket.io" || path.starts_with("/socket.io/") => {
-            socket_io(dialects).unwrap_or_else(|| {
+        path if path == "/socket.io" || path.starts_with("/socket.io/") => socket_io(dialects)
+            .unwrap_or_else(|| {
                 "dialects pipeline and workspace are not served on this port".to_owned()
-            })
-        }
+            }),
         _ => "nothing is served at this path".to_owned(),
     };
     Failure::plain(ErrorCode::NotFound, &sentence)

@@ -13,12 +13,12 @@ use signalbox_protocol::frame::workspace::Room;
 use signalbox_protocol::{Dialect, ErrorCode};
 use signalbox_socketio::{Connecting, Refusal, Verdict};
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::info;
 use uuid::Uuid;
 
 use super::hello::{Hello, RefuseBy, Token};
 use super::identity::Due;
-use super::keeping::{FEED, live_from};
+use super::keeping::FEED;
 use super::seat::{Greeting, Seat, Seated};
 use super::{AUDIT, Sockets};
 use crate::authority::Refusal as Refused;
@@ -90,7 +90,8 @@ impl Sockets {
     pub(super) fn await_credential(&self, seat: &Rc<Seat>) {
         let patience = self.shard.shared.options.authentication;
         seat.due.set(Due::Credential);
-        self.clock.set(seat, Instant::now() + patience.unwrap_or(AUTHENTICATION));
+        self.clock
+            .set(seat, Instant::now() + patience.unwrap_or(AUTHENTICATION));
     }
 
     async fn enter_workspace(
@@ -119,24 +120,22 @@ impl Sockets {
                 Err(_) => return Verdict::Close,
             },
         };
-        let joined = match since.filter(|_| recovered == Some(true)) {
-            Some(since) => Joined {
-                since,
-                replaying: true,
-            },
-            None => live_from(self.shard.hub.borrow().cursor()),
-        };
+        let here = self.shard.hub.borrow().cursor();
+        let start = since.filter(|_| recovered == Some(true)).unwrap_or(here);
         {
             let mut account = seat.account.borrow_mut();
             let rooms = workspace::first_rooms(&principal);
-            let rooms = rooms.iter().map(|room| (room.to_string(), joined));
+            let rooms = rooms
+                .iter()
+                .map(|room| (room.to_string(), Joined::At(start)));
             account.rooms = rooms.collect();
+            account.connected_at = start;
             account.principal = Some(Rc::new(principal));
         }
         self.offer(&connecting, seat);
         // Kept before the client hears of it.
         self.keep(seat).await;
-        if !self.settle_in(seat, |joined| joined.since) {
+        if !self.settle_in(seat, |_| start.sequence) {
             return Verdict::Close;
         }
         seat.greeting.set(Greeting::Established {
@@ -297,7 +296,7 @@ impl Sockets {
     pub(super) fn settle_in(
         self: &Rc<Self>,
         seat: &Rc<Seat>,
-        start: impl Fn(Joined) -> Cursor,
+        start: impl Fn(Joined) -> u64,
     ) -> bool {
         let Some(principal) = seat.principal() else {
             return false;
@@ -310,7 +309,7 @@ impl Sockets {
         let joined = seat.account.borrow().rooms.clone();
         let encoding = seat.encoding(Dialect::Workspace);
         for (name, joined) in joined {
-            let from = start(joined).sequence;
+            let from = start(joined);
             if name == FEED {
                 let narrowing = seat.account.borrow().narrowing.clone();
                 self.place_feed(seat, &principal, &narrowing.unwrap_or_default(), from);
@@ -332,7 +331,10 @@ impl Sockets {
         }
         if seat.dialect == Dialect::Workspace {
             seat.counted.set(true);
-            self.shard.shared.occupancy.enter(seat.rooms.borrow().keys());
+            self.shard
+                .shared
+                .occupancy
+                .enter(seat.rooms.borrow().keys());
         }
         self.trust(seat, &principal);
         true
@@ -386,18 +388,13 @@ impl Sockets {
         for room in seat.denied.take() {
             self.tell_denied(seat, &room);
         }
-        let live = self.shard.hub.borrow_mut().catch_up_together(&ids) == Progress::Live;
-        if live {
-            self.note_all_live(seat);
+        if self.shard.hub.borrow_mut().catch_up_together(&ids) == Progress::Live {
             return;
         }
         let (desk, seat) = (Rc::clone(self), Rc::clone(seat));
         self.tasks.spawn(async move {
             let outbound = seat.socket.outbound().clone();
             replay_together(&desk.shard, &outbound, &ids).await;
-            if desk.note_all_live(&seat) {
-                desk.keep(&seat).await;
-            }
         });
     }
 
@@ -409,20 +406,5 @@ impl Sockets {
         cursors
             .min_by_key(|cursor| cursor.sequence)
             .unwrap_or_else(|| hub.cursor())
-    }
-
-    /// Notes that everything that a client began with has caught up; false if
-    /// that was known.
-    pub(super) fn note_all_live(&self, seat: &Seat) -> bool {
-        let here = self.shard.hub.borrow().cursor();
-        let mut changed = false;
-        for joined in seat.account.borrow_mut().rooms.values_mut() {
-            if joined.replaying {
-                *joined = live_from(here);
-                changed = true;
-            }
-        }
-        debug!(session = %seat.name, seq = %here, "caught up");
-        changed
     }
 }

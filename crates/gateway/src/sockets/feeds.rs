@@ -13,8 +13,8 @@ use tracing::debug;
 
 use super::Sockets;
 use super::commands::{Refused, Reply};
+use super::keeping::FEED;
 use super::seat::Seat;
-use super::keeping::{FEED, live_from};
 use crate::dialect::pipeline;
 use crate::hub::{Progress, Selection, SubscriptionId};
 use crate::ledger::{Joined, Narrowing};
@@ -85,20 +85,17 @@ impl Sockets {
         let Some(principal) = seat.principal() else {
             return;
         };
-        let joined = match start {
-            Some(since) => Joined {
-                since,
-                replaying: true,
-            },
-            None => live_from(self.shard.hub.borrow().cursor()),
-        };
+        let start = start.unwrap_or_else(|| self.shard.hub.borrow().cursor());
         let narrowing = {
             let mut account = seat.account.borrow_mut();
-            account.rooms.insert(FEED.to_owned(), joined);
+            if account.rooms.is_empty() {
+                account.connected_at = start;
+            }
+            account.rooms.insert(FEED.to_owned(), Joined::At(start));
             account.with_pipeline = seat.dialect == Dialect::Workspace;
             account.narrowing.clone().unwrap_or_default()
         };
-        self.place_feed(seat, &principal, &narrowing, joined.since.sequence);
+        self.place_feed(seat, &principal, &narrowing, start.sequence);
     }
 
     /// Subscribes to what a client may have and wants.
@@ -220,9 +217,10 @@ impl Sockets {
             let mut account = seat.account.borrow_mut();
             account.narrowing = Some(narrowing);
             if let Some(since) = start {
-                let joined = Joined {
-                    since,
-                    replaying: true,
+                let joined = if seat.rooms.borrow().is_empty() {
+                    Joined::At(since)
+                } else {
+                    Joined::Replaying
                 };
                 account.rooms.insert(FEED.to_owned(), joined);
             }
@@ -280,8 +278,8 @@ impl Sockets {
         }
         let here = self.shard.hub.borrow().cursor();
         match seat.account.borrow_mut().rooms.get_mut(FEED) {
-            Some(joined) if joined.replaying => {
-                *joined = live_from(here);
+            Some(joined) if *joined == Joined::Replaying => {
+                *joined = Joined::ReplayedUntil(here);
                 true
             }
             _ => false,

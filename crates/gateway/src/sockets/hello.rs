@@ -2,8 +2,8 @@
 //! answered.
 
 use serde_json::{Map, Value};
-use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::Dialect;
+use signalbox_protocol::cursor::Cursor;
 
 use super::opening::Opening;
 
@@ -42,11 +42,7 @@ pub(super) struct Hello {
 impl Hello {
     /// Reads `auth`, and what came with the session. `refuse_by` is for those
     /// who do not say.
-    pub(super) fn read(
-        opening: &Opening,
-        auth: &Map<String, Value>,
-        refuse_by: RefuseBy,
-    ) -> Self {
+    pub(super) fn read(opening: &Opening, auth: &Map<String, Value>, refuse_by: RefuseBy) -> Self {
         let text = |key: &str| auth.get(key).and_then(Value::as_str);
         let named = text("dialect").or(opening.dialect.as_deref());
         let has_token = auth.contains_key("token") || opening.token.is_some();

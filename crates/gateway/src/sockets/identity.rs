@@ -147,10 +147,8 @@ impl Sockets {
         seat.bad_tokens.set(bad);
         seat.say(&pipeline::auth_error(ErrorCode::AuthFailed, reason));
         if let Some(ack) = ack {
-            let complaint = signalbox_protocol::frame::fields::Complaint::plain(
-                ErrorCode::AuthFailed,
-                reason,
-            );
+            let complaint =
+                signalbox_protocol::frame::fields::Complaint::plain(ErrorCode::AuthFailed, reason);
             seat.acknowledge(ack, &pipeline::failure(&complaint, None));
         }
         if bad >= MAX_BAD_TOKENS {

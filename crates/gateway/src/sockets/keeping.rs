@@ -2,41 +2,16 @@
 
 use std::rc::Rc;
 
-use signalbox_protocol::cursor::Cursor;
 use signalbox_socketio::Connecting;
 use tracing::{debug, info};
 
 use super::seat::Seat;
 use super::{AUDIT, Sockets};
-use crate::ledger::{Joined, Pid, SaveError};
+use crate::ledger::{Pid, SaveError};
 
 /// The name under which the account has the events of dialect `pipeline`
 /// among its rooms; no room has it.
 pub(super) const FEED: &str = "pipeline";
-
-/// A place that needs no catching up.
-pub(super) const fn live_from(since: Cursor) -> Joined {
-    Joined {
-        since,
-        replaying: false,
-    }
-}
-
-/// Where a client goes on whose last event in turn was at `offset`. Of what was
-/// being replayed out of turn nobody knows what has arrived, and all of it
-/// comes: rather twice than not.
-pub(super) fn resume(joined: Joined, offset: Option<Cursor>) -> Cursor {
-    match offset {
-        Some(offset)
-            if !joined.replaying
-                && offset.epoch == joined.since.epoch
-                && offset.sequence >= joined.since.sequence =>
-        {
-            offset
-        }
-        _ => joined.since,
-    }
-}
 
 impl Sockets {
     /// Tells a client, with the answer to its CONNECT, how to come back; its
@@ -66,10 +41,7 @@ impl Sockets {
             return;
         }
         let Some(pid) = seat.pid.take() else { return };
-        let entered = self
-            .ledger
-            .enter(pid, account.clone(), on_loss(seat))
-            .await;
+        let entered = self.ledger.enter(pid, account.clone(), on_loss(seat)).await;
         if let Some(entry) = entered {
             let entry = Rc::new(entry);
             seat.entry.replace(Some(Rc::clone(&entry)));
@@ -107,33 +79,5 @@ pub(super) fn on_loss(seat: &Rc<Seat>) -> impl Fn() + 'static {
         };
         info!(target: AUDIT, session = %seat.name, "taken over by another connection");
         seat.send_back(&desk.clock);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use signalbox_protocol::cursor::Epoch;
-
-    use super::*;
-
-    #[test]
-    fn what_may_not_have_arrived_comes_again() {
-        let epoch = Epoch::from_unix_micros(1);
-        let at = |sequence| Cursor { epoch, sequence };
-        let joined = live_from(at(50));
-        assert_eq!(resume(joined, Some(at(80))), at(80));
-        // The last event was of a time before the room was joined.
-        assert_eq!(resume(joined, Some(at(40))), at(50));
-        assert_eq!(resume(joined, None), at(50));
-        let replaying = Joined {
-            since: at(10),
-            replaying: true,
-        };
-        assert_eq!(resume(replaying, Some(at(70))), at(10));
-        let other = Cursor {
-            epoch: Epoch::from_unix_micros(2),
-            sequence: 99,
-        };
-        assert_eq!(resume(joined, Some(other)), at(50));
     }
 }

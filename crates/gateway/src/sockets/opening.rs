@@ -77,7 +77,9 @@ fn is_python(agent: Option<&str>, query: &str) -> bool {
     match agent {
         Some(agent) => {
             let agent = agent.to_ascii_lowercase();
-            ["python", "aiohttp"].iter().any(|word| agent.contains(word))
+            ["python", "aiohttp"]
+                .iter()
+                .any(|word| agent.contains(word))
         }
         None => {
             let query = query.split("&t=").next().unwrap_or_default();

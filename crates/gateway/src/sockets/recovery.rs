@@ -11,10 +11,10 @@ use time::OffsetDateTime;
 use tracing::info;
 
 use super::hello::Hello;
-use super::keeping::{on_loss, resume};
+use super::keeping::on_loss;
 use super::seat::{Greeting, Seat, Seated};
 use super::{AUDIT, Sockets};
-use crate::ledger::{Account, Kept, Pid, TakeOverError};
+use crate::ledger::{Account, Joined, Kept, Pid, TakeOverError};
 use crate::replay::{End, is_within_reach, replay_together};
 
 impl Sockets {
@@ -69,7 +69,10 @@ impl Sockets {
                     // once more, which costs little.
                     return None;
                 }
-                Some(self.come_back(connecting, kept, offset, principal, name).await)
+                Some(
+                    self.come_back(connecting, kept, offset, principal, name)
+                        .await,
+                )
             }
             _ => {
                 let principal = kept.account.principal.clone()?;
@@ -79,9 +82,10 @@ impl Sockets {
                 let authority = &self.shard.shared.authority;
                 authority.revocations().current().await;
                 match self.acceptable((*principal).clone(), None) {
-                    Ok(principal) if holds => {
-                        Some(self.come_back(connecting, kept, offset, principal, name).await)
-                    }
+                    Ok(principal) if holds => Some(
+                        self.come_back(connecting, kept, offset, principal, name)
+                            .await,
+                    ),
                     _ => Some(self.wait_for_credential(connecting, kept, offset, name)),
                 }
             }
@@ -97,7 +101,8 @@ impl Sockets {
         offset: Option<Cursor>,
         name: &str,
     ) -> Verdict<Seated> {
-        let seated = self.seated(self.seat(connecting, kept.account.dialect, true, name.to_owned()));
+        let seated =
+            self.seated(self.seat(connecting, kept.account.dialect, true, name.to_owned()));
         let seat = &seated.seat;
         connecting.restore_id(kept.account.socket_id.as_str());
         connecting.offer_recovery(kept.pid().expose());
@@ -136,27 +141,17 @@ impl Sockets {
             self.offer(connecting, seat);
             self.keep(seat).await;
         }
-        let settled = self.settle_in(seat, |joined| {
-            if within_reach {
-                resume(joined, offset)
-            } else {
-                joined.since
-            }
-        });
+        let place = place_of(&seat.account.borrow(), offset.filter(|_| within_reach));
+        // What nobody can say is not recoverable, and starts here.
+        let settled = self.settle_in(seat, |joined| joined.start(place).unwrap_or(place.sequence));
         if !settled {
             return Verdict::Close;
         }
         if within_reach {
             let ids = Self::subscriptions(seat);
             let outbound = seat.socket.outbound().clone();
-            if !ids.is_empty()
-                && replay_together(&self.shard, &outbound, &ids).await == End::Over
-            {
+            if !ids.is_empty() && replay_together(&self.shard, &outbound, &ids).await == End::Over {
                 return Verdict::Close;
-            }
-            if self.note_all_live(seat) {
-                let (desk, seat) = (Rc::clone(self), Rc::clone(seat));
-                self.tasks.spawn(async move { desk.keep(&seat).await });
             }
         } else {
             seat.lost.set(true);
@@ -177,18 +172,16 @@ impl Sockets {
         account: &Account,
         offset: Option<Cursor>,
     ) -> Result<bool, crate::replay::OutOfReach> {
-        let starts = account.rooms.values().map(|joined| resume(*joined, offset));
-        let Some(earliest) = starts.min_by_key(|start| start.sequence) else {
+        let place = place_of(account, offset);
+        let starts = account.rooms.values().map(|joined| joined.start(place));
+        let Some(starts) = starts.collect::<Option<Vec<u64>>>() else {
+            return Ok(false);
+        };
+        let Some(sequence) = starts.into_iter().min() else {
             return Ok(true);
         };
-        let epoch = self.shard.hub.borrow().cursor().epoch;
-        let same = |cursor: &Cursor| cursor.epoch == epoch;
-        if !account.rooms.values().all(|joined| same(&joined.since))
-            || !offset.as_ref().is_none_or(same)
-        {
-            return Ok(false);
-        }
-        is_within_reach(&self.shard, earliest).await
+        let epoch = place.epoch;
+        is_within_reach(&self.shard, Cursor { epoch, sequence }).await
     }
 
     /// Has a session go on from here, with everything that it missed lost.
@@ -197,7 +190,7 @@ impl Sockets {
         account.socket_id = seat.socket.id().to_string();
         account.connected_at = here;
         for joined in account.rooms.values_mut() {
-            *joined = super::keeping::live_from(here);
+            *joined = Joined::At(here);
         }
     }
 
@@ -247,20 +240,20 @@ impl Sockets {
             self.start_over(&mut kept.account, seat);
         }
         kept.account.principal = Some(principal);
-        for joined in kept.account.rooms.values_mut() {
-            if within_reach {
-                // From here on it is a replay like any other.
-                joined.since = resume(*joined, offset);
-                joined.replaying = true;
-            }
-        }
         seat.account.replace(kept.account.clone());
         self.take(seat, kept, true).await.ok()?;
-        if !self.settle_in(seat, |joined| joined.since) {
+        let place = place_of(&seat.account.borrow(), offset.filter(|_| within_reach));
+        if !self.settle_in(seat, |joined| joined.start(place).unwrap_or(place.sequence)) {
             return None;
         }
         Some(within_reach)
     }
+}
+
+/// Where a client stands: behind the last event that it has, or where its
+/// session began.
+fn place_of(account: &Account, offset: Option<Cursor>) -> Cursor {
+    offset.unwrap_or(account.connected_at)
 }
 
 /// Whether a session is this user's.

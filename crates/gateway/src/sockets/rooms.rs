@@ -12,7 +12,6 @@ use tracing::debug;
 use super::Sockets;
 use super::commands::{Refused, Reply};
 use super::seat::Seat;
-use super::keeping::live_from;
 use crate::dialect::workspace;
 use crate::hub::{Progress, SubscriptionId};
 use crate::ledger::Joined;
@@ -75,13 +74,10 @@ impl Sockets {
         }
         let here = self.shard.hub.borrow().cursor();
         let joined = match since.filter(|_| recovered == Some(true)) {
-            Some(since) => Joined {
-                since,
-                replaying: true,
-            },
-            None => live_from(here),
+            Some(_) => Joined::Replaying,
+            None => Joined::At(here),
         };
-        let sequence = joined.since.sequence;
+        let start = since.filter(|_| recovered == Some(true)).unwrap_or(here);
         // Kept before it is confirmed: what is confirmed outlives the gateway.
         let name = room.to_string();
         seat.account.borrow_mut().rooms.insert(name, joined);
@@ -95,8 +91,10 @@ impl Sockets {
             let mut hub = self.shard.hub.borrow_mut();
             let former = seat.rooms.borrow().get(&room).copied();
             match former {
-                None => Some(hub.subscribe(seat.member, selection, &encoding, Some(sequence))),
-                Some(former) => hub.replace(former, selection, &encoding, Some(sequence)),
+                None => {
+                    Some(hub.subscribe(seat.member, selection, &encoding, Some(start.sequence)))
+                }
+                Some(former) => hub.replace(former, selection, &encoding, Some(start.sequence)),
             }
         };
         let Some(id) = id else {
@@ -141,8 +139,8 @@ impl Sockets {
         let here = self.shard.hub.borrow().cursor();
         let name = room.to_string();
         match seat.account.borrow_mut().rooms.get_mut(&name) {
-            Some(joined) if joined.replaying => {
-                *joined = live_from(here);
+            Some(joined) if *joined == Joined::Replaying => {
+                *joined = Joined::ReplayedUntil(here);
                 true
             }
             _ => false,

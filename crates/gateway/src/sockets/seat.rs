@@ -20,8 +20,8 @@ use super::identity::Due;
 use super::opening::Opening;
 use crate::dialect::Encoding;
 use crate::dialect::workspace::Refused;
-use crate::ledger::{self, Account, Kept, Pid};
 use crate::hub::{MemberId, SubscriptionId};
+use crate::ledger::{self, Account, Kept, Pid};
 use crate::session::meter::Meter;
 use crate::shard::{Presence, Shard};
 
