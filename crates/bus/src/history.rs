@@ -16,8 +16,8 @@ use crate::reader::Delivery;
 
 /// How long the server may take for the next message of a page.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes of a page.
-const PAGE_BYTES: usize = 512 * 1024;
+/// The most bytes of a page, but for its last message.
+pub const PAGE_BYTES: usize = 512 * 1024;
 
 /// A part of a stream's history.
 #[derive(Debug)]
@@ -37,6 +37,26 @@ pub enum Start {
     Time(Timestamp),
 }
 
+/// How much a page may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimits {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes, but for the last message.
+    pub bytes: usize,
+}
+
+impl PageLimits {
+    /// So many messages, in [`PAGE_BYTES`].
+    #[must_use]
+    pub const fn messages(most: usize) -> Self {
+        Self {
+            messages: most,
+            bytes: PAGE_BYTES,
+        }
+    }
+}
+
 /// Reads up to `most` messages of `stream` that match the wildcard `filter`,
 /// beginning with sequence `from`.
 ///
@@ -52,6 +72,23 @@ pub async fn page(
     page_from(bus, stream, filter, Start::Sequence(from), most).await
 }
 
+/// As [`page`], within these limits.
+///
+/// # Errors
+/// When the bus does not answer or refuses.
+pub async fn page_within(
+    bus: &Bus,
+    stream: &'static str,
+    filter: &str,
+    from: u64,
+    limits: PageLimits,
+) -> Result<Page, BusError> {
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let start = Start::Sequence(from);
+    bus.unless_refused(&subject, read(bus, stream, filter, start, limits))
+        .await?
+}
+
 /// As [`page`], beginning with a sequence or a time.
 ///
 /// # Errors
@@ -64,7 +101,8 @@ pub async fn page_from(
     most: usize,
 ) -> Result<Page, BusError> {
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    bus.unless_refused(&subject, read(bus, stream, filter, start, most))
+    let limits = PageLimits::messages(most);
+    bus.unless_refused(&subject, read(bus, stream, filter, start, limits))
         .await?
 }
 
@@ -73,7 +111,7 @@ async fn read(
     stream: &'static str,
     filter: &str,
     start: Start,
-    most: usize,
+    limits: PageLimits,
 ) -> Result<Page, BusError> {
     let failed =
         |cause: &dyn std::fmt::Display| BusError::api(format!("read history of {stream}"), cause);
@@ -85,8 +123,8 @@ async fn read(
         .map_err(|error| failed(&error))?;
     let mut request = json!({
         "next_by_subj": filter,
-        "batch": most,
-        "max_bytes": PAGE_BYTES,
+        "batch": limits.messages,
+        "max_bytes": limits.bytes,
     });
     match start {
         Start::Sequence(from) => request["seq"] = from.max(1).into(),

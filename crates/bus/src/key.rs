@@ -1,5 +1,6 @@
 //! Every KV bucket and key is named here.
 
+use sha2::{Digest as _, Sha256};
 use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::domain::Domain;
 
@@ -29,11 +30,7 @@ pub const DECISIONS: &str = "decisions";
 /// have characters that keys may not.
 #[must_use]
 pub fn decision(action_id: &str) -> String {
-    let mut key = String::with_capacity(2 * action_id.len());
-    for byte in action_id.bytes() {
-        key.push_str(&format!("{byte:02x}"));
-    }
-    key
+    hexadecimal(action_id.as_bytes())
 }
 
 /// The key of a dead letter in [`REPLAYS`].
@@ -66,6 +63,19 @@ pub fn member(id: &str) -> String {
 #[must_use]
 pub fn is_member(key: &str) -> bool {
     key.starts_with(MEMBER)
+}
+
+/// Bucket: Socket.IO sessions that clients may come back to.
+pub const SESSIONS: &str = "sessions";
+/// The stream that the bucket of sessions is.
+pub const SESSIONS_STREAM: &str = "KV_sessions";
+
+/// The key of a session in [`SESSIONS`]: the SHA-256 of its `pid` in
+/// hexadecimal, since the `pid` is a secret of the client's and readers of the
+/// bus are not to learn it.
+#[must_use]
+pub fn session(pid: &str) -> String {
+    hexadecimal(&Sha256::digest(pid))
 }
 
 const ISSUER: &str = "issuer.";
@@ -113,6 +123,15 @@ pub fn revoked_user(subject: &str) -> String {
     format!("user.{}", plain(subject))
 }
 
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            text.push_str(&format!("{byte:02x}"));
+            text
+        })
+}
+
 /// Any text as one token of a key: bytes outside `[A-Za-z0-9_-]` become `=XX`.
 fn plain(text: &str) -> String {
     let mut key = String::with_capacity(text.len());
@@ -150,6 +169,8 @@ mod tests {
         assert_eq!(replay(letter), "abc-7");
         assert!(is_plain(&replay(letter)) && !is_plain("a.b"));
         assert_eq!(decision("a.é*"), "612ec3a92a");
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(session("abc"), digest);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | [`lease`] | who may do what only one may do, for a while |
 //! | [`reader`] | a gateway's one ordered reader of TOPICS |
 //! | [`history`] | reading stored events back |
+//! | [`session_store`] | Socket.IO sessions that clients may come back to |
 //! | [`rpc`] | protobuf requests between services |
 //! | [`trace`] | spans, and the trace context of messages |
 //! | [`metrics`] | what is measured of a connection |
@@ -35,6 +36,7 @@ pub mod publish;
 pub mod reader;
 pub mod rpc;
 pub mod server;
+pub mod session_store;
 pub mod stored_event;
 pub mod stream;
 pub mod subject;

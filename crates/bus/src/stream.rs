@@ -15,6 +15,7 @@ use signalbox_protocol::cursor::Epoch;
 use signalbox_protocol::domain::Domain;
 
 use crate::connection::{Bus, BusError};
+use crate::key::SESSIONS_STREAM;
 use crate::{key, subject};
 
 /// The producers' work queue.
@@ -34,6 +35,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_WAITING_PER_TYPE: i64 = 500_000;
 /// How long it is known who decided on an action.
 const DECISIONS_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The duplicate window of a stream that needs none.
+const SESSIONS_DUPLICATES: Duration = Duration::from_secs(1);
 /// Consumers that TOPICS may have: one per gateway and per tool that follows.
 const MAX_TOPICS_CONSUMERS: i32 = 4_096;
 
@@ -55,6 +58,11 @@ pub struct StreamSettings {
     pub dlq_age: Duration,
     /// The most that DLQ keeps, in bytes.
     pub dlq_bytes: u64,
+    /// How long a session that nobody refreshes can be come back to.
+    pub sessions_age: Duration,
+    /// The most that sessions may take, in bytes; those that were refreshed
+    /// the longest ago go first.
+    pub sessions_bytes: u64,
 }
 
 impl Default for StreamSettings {
@@ -67,6 +75,8 @@ impl Default for StreamSettings {
             duplicate_window: Duration::from_secs(600),
             dlq_age: 30 * DAY,
             dlq_bytes: GIB,
+            sessions_age: 2 * DAY,
+            sessions_bytes: GIB,
         }
     }
 }
@@ -75,7 +85,7 @@ impl StreamSettings {
     /// The same, with all streams together in at most half of `free_bytes`.
     #[must_use]
     pub fn fitted_to(self, free_bytes: u64) -> Self {
-        let wanted = self.events_bytes + self.topics_bytes + self.dlq_bytes;
+        let wanted = self.events_bytes + self.topics_bytes + self.dlq_bytes + self.sessions_bytes;
         let room = free_bytes / 2;
         if wanted <= room {
             return self;
@@ -85,6 +95,7 @@ impl StreamSettings {
             events_bytes: share(self.events_bytes),
             topics_bytes: share(self.topics_bytes),
             dlq_bytes: share(self.dlq_bytes),
+            sessions_bytes: share(self.sessions_bytes),
             ..self
         }
     }
@@ -96,7 +107,12 @@ impl StreamSettings {
 /// # Errors
 /// When the bus refuses or does not answer.
 pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> {
-    for config in [events(settings), topics(settings), dlq(settings)] {
+    for config in [
+        events(settings),
+        topics(settings),
+        dlq(settings),
+        sessions(settings),
+    ] {
         let name = config.name.clone();
         bus.jetstream()
             .create_or_update_stream(config)
@@ -206,6 +222,19 @@ pub async fn state(bus: &Bus, name: &'static str) -> Result<StreamState, BusErro
     info(bus, name).await.map(|info| StreamState::from(&info))
 }
 
+/// How long the bucket of sessions keeps what is not refreshed, after a check
+/// that it is there and keeps the newest of each.
+pub(crate) async fn sessions_lifetime(bus: &Bus) -> Result<Duration, BusError> {
+    let config = info(bus, SESSIONS_STREAM).await?.config;
+    if config.max_messages_per_subject != 1 || config.max_age.is_zero() {
+        return Err(BusError::Stream {
+            stream: SESSIONS_STREAM,
+            problem: "it does not keep one entry of each session for a while".to_owned(),
+        });
+    }
+    Ok(config.max_age)
+}
+
 /// How long the stream recognises a repeated publish by its id.
 ///
 /// # Errors
@@ -282,6 +311,26 @@ fn dlq(settings: &StreamSettings) -> Config {
     }
 }
 
+/// The bucket of sessions. Unlike other buckets it drops the oldest entries
+/// when it is full instead of refusing new ones: a session that somebody is in
+/// is refreshed, so that the oldest are those of clients that stayed away.
+fn sessions(settings: &StreamSettings) -> Config {
+    Config {
+        name: SESSIONS_STREAM.to_owned(),
+        description: Some("Socket.IO sessions that clients may come back to".to_owned()),
+        subjects: vec![format!("$KV.{}.>", key::SESSIONS)],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_messages_per_subject: 1,
+        max_bytes: bytes(settings.sessions_bytes),
+        max_age: settings.sessions_age,
+        // Entries are written by compare-and-set and have no ids to remember.
+        duplicate_window: SESSIONS_DUPLICATES.min(settings.sessions_age),
+        deny_delete: true,
+        ..base(settings)
+    }
+}
+
 fn base(settings: &StreamSettings) -> Config {
     Config {
         storage: StorageType::File,
@@ -308,7 +357,8 @@ mod tests {
         let wanted = StreamSettings::default();
         assert_eq!(wanted.fitted_to(100 * GIB), wanted);
         let small = wanted.fitted_to(2 * GIB);
-        assert!(small.events_bytes + small.topics_bytes + small.dlq_bytes <= GIB);
+        let logs = small.events_bytes + small.topics_bytes + small.dlq_bytes;
+        assert!(logs + small.sessions_bytes <= GIB);
         assert_eq!(small.topics_bytes / small.events_bytes, 2);
     }
 }

@@ -173,11 +173,7 @@ pub fn topic(topic: &Topic) -> String {
         Some(id) => push_id(&mut subject, id),
     }
     subject.push('.');
-    match &topic.audience {
-        Audience::Nobody => subject.push_str(EMPTY),
-        Audience::Everyone => subject.push_str(GLOBAL),
-        Audience::User(id) => push_id(&mut subject, id),
-    }
+    push_audience(&mut subject, &topic.audience);
     subject
 }
 
@@ -223,6 +219,38 @@ pub fn topics_of(channel: Channel, object: Option<&str>) -> String {
         }
     }
     subject
+}
+
+/// The wildcard for what is addressed like this: `None` is any channel, any
+/// object or none, any audience or none.
+#[must_use]
+pub fn topics_to(
+    channel: Option<Channel>,
+    object: Option<&str>,
+    audience: Option<&Audience>,
+) -> String {
+    const ANY: &str = "*";
+    let mut subject = format!("{TOPICS_PREFIX}.");
+    subject.push_str(channel.map_or(ANY, Channel::name));
+    subject.push('.');
+    match object {
+        None => subject.push_str(ANY),
+        Some(id) => push_id(&mut subject, id),
+    }
+    subject.push('.');
+    match audience {
+        None => subject.push_str(ANY),
+        Some(audience) => push_audience(&mut subject, audience),
+    }
+    subject
+}
+
+fn push_audience(subject: &mut String, audience: &Audience) {
+    match audience {
+        Audience::Nobody => subject.push_str(EMPTY),
+        Audience::Everyone => subject.push_str(GLOBAL),
+        Audience::User(id) => push_id(subject, id),
+    }
 }
 
 fn push_id(subject: &mut String, id: &str) {
@@ -332,6 +360,21 @@ mod tests {
         );
         let one = topics_of(Channel::InvestigationProgress, Some("a.b"));
         assert_eq!(one, "topics.investigation_progress.=a%2Eb.*");
+    }
+
+    #[test]
+    fn wildcards_cover_one_slot_on_any_channel() {
+        let user = Audience::User("u 1".to_owned());
+        for (object, audience, expected) in [
+            (None, None, "topics.*.*.*"),
+            (Some("7"), None, "topics.*.=7.*"),
+            (None, Some(&user), "topics.*.*.=u%201"),
+            (None, Some(&Audience::Everyone), "topics.*.*.global"),
+        ] {
+            assert_eq!(topics_to(None, object, audience), expected);
+        }
+        let one = topics_to(Some(Channel::ThreatAlerts), None, Some(&Audience::Everyone));
+        assert_eq!(one, "topics.threat_alerts.*.global");
     }
 
     proptest! {

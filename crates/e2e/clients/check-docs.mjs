@@ -86,7 +86,8 @@ function files(folder) {
 }
 for (const file of files(fixtures)) {
   // <dialect>/<side>/<message>[-<variation>].json, events/<domain>.<type>.json,
-  // or <dialect>/event/<type>.json with a producer's data and the frame of it
+  // or <dialect>/event/<type>.json with a producer's data and the frame of it;
+  // of workspace, where types are told apart by their domains, with both
   const parts = file.slice(fixtures.length).split('/').filter(Boolean);
   const message = parts.pop().replace(/\.json$/, '').replace(/-.*/, '');
   if (parts[1] !== 'event') {
@@ -94,12 +95,14 @@ for (const file of files(fixtures)) {
     continue;
   }
   const { data, frame } = load(file);
-  const event = Object.keys(document.components.schemas).find(
-    (name) => name.startsWith('events.') && name.split('.').slice(2).join('.') === message,
-  );
+  const isPublished = (name) => {
+    const [root, domain, ...type] = name.split('.');
+    return root === 'events' && [type.join('.'), `${domain}.${type.join('.')}`].includes(message);
+  };
+  const event = Object.keys(document.components.schemas).find(isPublished);
   check(event ?? `events.?.${message}`, data, `${file} data`);
   // The test that uses it adds what is different each time.
-  const schema = parts[0] === 'mesh' ? `${frame.type}.${frame.event}` : frame.type;
+  const schema = parts[0] === 'mesh' ? `${frame.type}.${frame.event}` : (frame.event_type ?? frame.type);
   check(`${parts[0]}.server.${schema}`, { id: 'e-1', seq: '1-1', ...frame }, `${file} frame`);
 }
 

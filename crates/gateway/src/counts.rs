@@ -134,7 +134,12 @@ impl ShardCounts {
 
     /// Notes how a connection ended.
     pub(crate) fn note_end(&self, closure: &Closure) {
-        self.ended[End::of(closure) as usize].add_alone(1);
+        self.note(End::of(closure));
+    }
+
+    /// Notes an end.
+    pub(crate) fn note(&self, end: End) {
+        self.ended[end as usize].add_alone(1);
     }
 
     /// Notes a part of a replay.

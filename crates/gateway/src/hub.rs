@@ -13,6 +13,7 @@
 //! - Equal filters are evaluated once per event, equal encodings are encoded
 //!   once per event, and an event costs what it touches, not what exists.
 
+mod channels;
 mod event;
 mod filter;
 mod group;
@@ -22,6 +23,7 @@ mod member;
 mod replace;
 mod replay;
 mod ring;
+mod selection;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,7 @@ use signalbox_transport::{Frame, Outbound, Sent};
 use slab::Slab;
 use tokio::sync::Notify;
 
+pub(crate) use self::channels::Channels;
 pub(crate) use self::event::{EventTrace, HubEvent};
 pub(crate) use self::filter::{Clause, Compare, Filter, Scalar};
 use self::group::Groups;
@@ -45,9 +48,8 @@ use self::member::{Member, Subscription};
 pub(crate) use self::replay::{Backlog, Progress};
 use self::ring::Ring;
 pub(crate) use self::ring::RingLimits;
+pub(crate) use self::selection::{Address, Selection};
 pub(crate) use self::tally::Tally;
-
-use signalbox_protocol::catalogue::Channel;
 
 use crate::counts::ShardCounts;
 
@@ -80,17 +82,14 @@ pub(crate) trait Encode: Clone + Eq + std::hash::Hash {
     /// What writes all that this one and `other` write. The order makes no
     /// difference, nor do repeats.
     fn union(&self, other: &Self) -> Self;
-}
 
-/// What a subscription wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Selection {
-    /// The channel.
-    pub(crate) channel: Channel,
-    /// Only events of this object.
-    pub(crate) object: Option<String>,
-    /// Only events that match.
-    pub(crate) filter: Option<Filter>,
+    /// What writes the same events while they are replayed for one
+    /// subscription of a connection whose others may be ahead of it: for a
+    /// protocol whose clients take the last event that came for their place in
+    /// the stream.
+    fn out_of_turn(&self) -> Self {
+        self.clone()
+    }
 }
 
 /// Names a subscription of a member; never reused.
@@ -247,21 +246,25 @@ impl<K: Encode, S: Sink> Hub<K, S> {
     ) -> SubscriptionId {
         let start = start.unwrap_or(self.position);
         let Selection {
-            channel,
+            channels,
             object,
+            audience,
             filter,
         } = selection;
         let filter = filter.map(|filter| self.filters.intern(filter));
         let encoding = self.encodings.intern(encoding);
-        let others = self.encodings_on(member, channel);
+        let others = self.encodings_on(member, channels);
         let before: Vec<_> = others
             .into_iter()
             .filter(|(_, other)| *other != encoding)
             .map(|(id, _)| (id, self.cursor_of(id).sequence))
             .collect();
         let group = self.groups.intern(group::Key {
-            channel,
-            object,
+            address: Address {
+                channels,
+                object,
+                audience,
+            },
             filter,
             encoding,
         });
@@ -274,6 +277,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             start,
             cursor: start,
             live: None,
+            out_of_turn: None,
             predecessors: Vec::new(),
             retired: false,
             before: Vec::new(),
@@ -321,6 +325,9 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         }
         self.detach(id);
         let subscription = self.subscriptions.remove(id.index);
+        if let Some(encoding) = subscription.out_of_turn {
+            self.encodings.release(encoding);
+        }
         let key = self.groups.release(subscription.group);
         if let Some(filter) = key.filter {
             self.filters.release(filter);
@@ -379,6 +386,9 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         filtered += self.groups.missed_by(event, &reached);
         for &group in &reached {
             let key = self.groups.key(group);
+            if !key.address.covers(&event.topic) {
+                continue;
+            }
             if key
                 .filter
                 .is_some_and(|filter| !self.filters.matches(filter, event))

@@ -153,6 +153,15 @@ impl Neighbourhood {
         .session_id()
     }
 
+    /// Whether a query names a session of another shard or gateway.
+    pub(crate) fn are_asked(&self, query: &str) -> bool {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let place = pairs.find_map(|(name, value)| (name == "sid").then(|| Place::of(value)));
+        place
+            .flatten()
+            .is_some_and(|place| place.gateway != self.all.id || place.shard != self.shard)
+    }
+
     /// Answers a request to a session that is not on this shard; `None` if it is
     /// nowhere.
     pub(crate) async fn elsewhere(&self, request: SessionRequest) -> Option<Answer> {

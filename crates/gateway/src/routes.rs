@@ -11,6 +11,7 @@ mod failure;
 mod jwks;
 mod openapi;
 mod request_id;
+mod socket_io;
 mod upgrade;
 
 use std::collections::BTreeSet;
@@ -35,6 +36,7 @@ use crate::ingest::Ingest;
 use crate::listener::Listener;
 use crate::origin::Origins;
 use crate::shard::Shared;
+use crate::sockets::Call;
 
 /// The other end of an HTTP connection.
 #[derive(Clone)]
@@ -65,6 +67,7 @@ pub(crate) struct Doors {
     dialects: BTreeSet<Dialect>,
     origins: Origins,
     arrivals: mpsc::Sender<Arrival>,
+    calls: mpsc::Sender<Call>,
     /// How long a body may take to arrive.
     body_timeout: Duration,
 }
@@ -74,6 +77,7 @@ impl Doors {
         shared: &Shared,
         listener: &Listener,
         arrivals: mpsc::Sender<Arrival>,
+        calls: mpsc::Sender<Call>,
     ) -> Self {
         let options = &shared.options;
         let local = options.local_origins
@@ -88,6 +92,7 @@ impl Doors {
             dialects: listener.dialects.clone(),
             origins: Origins::new(Arc::clone(&options.origins), local),
             arrivals,
+            calls,
             body_timeout: options.http.header_read_timeout,
         }
     }
@@ -134,6 +139,7 @@ fn described() -> (Router<Doors>, Document) {
         .routes(routes!(openapi::document))
         .routes(routes!(upgrade::threat))
         .routes(routes!(upgrade::mesh))
+        .routes(routes!(socket_io::receive, socket_io::send))
         .split_for_parts();
     (router, Document::new(&document))
 }

@@ -3,8 +3,7 @@
 
 mod decide;
 mod identity;
-mod meter;
-mod replay;
+pub(crate) mod meter;
 mod standing;
 mod subscriptions;
 

@@ -8,7 +8,7 @@ use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::trace::SpanId;
 use signalbox_service::metrics::Count;
 
-use crate::hub::{Backlog, HubEvent};
+use crate::hub::{Backlog, Channels, HubEvent};
 
 /// The part of the system that these spans are of.
 const SCOPE: &str = "signalbox.gateway";
@@ -54,12 +54,18 @@ pub(crate) fn replay(channel: Channel) -> Option<Span> {
     Some(span)
 }
 
-/// The reading of one part of what a subscription has missed.
-pub(crate) fn chapter(backlog: &Backlog) -> Option<Span> {
-    let name = || format!("read history {}", backlog.channel).into();
+/// The reading of one part of what subscriptions have missed.
+pub(crate) fn chapter(backlogs: &[Backlog]) -> Option<Span> {
+    let name = || {
+        let addresses = backlogs.iter().map(|backlog| &backlog.address);
+        let channels = addresses.flat_map(|address| address.channels.iter());
+        format!("read history {}", channels.collect::<Channels>()).into()
+    };
     let mut span = Span::behind(&current()?, SCOPE, Kind::Client, name)?;
-    span.set("signalbox.replay.after", number(backlog.after));
-    span.set("signalbox.replay.until", number(backlog.until));
+    let after = backlogs.iter().map(|backlog| backlog.after).min();
+    let until = backlogs.iter().map(|backlog| backlog.until).max();
+    span.set("signalbox.replay.after", number(after.unwrap_or_default()));
+    span.set("signalbox.replay.until", number(until.unwrap_or_default()));
     Some(span)
 }
 

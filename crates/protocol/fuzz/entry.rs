@@ -3,6 +3,7 @@
 
 use prost::Message as _;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use signalbox_protocol::catalogue;
 use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::envelope::{
@@ -10,9 +11,10 @@ use signalbox_protocol::envelope::{
     Submission,
 };
 use signalbox_protocol::frame::fields::Complaint;
-use signalbox_protocol::frame::{mesh, threat};
+use signalbox_protocol::frame::workspace::Room;
+use signalbox_protocol::frame::{mesh, socketio, threat, workspace};
 use signalbox_protocol::timestamp::Timestamp;
-use signalbox_protocol::{ErrorCode, json, name, wire};
+use signalbox_protocol::{Dialect, ErrorCode, json, name, wire};
 
 /// What a complaint may add to the text that it quotes.
 const COMPLAINT_BYTES: usize = 512;
@@ -47,6 +49,56 @@ fn decoded<T: PartialEq + std::fmt::Debug>(
                 ErrorCode::InvalidJson | ErrorCode::InvalidMessage | ErrorCode::UnknownType
             ));
             assert!(complaint.message.len() <= text.len() + COMPLAINT_BYTES);
+        }
+    }
+}
+
+/// Events of clients over Socket.IO: the event's name, a line break and its
+/// argument, on a connection of either dialect. Refused ones have a code that
+/// fits, accepted ones stay the same when JSON is written anew, and rooms are
+/// written as they are read.
+pub(crate) fn socketio_event(bytes: &[u8]) {
+    let Some((name, argument)) = std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.split_once('\n'))
+    else {
+        return;
+    };
+    let Ok(argument) = RawValue::from_string(argument.to_owned()) else {
+        return;
+    };
+    let arguments = [&*argument];
+    let repeated = workspace::named_room(&arguments);
+    assert!(repeated.is_none_or(|room| room.len() <= argument.get().len()));
+    for own in [Dialect::Pipeline, Dialect::Workspace] {
+        match socketio::ClientEvent::decode(own, name, &arguments) {
+            Ok(event) => {
+                if let socketio::ClientEvent::Workspace(
+                    workspace::ClientEvent::Subscribe { room, .. }
+                    | workspace::ClientEvent::Unsubscribe { room },
+                ) = &event
+                {
+                    assert_eq!(room.to_string().parse::<Room>().as_ref(), Ok(room));
+                }
+                // `ping` takes anything, also what is too deep to be read.
+                if let Ok(value) = serde_json::from_str::<Value>(argument.get()) {
+                    let again = RawValue::from_string(value.to_string()).expect("it is JSON");
+                    let again = socketio::ClientEvent::decode(own, name, &[&again]);
+                    assert_eq!(again, Ok(event));
+                }
+            }
+            Err(complaint) => {
+                assert!(matches!(
+                    complaint.code,
+                    ErrorCode::InvalidJson
+                        | ErrorCode::InvalidMessage
+                        | ErrorCode::UnknownType
+                        | ErrorCode::UnknownChannel
+                        | ErrorCode::UnknownFilter
+                        | ErrorCode::InvalidRoom
+                ));
+                assert!(complaint.message.len() <= bytes.len() + COMPLAINT_BYTES);
+            }
         }
     }
 }
@@ -126,7 +178,7 @@ pub(crate) fn cursor(bytes: &[u8]) {
 pub(crate) type Entry = fn(&[u8]);
 
 /// Valid inputs of each function, to be mutated.
-pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 4] {
+pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 5] {
     let frames = [
         r#"{"type":"authenticate","token":"sbk_a_b","client_info":{"name":"d","version":"1","user_id":"u"}}"#,
         r#"{"type":"subscribe","channel":"threat_alerts","filters":{"severity":["HIGH","LOW"],"resources":["i-1"]},"since":"61d1e0-17"}"#,
@@ -139,11 +191,20 @@ pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 4] {
         r#"{"type":"subscribe","channel":"network_events","filter":{"event":["node_joined"],"data":{"a":[1,null]},"b":"x"},"since":"61d1e0-17"}"#,
         r#"{"type":"unsubscribe","channel":"network_events"}"#,
     ];
+    let socketio_events = [
+        "authenticate\n{\"token\":\"sbk_a_b\"}",
+        "subscribe\n{\"categories\":[\"DEBUG\",\"USER\"],\"event_types\":[\"system_alert\"],\"min_priority\":\"HIGH\",\"since\":\"61d1e0-17\"}",
+        "subscribe\n{\"room\":\"project:3f0c7a52\",\"since\":\"61d1e0-17\"}",
+        "unsubscribe\n{\"room\":\"agent:a:b\"}",
+        "subscribe\n{\"room\":\"global\"}",
+        "ping\n{\"extra\":[1,-2.5e3,null,true,\"\\u00fc\"]}",
+    ];
     let cursors = ["61d1e0-17", "1-0", "ffffffffffffffff-18446744073709551615"];
     let bytes = |text: &&str| text.as_bytes().to_vec();
     [
         (client_frame, frames.iter().map(bytes).collect()),
         (mesh_frame, mesh_frames.iter().map(bytes).collect()),
+        (socketio_event, socketio_events.iter().map(bytes).collect()),
         (envelope, envelopes()),
         (cursor, cursors.iter().map(bytes).collect()),
     ]

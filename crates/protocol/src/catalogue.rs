@@ -7,9 +7,11 @@
 pub mod channel;
 pub mod field;
 pub mod mesh;
+pub mod pipeline;
 pub mod route;
 pub mod threat;
 pub mod word;
+pub mod workspace;
 
 use serde_json::{Map, Value};
 
@@ -54,7 +56,12 @@ impl EventType {
 }
 
 /// All entries, grouped by the document that they come from.
-const GROUPS: &[&[EventType]] = &[threat::EVENTS, mesh::EVENTS];
+const GROUPS: &[&[EventType]] = &[
+    threat::EVENTS,
+    mesh::EVENTS,
+    pipeline::EVENTS,
+    workspace::EVENTS,
+];
 
 /// Every event type.
 pub fn all() -> impl Iterator<Item = &'static EventType> {
@@ -97,7 +104,7 @@ mod tests {
             );
             assert_eq!(kind.route.channel.domain(), kind.domain, "{}", kind.name);
             for slot in [kind.route.object, kind.route.user] {
-                let (Slot::Field(name) | Slot::FieldOrGlobal(name)) = slot else {
+                let (Slot::Field(name) | Slot::GlobalUnless(name)) = slot else {
                     continue;
                 };
                 let field = kind.fields.iter().find(|field| field.name == name);

@@ -37,6 +37,12 @@ pub enum ErrorCode {
     RateLimit,
     /// The credential is missing, bad or expired.
     AuthFailed,
+    /// No credential was given, where a dialect tells that apart.
+    AuthMissing,
+    /// Whoever asks may not be in the room.
+    RoomAccessDenied,
+    /// The room's name is none.
+    InvalidRoom,
     /// The token is about to expire; a fresh one keeps the connection.
     TokenExpiring,
     /// The token has expired, and the connection ends.
@@ -52,7 +58,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::UnknownType,
@@ -67,6 +73,9 @@ impl ErrorCode {
         Self::AlreadyExists,
         Self::RateLimit,
         Self::AuthFailed,
+        Self::AuthMissing,
+        Self::RoomAccessDenied,
+        Self::InvalidRoom,
         Self::TokenExpiring,
         Self::TokenExpired,
         Self::ConnectionFailed,
@@ -92,6 +101,9 @@ impl ErrorCode {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::RateLimit => "RATE_LIMIT",
             Self::AuthFailed => "AUTH_FAILED",
+            Self::AuthMissing => "AUTH_MISSING",
+            Self::RoomAccessDenied => "ROOM_ACCESS_DENIED",
+            Self::InvalidRoom => "INVALID_ROOM",
             Self::TokenExpiring => "TOKEN_EXPIRING",
             Self::TokenExpired => "TOKEN_EXPIRED",
             Self::ConnectionFailed => "CONNECTION_FAILED",
@@ -114,9 +126,10 @@ impl ErrorCode {
             | Self::InvalidMessage
             | Self::UnknownType
             | Self::UnknownChannel
-            | Self::UnknownFilter => 400,
-            Self::AuthFailed | Self::TokenExpiring | Self::TokenExpired => 401,
-            Self::Forbidden => 403,
+            | Self::UnknownFilter
+            | Self::InvalidRoom => 400,
+            Self::AuthFailed | Self::AuthMissing | Self::TokenExpiring | Self::TokenExpired => 401,
+            Self::Forbidden | Self::RoomAccessDenied => 403,
             Self::NotFound => 404,
             Self::AlreadyDecided | Self::AlreadyExists => 409,
             Self::MethodNotAllowed => 405,
@@ -138,13 +151,14 @@ impl ErrorCode {
             | Self::UnknownType
             | Self::UnknownChannel
             | Self::UnknownFilter
+            | Self::InvalidRoom
             | Self::UnsupportedMediaType => 3,
             // NOT_FOUND
             Self::NotFound => 5,
             // ALREADY_EXISTS
             Self::AlreadyExists => 6,
             // PERMISSION_DENIED
-            Self::Forbidden => 7,
+            Self::Forbidden | Self::RoomAccessDenied => 7,
             // RESOURCE_EXHAUSTED, which is also what gRPC calls a large message
             Self::TooLarge | Self::RateLimit => 8,
             // FAILED_PRECONDITION
@@ -156,7 +170,7 @@ impl ErrorCode {
             // UNAVAILABLE
             Self::ConnectionFailed | Self::Unavailable => 14,
             // UNAUTHENTICATED
-            Self::AuthFailed | Self::TokenExpiring | Self::TokenExpired => 16,
+            Self::AuthFailed | Self::AuthMissing | Self::TokenExpiring | Self::TokenExpired => 16,
         }
     }
 
@@ -178,6 +192,9 @@ impl ErrorCode {
             | Self::AlreadyExists
             | Self::RateLimit
             | Self::AuthFailed
+            | Self::AuthMissing
+            | Self::RoomAccessDenied
+            | Self::InvalidRoom
             | Self::TokenExpiring
             | Self::TokenExpired => 1008,
             Self::TooLarge => 1009,

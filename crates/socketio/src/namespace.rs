@@ -28,10 +28,17 @@ pub use self::{
 use crate::{
     Answer, EndReason, Layer, Link, Malformed, Packet, SessionRequest,
     codec::{
-        Assembler, AssemblyLimits, Body, Header, SocketPacket, arguments, decode_socket_packet,
+        Assembled, Assembler, AssemblyLimits, Body, Header, SocketPacket, arguments,
+        decode_socket_packet,
     },
     engine::{ClientState, Deadline, Message, Session, UpgradeElsewhere},
 };
+
+/// Messages that are kept for a namespace whose CONNECT awaits its verdict; one more is out of
+/// turn and ends the session. The stock libraries send none before the answer.
+const MAX_HELD: usize = 32;
+/// Bytes of those messages together; more end the session.
+const MAX_HELD_BYTES: usize = 64 * 1024;
 
 /// Settings of the Socket.IO layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,15 +93,15 @@ struct Member<H: Handler> {
 }
 
 enum MemberState<H: Handler> {
-    /// The handler decides.
-    Connecting(AbortHandle),
+    /// The handler decides; what comes meanwhile waits.
+    Connecting(AbortHandle, Vec<Assembled>),
     /// In, with what the handler keeps.
     In(Rc<H::Data>),
 }
 
 impl<H: Handler> Drop for Member<H> {
     fn drop(&mut self) {
-        if let MemberState::Connecting(task) = &self.state {
+        if let MemberState::Connecting(task, _) = &self.state {
             task.abort();
         }
     }
@@ -125,6 +132,26 @@ impl<H: Handler> Client<H> {
         let member = members.remove(index);
         members.shrink_to_fit();
         Some(member)
+    }
+
+    /// Keeps a message for a namespace that awaits its verdict; `None` if there is none.
+    fn hold(&self, message: Assembled) -> Option<Result<(), Malformed>> {
+        let mut members = self.members.borrow_mut();
+        let namespace = message.header().namespace;
+        let held = members
+            .iter_mut()
+            .find_map(|member| match &mut member.state {
+                MemberState::Connecting(_, held) if &**member.socket.namespace() == namespace => {
+                    Some(held)
+                }
+                _ => None,
+            })?;
+        let bytes = held.iter().map(Assembled::bytes).sum::<usize>() + message.bytes();
+        if held.len() >= MAX_HELD || bytes > MAX_HELD_BYTES {
+            return Some(Err(Malformed::State));
+        }
+        held.push(message);
+        Some(Ok(()))
     }
 
     fn is_lonely(&self) -> bool {
@@ -173,14 +200,29 @@ impl<H: Handler> SocketIo<H> {
         let task = link.core().spawn(async move {
             let socket = connecting.socket().clone();
             let verdict = Rc::clone(&handler).connect(connecting).await;
-            decide(&handler, &ours, &socket, verdict);
+            let held = decide(&handler, &ours, &socket, verdict);
+            for message in held {
+                let Some((socket, data)) = ours.data.member(message.header().namespace) else {
+                    break;
+                };
+                let (payload, attachments) = (&message.payload, &message.attachments);
+                hand_over(
+                    &*handler,
+                    &socket,
+                    &data,
+                    message.header(),
+                    payload,
+                    attachments,
+                )
+                .ok();
+            }
         });
         // Room for exactly one: hardly anyone is in a second.
         let mut members = client.members.borrow_mut();
         members.reserve_exact(1);
         members.push(Member {
             socket,
-            state: MemberState::Connecting(task),
+            state: MemberState::Connecting(task, Vec::new()),
         });
         Ok(())
     }
@@ -211,26 +253,16 @@ impl<H: Handler> SocketIo<H> {
         payload: &str,
         attachments: &[Bytes],
     ) -> Result<(), Malformed> {
-        let (name, arguments) = arguments(header.body, payload)?;
         let Some((socket, data)) = client.member(header.namespace) else {
-            return self.stray(client, header.namespace);
+            // What is no message is not kept either.
+            arguments(header.body, payload)?;
+            let mut message = Assembled::bare(header, payload);
+            message.attachments = attachments.to_vec();
+            return client
+                .hold(message)
+                .unwrap_or_else(|| self.stray(client, header.namespace));
         };
-        if !socket.is_connected() {
-            return Ok(());
-        }
-        match header.body {
-            Body::Event { ack } => {
-                let ack = ack.map(|id| Ack::new(socket.clone(), id));
-                let event = Event {
-                    name,
-                    arguments,
-                    attachments,
-                };
-                self.handler.event(&socket, &data, event, ack);
-            }
-            Body::Ack { id } => socket.acknowledged(id, &arguments, attachments),
-        }
-        Ok(())
+        hand_over(&*self.handler, &socket, &data, header, payload, attachments)
     }
 
     /// A packet for a namespace that the session is not in: it may have crossed the end of a
@@ -297,13 +329,43 @@ impl<H: Handler> SocketIo<H> {
     }
 }
 
-/// Carries out a verdict. Nothing comes between it and the answer to the client.
+/// Gives a message to the handler, or an acknowledgement to who waits for it.
+fn hand_over<H: Handler>(
+    handler: &H,
+    socket: &Socket,
+    data: &Rc<H::Data>,
+    header: Header<'_>,
+    payload: &str,
+    attachments: &[Bytes],
+) -> Result<(), Malformed> {
+    let (name, arguments) = arguments(header.body, payload)?;
+    if !socket.is_connected() {
+        return Ok(());
+    }
+    match header.body {
+        Body::Event { ack } => {
+            let ack = ack.map(|id| Ack::new(socket.clone(), id));
+            let event = Event {
+                name,
+                arguments,
+                attachments,
+            };
+            handler.event(socket, data, event, ack);
+        }
+        Body::Ack { id } => socket.acknowledged(id, &arguments, attachments),
+    }
+    Ok(())
+}
+
+/// Carries out a verdict. Nothing comes between it and the answer to the client. Gives the messages
+/// that waited for it.
 fn decide<H: Handler>(
     handler: &Rc<H>,
     session: &Session<SocketIo<H>>,
     socket: &Socket,
     verdict: Verdict<H::Data>,
-) {
+) -> Vec<Assembled> {
+    let mut held = Vec::new();
     let (link, client) = (&session.link, &session.data);
     let namespace = socket.namespace();
     link.core().calmer.notify_waiters();
@@ -316,8 +378,11 @@ fn decide<H: Handler>(
                 let mut members = client.members.borrow_mut();
                 let member = members.iter_mut().find(|member| member.socket == *socket);
                 let Some(member) = member else {
-                    return;
+                    return held;
                 };
+                if let MemberState::Connecting(_, waiting) = &mut member.state {
+                    held = std::mem::take(waiting);
+                }
                 member.state = MemberState::In(Rc::clone(&data));
             }
             socket.enter();
@@ -336,6 +401,7 @@ fn decide<H: Handler>(
             link.close();
         }
     }
+    held
 }
 
 impl<H: Handler> Layer for SocketIo<H> {
@@ -353,8 +419,10 @@ impl<H: Handler> Layer for SocketIo<H> {
     fn open(&self, link: &Rc<Link>, opening: Self::Opening) -> Self::Session {
         let until = Instant::now() + self.options.connect_timeout;
         link.set_deadline(until);
+        let opening = Rc::new(opening);
+        self.handler.opened(link, &opening);
         Client {
-            opening: Rc::new(opening),
+            opening,
             members: RefCell::default(),
             assembler: RefCell::default(),
             lonely_until: Cell::new(Some(until)),
@@ -422,9 +490,10 @@ impl<H: Handler> Layer for SocketIo<H> {
 
     fn is_busy(&self, session: &Session<Self>) -> bool {
         let members = session.data.members.borrow();
-        members
-            .iter()
-            .any(|member| matches!(member.state, MemberState::Connecting(_)))
+        members.iter().any(|member| match &member.state {
+            MemberState::Connecting(..) => true,
+            MemberState::In(data) => self.handler.is_busy(&member.socket, data),
+        })
     }
 
     fn freeze(&self, session: &Session<Self>) -> Option<ClientState> {
@@ -439,8 +508,8 @@ impl<H: Handler> Layer for SocketIo<H> {
         }
     }
 
-    fn thaw_opening(&self, opening: &[u8]) -> Option<Self::Opening> {
-        self.handler.thaw_opening(opening)
+    fn thaw_opening(&self, here: Self::Opening, opening: &[u8]) -> Option<Self::Opening> {
+        self.handler.thaw_opening(here, opening)
     }
 
     async fn thaw(&self, session: &Rc<Session<Self>>, state: ClientState) -> bool {

@@ -9,7 +9,8 @@ use std::fmt;
 
 use crate::{
     key::{
-        API_KEYS, DECISIONS, LEASES, REFRESH_FAMILIES, REPLAYS, REVOCATIONS, SIGNING_KEYS, USERS,
+        API_KEYS, DECISIONS, LEASES, REFRESH_FAMILIES, REPLAYS, REVOCATIONS, SESSIONS,
+        SESSIONS_STREAM, SIGNING_KEYS, USERS,
     },
     stream::{DLQ, EVENTS, TOPICS},
     subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, NEIGHBOURS_PREFIX, TOPICS_PREFIX},
@@ -32,7 +33,8 @@ pub enum User {
     Router,
     /// Reads topics, public signing keys and revocations, asks the auth service,
     /// publishes the events of producers that come over HTTP, records who
-    /// decided what, and asks other gateways about the sessions that they have.
+    /// decided what, keeps the sessions that clients may come back to, and asks
+    /// other gateways about those that they have.
     Gateway,
     /// Answers the auth requests and owns the buckets of keys, users, refresh
     /// families and revocations.
@@ -119,6 +121,10 @@ impl User {
                 publish.extend(read_bucket(REVOCATIONS));
                 publish.push(below(NEIGHBOURS_PREFIX));
                 subscribe.push(below(NEIGHBOURS_PREFIX));
+                // One by one: nothing here needs all of them.
+                publish.push(format!("$KV.{SESSIONS}.>"));
+                publish.push(stream_info(SESSIONS_STREAM));
+                publish.push(get_from_leader(SESSIONS_STREAM));
             }
             Self::Auth => {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
@@ -171,8 +177,12 @@ fn get_messages(stream: &str) -> [String; 3] {
     [
         format!("$JS.API.DIRECT.GET.{stream}"),
         format!("$JS.API.DIRECT.GET.{stream}.>"),
-        format!("$JS.API.STREAM.MSG.GET.{stream}"),
+        get_from_leader(stream),
     ]
+}
+
+fn get_from_leader(stream: &str) -> String {
+    format!("$JS.API.STREAM.MSG.GET.{stream}")
 }
 
 /// Everything that reading a stream takes, with consumers of one's own.
@@ -305,6 +315,23 @@ mod tests {
         for user in User::ALL {
             let trusted = matches!(user, User::Admin | User::Operator);
             assert_eq!(publishes(user, "$KV.dlq_replays.a-1"), trusted, "{user}");
+        }
+    }
+
+    #[test]
+    fn only_gateways_keep_sessions_and_read_them_one_by_one() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Gateway);
+            for subject in ["$KV.sessions.ab", "$JS.API.STREAM.MSG.GET.KV_sessions"] {
+                assert_eq!(publishes(user, subject), trusted, "{user} {subject}");
+            }
+            for subject in [
+                "$JS.API.CONSUMER.CREATE.KV_sessions.x",
+                "$JS.API.DIRECT.GET.KV_sessions",
+                "$JS.API.STREAM.PURGE.KV_sessions",
+            ] {
+                assert_eq!(publishes(user, subject), user == User::Admin, "{subject}");
+            }
         }
     }
 

@@ -174,10 +174,10 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
     }
     Ok(Subscribe {
         name: Some(channel.name().to_owned()),
+        channel,
         selection: Selection {
-            channel,
-            object: None,
             filter: Filter::new(clauses),
+            ..Selection::of(channel)
         },
         encoding: Encoding::Mesh,
         since: asked.since,

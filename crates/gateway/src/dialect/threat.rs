@@ -181,12 +181,8 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
     let keys = match channel {
         Channel::ThreatAlerts => ALERT_FILTERS,
         Channel::ResponseActions => ACTION_FILTERS,
-        Channel::InvestigationProgress
-        | Channel::SystemMetrics
-        | Channel::NetworkEvents
-        | Channel::ConsensusEvents
-        | Channel::SecurityEvents
-        | Channel::MonitoringEvents => &[],
+        // None of the dialect's others has filters.
+        _ => &[],
     };
     let clauses = asked
         .filters
@@ -210,10 +206,11 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
     };
     Ok(Subscribe {
         name: None,
+        channel,
         selection: Selection {
-            channel,
             object,
             filter: Filter::new(clauses),
+            ..Selection::of(channel)
         },
         encoding: Encoding::Threat(Projection::new(metrics)),
         since: asked.since,

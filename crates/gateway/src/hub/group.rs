@@ -2,21 +2,21 @@
 
 use std::collections::HashMap;
 
-use signalbox_protocol::catalogue::Channel;
 use slab::Slab;
 
 use super::SubscriptionId;
+use super::channels::Channels;
 use super::event::HubEvent;
 use super::filter::Filter;
 use super::index::{Index, Place};
 use super::intern::{EncodingId, FilterId};
 use super::member::MemberId;
+use super::selection::Address;
 
 /// What the subscriptions of a group have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    pub(super) channel: Channel,
-    pub(super) object: Option<String>,
+    pub(super) address: Address,
     pub(super) filter: Option<FilterId>,
     pub(super) encoding: EncodingId,
 }
@@ -36,9 +36,17 @@ struct Group {
 pub(super) struct Groups {
     ids: HashMap<Key, usize>,
     groups: Slab<Group>,
-    index: HashMap<Channel, Index>,
+    /// One for each set of channels that somebody wants. There are few sets,
+    /// since dialects make them and not their clients.
+    shelves: Vec<Shelf>,
+}
+
+/// The groups that want one set of channels.
+struct Shelf {
+    channels: Channels,
+    index: Index,
     /// Live subscriptions that are found by a clause of their filter.
-    selective: HashMap<Channel, u64>,
+    selective: u64,
 }
 
 impl Groups {
@@ -89,12 +97,21 @@ impl Groups {
     ) -> usize {
         let group = &mut self.groups[id];
         group.live.push((member, subscription));
-        if group.place.is_none() {
-            let index = self.index.entry(group.key.channel).or_default();
-            group.place = Some(index.insert(id, group.key.object.as_deref(), filter));
-        }
-        if let Some(Place::Clause(_)) = group.place {
-            *self.selective.entry(group.key.channel).or_default() += 1;
+        let channels = group.key.address.channels;
+        let at = self
+            .shelves
+            .iter()
+            .position(|shelf| shelf.channels == channels)
+            .unwrap_or_else(|| {
+                self.shelves.push(Shelf::new(channels));
+                self.shelves.len() - 1
+            });
+        let shelf = &mut self.shelves[at];
+        let place = group
+            .place
+            .get_or_insert_with(|| shelf.index.insert(id, &group.key.address, filter));
+        if let Place::Clause(_) = place {
+            shelf.selective += 1;
         }
         group.live.len() - 1
     }
@@ -104,35 +121,43 @@ impl Groups {
     pub(super) fn remove(&mut self, id: usize, place: usize) -> Option<SubscriptionId> {
         let group = &mut self.groups[id];
         group.live.swap_remove(place);
-        if let Some(Place::Clause(_)) = group.place
-            && let Some(count) = self.selective.get_mut(&group.key.channel)
-        {
-            *count -= 1;
+        let channels = group.key.address.channels;
+        let is_selective = matches!(group.place, Some(Place::Clause(_)));
+        let at = self
+            .shelves
+            .iter()
+            .position(|shelf| shelf.channels == channels)?;
+        let shelf = &mut self.shelves[at];
+        if is_selective {
+            shelf.selective -= 1;
+        }
+        if let Some((_, subscription)) = group.live.get(place) {
+            return Some(*subscription);
         }
         if group.live.is_empty() {
             group.live = Vec::new();
-            if let Some(place) = group.place.take()
-                && let Some(index) = self.index.get_mut(&group.key.channel)
-            {
-                index.remove(id, &place);
+            if let Some(place) = group.place.take() {
+                shelf.index.remove(id, &place);
             }
-            return None;
+            if shelf.index.is_empty() {
+                self.shelves.swap_remove(at);
+            }
         }
-        group.live.get(place).map(|(_, subscription)| *subscription)
+        None
     }
 
     /// Lists the groups that an event can reach, each once.
     pub(super) fn reached_by(&self, event: &HubEvent, reached: &mut Vec<usize>) {
         reached.clear();
-        if let Some(index) = self.index.get(&event.topic.channel) {
-            index.reached_by(event, reached);
+        for shelf in self.shelves_for(event) {
+            shelf.index.reached_by(event, reached);
         }
     }
 
     /// How many live subscriptions an event that reaches these groups does not
     /// reach because of a clause.
     pub(super) fn missed_by(&self, event: &HubEvent, reached: &[usize]) -> u64 {
-        let all = self.selective.get(&event.topic.channel).copied();
+        let all: u64 = self.shelves_for(event).map(|shelf| shelf.selective).sum();
         let found = reached.iter().map(|&id| match &self.groups[id] {
             Group {
                 place: Some(Place::Clause(_)),
@@ -141,7 +166,14 @@ impl Groups {
             } => live.len() as u64,
             _ => 0,
         });
-        all.unwrap_or_default() - found.sum::<u64>()
+        all - found.sum::<u64>()
+    }
+
+    fn shelves_for(&self, event: &HubEvent) -> impl Iterator<Item = &Shelf> {
+        let channel = event.topic.channel;
+        self.shelves
+            .iter()
+            .filter(move |shelf| shelf.channels.contains(channel))
     }
 
     /// The live subscriptions of a group.
@@ -151,11 +183,21 @@ impl Groups {
 
     #[cfg(test)]
     pub(super) fn is_unlisted(&self) -> bool {
-        self.index.values().all(Index::is_empty)
+        self.shelves.is_empty()
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.groups.len()
+    }
+}
+
+impl Shelf {
+    fn new(channels: Channels) -> Self {
+        Self {
+            channels,
+            index: Index::default(),
+            selective: 0,
+        }
     }
 }

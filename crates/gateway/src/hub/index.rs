@@ -1,30 +1,39 @@
 //! From an event to the groups of its channel that it can reach.
 //!
-//! A group is listed once: under its object, else under the values of one
-//! clause of its filter, else among those that every event reaches. An event
-//! looks up its own object, name and fields. What it finds still has to pass
-//! the filter.
+//! A group is listed once: under its object, else under its audience, else
+//! under the values of one clause of its filter, else among those that every
+//! event reaches. An event looks up its own object, audience, name and fields.
+//! What it finds still has to be addressed, and to pass the filter.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde_json::Value;
+use signalbox_protocol::catalogue::Audience;
 
 use super::event::HubEvent;
 use super::filter::{Clause, Compare, Filter, Look, Scalar};
+use super::selection::Address;
 
 #[cfg(test)]
 mod tests;
 
-/// The groups of one channel with something live in them.
+/// The groups of one set of channels with something live in them.
 #[derive(Default)]
 pub(super) struct Index {
-    /// Those that want every object and have no clause to be found by.
+    /// Those that want every object and audience and have no clause to be
+    /// found by.
     all: Vec<usize>,
     /// Those that want one object, by its id.
     by_object: HashMap<String, Vec<usize>>,
+    /// Those that want what is addressed to one user, by the user's id.
+    by_user: HashMap<String, Vec<usize>>,
+    /// Those that want what is addressed to everyone.
+    for_everyone: Vec<usize>,
     /// Those that want events of some names.
     by_name: Table,
+    /// Those that want events of some priorities.
+    by_priority: Table,
     /// Those that want some values of a field.
     by_field: HashMap<Cow<'static, str>, Field>,
 }
@@ -36,6 +45,10 @@ pub(super) enum Place {
     All,
     /// Under an object.
     Object(String),
+    /// Under a user.
+    User(String),
+    /// Among those for everyone.
+    Everyone,
     /// Under the values of a clause.
     Clause(Clause),
 }
@@ -62,15 +75,23 @@ impl Index {
     pub(super) fn insert(
         &mut self,
         id: usize,
-        object: Option<&str>,
+        address: &Address,
         filter: Option<&Filter>,
     ) -> Place {
-        if let Some(object) = object {
-            self.by_object
-                .entry(object.to_owned())
-                .or_default()
-                .push(id);
-            return Place::Object(object.to_owned());
+        if let Some(object) = &address.object {
+            self.by_object.entry(object.clone()).or_default().push(id);
+            return Place::Object(object.clone());
+        }
+        match &address.audience {
+            Some(Audience::User(user)) => {
+                self.by_user.entry(user.clone()).or_default().push(id);
+                return Place::User(user.clone());
+            }
+            Some(Audience::Everyone) => {
+                self.for_everyone.push(id);
+                return Place::Everyone;
+            }
+            Some(Audience::Nobody) | None => {}
         }
         // Under what few others are listed: of "severity HIGH" and "resource
         // 17" the second is found by fewer events.
@@ -96,6 +117,8 @@ impl Index {
         match place {
             Place::All => self.all.retain(|other| *other != id),
             Place::Object(object) => remove_from(&mut self.by_object, object, id),
+            Place::User(user) => remove_from(&mut self.by_user, user, id),
+            Place::Everyone => self.for_everyone.retain(|other| *other != id),
             Place::Clause(clause) => {
                 let table = self.table_mut(clause);
                 clause
@@ -119,7 +142,15 @@ impl Index {
         {
             reached.extend_from_slice(ids);
         }
+        match &event.topic.audience {
+            Audience::User(user) => {
+                reached.extend_from_slice(self.by_user.get(user).map_or(&[], Vec::as_slice));
+            }
+            Audience::Everyone => reached.extend_from_slice(&self.for_everyone),
+            Audience::Nobody => {}
+        }
         reached.extend_from_slice(self.by_name.with_text(event.event.kind.name));
+        reached.extend_from_slice(self.by_priority.with_text(event.event.priority.as_str()));
         let data = &event.event.data;
         // Clients choose the names of the one, producers those of the other.
         if self.by_field.len() <= data.len() {
@@ -137,10 +168,15 @@ impl Index {
         }
     }
 
-    #[cfg(test)]
+    /// Whether no group is listed.
     pub(super) fn is_empty(&self) -> bool {
-        let lists = self.all.is_empty() && self.by_object.is_empty();
-        lists && self.by_name.is_empty() && self.by_field.is_empty()
+        let addressed = [&self.by_object, &self.by_user];
+        self.all.is_empty()
+            && self.for_everyone.is_empty()
+            && addressed.iter().all(|lists| lists.is_empty())
+            && self.by_name.is_empty()
+            && self.by_priority.is_empty()
+            && self.by_field.is_empty()
     }
 
     /// How many groups are listed under a clause's values.
@@ -154,6 +190,7 @@ impl Index {
     fn table(&self, clause: &Clause) -> Option<&Table> {
         match clause.look() {
             Look::Name => Some(&self.by_name),
+            Look::Priority => Some(&self.by_priority),
             Look::Field(name) => {
                 let field = self.by_field.get(name)?;
                 Some(match clause.compare() {
@@ -168,6 +205,7 @@ impl Index {
     fn table_mut(&mut self, clause: &Clause) -> &mut Table {
         match clause.look() {
             Look::Name => &mut self.by_name,
+            Look::Priority => &mut self.by_priority,
             Look::Field(name) => {
                 let field = self.by_field.entry(name.clone()).or_default();
                 match clause.compare() {

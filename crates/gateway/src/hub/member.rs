@@ -1,6 +1,7 @@
 //! A connection as the hub sees it, and its subscriptions.
 
 use super::SubscriptionId;
+use super::intern::EncodingId;
 
 /// Pending frames that an idle member keeps room for.
 pub(super) const PENDING_KEPT: usize = 4;
@@ -8,8 +9,8 @@ pub(super) const PENDING_KEPT: usize = 4;
 /// Replaced subscriptions that one may keep while it catches up.
 pub(super) const MAX_PREDECESSORS: usize = 16;
 
-/// Subscriptions to one channel that a member may hold when they are written
-/// in different ways.
+/// Subscriptions with a channel in common that a member may hold when they are
+/// written in different ways.
 pub(super) const MAX_MIXED: usize = 32;
 
 /// Names a connection within its hub, until it leaves.
@@ -25,8 +26,8 @@ pub(super) struct Member<S> {
     /// Its frames of the current batch, as indices into the hub's list.
     pub(super) pending: Vec<u32>,
     pub(super) subscriptions: Vec<SubscriptionId>,
-    /// Whether subscriptions to one channel were ever written in different
-    /// ways, so that an event may have to be written for several.
+    /// Whether subscriptions with a channel in common were ever written in
+    /// different ways, so that an event may have to be written for several.
     pub(super) mixed: bool,
 }
 
@@ -53,11 +54,14 @@ pub(super) struct Subscription {
     pub(super) cursor: u64,
     /// Its place in the group's walk, once it is live.
     pub(super) live: Option<usize>,
+    /// How its events are written while it catches up alone; known from the
+    /// first of them on.
+    pub(super) out_of_turn: Option<EncodingId>,
     /// Those that it replaced, kept until it is live for what they brought.
     pub(super) predecessors: Vec<SubscriptionId>,
     /// Whether it was replaced, and is kept only for what it brought.
     pub(super) retired: bool,
-    /// Up to where those subscriptions of its member and channel that are
+    /// Up to where those subscriptions of its member and channels that are
     /// written in other ways were when it began: up to there they were sent
     /// without regard to it.
     pub(super) before: Vec<(SubscriptionId, u64)>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::json;
-use signalbox_protocol::catalogue;
+use signalbox_protocol::catalogue::{self, Channel};
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::event::{Event, Priority};
 use signalbox_protocol::timestamp::Timestamp;
@@ -121,17 +121,15 @@ pub(super) fn event(sequence: u64, name: &str, data: serde_json::Value) -> Arc<H
 
 pub(super) fn alerts(filter: Option<Filter>) -> Selection {
     Selection {
-        channel: Channel::ThreatAlerts,
-        object: None,
         filter,
+        ..Selection::of(Channel::ThreatAlerts)
     }
 }
 
 fn investigation(id: Option<&str>) -> Selection {
     Selection {
-        channel: Channel::InvestigationProgress,
         object: id.map(str::to_owned),
-        filter: None,
+        ..Selection::of(Channel::InvestigationProgress)
     }
 }
 
@@ -340,8 +338,11 @@ fn what_memory_has_forgotten_comes_from_history() {
     let client = Client::default();
     let member = hub.join(client.clone());
     let id = hub.subscribe(member, alerts(None), &ALL, Some(0));
-    let Progress::Backlog(backlog) = hub.catch_up(id) else {
+    let Progress::Backlog(backlogs) = hub.catch_up(id) else {
         panic!()
+    };
+    let [backlog] = backlogs.as_slice() else {
+        panic!("{backlogs:?}")
     };
     assert_eq!((backlog.after, backlog.until), (0, floor));
     let mut rest = &events[..backlog.until as usize];
@@ -362,8 +363,11 @@ fn history_that_matches_nothing_still_moves_the_cursor() {
     let mut hub: TestHub = Hub::new(Epoch::from_unix_micros(EPOCH), 50, limits);
     let member = hub.join(Client::default());
     let id = hub.subscribe(member, alerts(None), &ALL, Some(10));
-    let Progress::Backlog(backlog) = hub.catch_up(id) else {
+    let Progress::Backlog(backlogs) = hub.catch_up(id) else {
         panic!()
+    };
+    let [backlog] = backlogs.as_slice() else {
+        panic!("{backlogs:?}")
     };
     assert_eq!(hub.replay(id, backlog.epoch, &[], backlog.until), 0);
     assert_eq!(hub.catch_up(id), Progress::Live);

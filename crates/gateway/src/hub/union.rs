@@ -1,5 +1,5 @@
-//! Events for members whose subscriptions to a channel are written in
-//! different ways: one delivery has what all of them want.
+//! Events for members whose subscriptions with a channel in common are written
+//! in different ways: one delivery has what all of them want.
 //!
 //! Whichever subscription brings an event brings it for every subscription
 //! that its member has at that moment, live or catching up. One that begins
@@ -9,10 +9,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::cursor::Cursor;
 use signalbox_transport::Frame;
 
+use super::channels::Channels;
 use super::event::HubEvent;
 use super::intern::EncodingId;
 use super::member::{MAX_MIXED, MemberId};
@@ -22,26 +22,34 @@ use super::{Encode, Hub, Sink, SubscriptionId};
 mod tests;
 
 impl<K: Encode, S: Sink> Hub<K, S> {
-    /// Whether a member holds as many subscriptions to a channel as it may
+    /// Whether a member holds as many subscriptions to these channels as it may
     /// when they are written in different ways, as with one more in `encoding`.
-    pub(crate) fn is_crowded(&self, member: MemberId, channel: Channel, encoding: &K) -> bool {
-        let held = self.encodings_on(member, channel);
+    pub(crate) fn is_crowded(
+        &self,
+        member: MemberId,
+        channels: impl Into<Channels>,
+        encoding: &K,
+    ) -> bool {
+        let held = self.encodings_on(member, channels);
         let known = self.encodings.find(encoding);
         held.len() >= MAX_MIXED && held.iter().any(|(_, other)| known != Some(*other))
     }
 
-    /// A member's subscriptions to a channel, with how each is written.
+    /// A member's subscriptions to any of these channels, with how each is
+    /// written.
     pub(super) fn encodings_on(
         &self,
         member: MemberId,
-        channel: Channel,
+        channels: impl Into<Channels>,
     ) -> Vec<(SubscriptionId, EncodingId)> {
+        let channels = channels.into();
         let Some(member) = self.members.get(member.0) else {
             return Vec::new();
         };
         let held = member.subscriptions.iter().filter_map(|id| {
             let key = self.groups.key(self.subscription(*id)?.group);
-            (key.channel == channel).then_some((*id, key.encoding))
+            let shared = key.address.channels.overlaps(channels);
+            shared.then_some((*id, key.encoding))
         });
         held.collect()
     }
@@ -105,7 +113,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             let wants = self.subscription(id).is_some_and(|subscription| {
                 !subscription.retired && subscription.start < event.sequence
             });
-            if wants && !parts.contains(&encoding) && self.wanted(id, event).is_some() {
+            if wants && !parts.contains(&encoding) && self.wants(id, event) {
                 parts.push(encoding);
             }
         }
@@ -119,6 +127,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         &mut self,
         member: MemberId,
         event: &Arc<HubEvent>,
+        out_of_turn: bool,
     ) -> Option<Frame> {
         let (mut passed, mut open) = (Vec::new(), Vec::new());
         for (id, encoding) in self.encodings_on(member, event.topic.channel) {
@@ -126,7 +135,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
                 continue;
             };
             let (began, retired) = (subscription.start < event.sequence, subscription.retired);
-            if !began || self.wanted(id, event).is_none() {
+            if !began || !self.wants(id, event) {
                 continue;
             }
             if self.has_passed(id, event.sequence) {
@@ -153,11 +162,16 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         };
         let sent = encodings(&[passed, served].concat());
         let wanted = [sent.clone(), encodings(&due)].concat();
-        let frame = self.encoded_as(event, &self.whole(&wanted)?)?;
-        let known = match self.whole(&sent) {
-            Some(sent) => self.encoded_as(event, &sent),
-            None => None,
+        let written = |whole: K| {
+            if out_of_turn {
+                whole.out_of_turn()
+            } else {
+                whole
+            }
         };
+        let (sent, wanted) = (self.whole(&sent).map(written), self.whole(&wanted)?);
+        let frame = self.encoded_as(event, &written(wanted))?;
+        let known = sent.and_then(|sent| self.encoded_as(event, &sent));
         let is_new = known.is_none_or(|known| known.as_bytes() != frame.as_bytes());
         is_new.then_some(frame)
     }

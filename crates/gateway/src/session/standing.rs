@@ -79,16 +79,18 @@ impl<D: Dialect> Standing<D> {
         let lost: Vec<(String, Held)> = self
             .subscriptions
             .borrow_mut()
-            .extract_if(|_, held| !permissions.contains(access::required(held.channel)))
+            .extract_if(|_, held| access::missing(permissions, held.channel).is_some())
             .collect();
         for (name, held) in lost {
+            let Some(required) = access::missing(permissions, held.channel) else {
+                continue;
+            };
             shard.hub.borrow_mut().unsubscribe(held.id);
             let complaint = Complaint::plain(
                 ErrorCode::Forbidden,
                 format!(
-                    "subscription {name} has ended: channel {} needs permission {}",
+                    "subscription {name} has ended: channel {} needs permission {required}",
                     held.channel,
-                    access::required(held.channel)
                 ),
             );
             self.answer(&Answer::Refused(&complaint));

@@ -5,16 +5,15 @@ use std::rc::Rc;
 use signalbox_bus::trace;
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue::Channel;
-use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::frame::fields::Complaint;
 use tracing::debug;
 
 use super::Session;
-use super::replay::replay;
 use super::standing::Held;
 use crate::access;
 use crate::dialect::{Answer, Dialect, Subscribe};
 use crate::hub::Progress;
+use crate::replay::{OutOfReach, is_within_reach, replay};
 use crate::spans;
 
 /// Subscriptions that one connection may hold.
@@ -22,7 +21,7 @@ const MAX_SUBSCRIPTIONS: usize = 1_024;
 
 impl<D: Dialect + 'static> Session<D> {
     pub(super) async fn subscribe(&mut self, asked: Subscribe) -> Result<(), Complaint> {
-        let channel = asked.selection.channel;
+        let channel = asked.channel;
         self.authorise(channel)?;
         let held = |name: &Option<String>| self.standing.find(name.as_deref()?);
         if held(&asked.name).is_none() && self.standing.len() >= MAX_SUBSCRIPTIONS {
@@ -40,7 +39,13 @@ impl<D: Dialect + 'static> Session<D> {
         }
         let resumed = match asked.since {
             None => None,
-            Some(since) => Some(self.is_recoverable(since).await?),
+            Some(since) => match is_within_reach(&self.shard, since).await {
+                Ok(reached) => Some(reached),
+                Err(OutOfReach) => {
+                    let message = "history is out of reach, subscribe again";
+                    return Err(Complaint::plain(ErrorCode::Unavailable, message));
+                }
+            },
         };
         // The credential may have been taken back, and what it held with it.
         self.authorise(channel)?;
@@ -91,46 +96,13 @@ impl<D: Dialect + 'static> Session<D> {
         let Some(principal) = self.standing.principal() else {
             return Err(Complaint::plain(ErrorCode::Forbidden, "authenticate first"));
         };
-        let required = access::required(channel);
-        if principal.permissions.contains(required) {
-            return Ok(());
+        match access::missing(principal.permissions, channel) {
+            None => Ok(()),
+            Some(required) => Err(Complaint::plain(
+                ErrorCode::Forbidden,
+                format!("channel {channel} needs permission {required}"),
+            )),
         }
-        Err(Complaint::plain(
-            ErrorCode::Forbidden,
-            format!("channel {channel} needs permission {required}"),
-        ))
-    }
-
-    /// Whether everything behind `since` can still be delivered.
-    async fn is_recoverable(&self, since: Cursor) -> Result<bool, Complaint> {
-        let unavailable = || {
-            Complaint::plain(
-                ErrorCode::Unavailable,
-                "history is out of reach, subscribe again",
-            )
-        };
-        if !*self.shard.shared.bus_present.borrow() {
-            return Err(unavailable());
-        }
-        {
-            let hub = self.shard.hub.borrow();
-            let here = hub.cursor();
-            if since.epoch == here.epoch
-                && since.sequence <= here.sequence
-                && hub.remembers(since.sequence)
-            {
-                return Ok(true);
-            }
-        }
-        self.shard
-            .shared
-            .history
-            .reaches(since)
-            .await
-            .map_err(|error| {
-                debug!(%error, "history out of reach");
-                unavailable()
-            })
     }
 
     pub(super) fn unsubscribe(&mut self, name: &str, field: &'static str) -> Result<(), Complaint> {

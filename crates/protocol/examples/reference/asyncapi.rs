@@ -3,10 +3,11 @@
 //! it receives what clients and producers send.
 
 use serde_json::{Map, Value, json};
+use signalbox_protocol::Dialect;
 use signalbox_protocol::catalogue;
 use signalbox_protocol::envelope::{CE_ID, CE_PRIORITY, CE_SOURCE, CE_TIME};
 use signalbox_protocol::event::Priority;
-use signalbox_protocol::frame::shape::{self, Kind, Message, Shape};
+use signalbox_protocol::frame::shape::{self, Carrier, Kind, Message, Offer, Shape};
 use signalbox_protocol::trace::TRACEPARENT;
 
 use super::{events, examples};
@@ -124,21 +125,22 @@ impl Document {
             self.messages.insert(component.clone(), written);
             self.schemas.insert(component, message.schema());
         }
+        let mut binding = json!({"method": "GET", "bindingVersion": "0.1.0"});
+        // Only there a token never comes with the URL.
+        if shape.dialect != Dialect::Pipeline {
+            binding["query"] = json!({"type": "object", "properties": {"token": {
+                "type": "string", "description": "An access token.",
+            }}});
+        }
         self.channels.insert(
             dialect.to_owned(),
             json!({
                 "address": shape.path,
                 "title": format!("Dialect {dialect}"),
-                "description": shape.summary,
+                "description": described(shape),
                 "servers": [reference("servers/gateway")],
                 "messages": messages,
-                "bindings": {"ws": {
-                    "method": "GET",
-                    "query": {"type": "object", "properties": {"token": {
-                        "type": "string", "description": "An access token.",
-                    }}},
-                    "bindingVersion": "0.1.0",
-                }},
+                "bindings": {"ws": binding},
             }),
         );
         self.operations_of(shape);
@@ -156,7 +158,7 @@ impl Document {
                 "messages": [within(format!("client.{}", message.name()))],
             });
             if !message.answers.is_empty() {
-                let answers = message.answers.iter().copied().chain(["error"]);
+                let answers = message.answers.iter().chain(shape.errors);
                 let answers: Vec<_> = answers
                     .map(|kind| within(format!("server.{kind}")))
                     .collect();
@@ -178,10 +180,7 @@ impl Document {
                     "action": "send",
                     "channel": channel,
                     "summary": offer.summary,
-                    "description": format!(
-                        "Events for those who subscribed to `{}`, which needs the permission `{}`.",
-                        offer.channel, offer.permission
-                    ),
+                    "description": audience(shape, offer),
                     "messages": carried,
                 }),
             );
@@ -225,6 +224,36 @@ impl Document {
                 "messages": [reference(&format!("channels/{subject}/messages/event"))],
             }),
         );
+    }
+}
+
+/// What a dialect is, and what a message of it is.
+fn described(shape: &Shape) -> String {
+    match shape.carrier {
+        Carrier::WebSocket => shape.summary.to_owned(),
+        Carrier::SocketIo => format!(
+            "{} Each message is the argument of the event that it is named after, or of an acknowledgement.",
+            shape.summary
+        ),
+    }
+}
+
+/// Who gets the events of a channel.
+fn audience(shape: &Shape, offer: &Offer) -> String {
+    match (shape.carrier, offer.permission) {
+        (Carrier::WebSocket, Some(permission)) => format!(
+            "Events for those who subscribed to `{}`, which needs the permission `{permission}`.",
+            offer.channel
+        ),
+        (Carrier::WebSocket, None) => {
+            format!("Events for those who subscribed to `{}`.", offer.channel)
+        }
+        (Carrier::SocketIo, Some(permission)) => {
+            format!("Events for those with the permission `{permission}`.")
+        }
+        (Carrier::SocketIo, None) => {
+            "Events for those who are in a room that they are addressed to.".to_owned()
+        }
     }
 }
 

@@ -84,7 +84,7 @@ fn describe(text: &mut String, kind: &'static EventType) {
 /// Where an event goes, in words.
 fn destination(kind: &EventType) -> String {
     let mut words = format!("channel `{}`", kind.route.channel);
-    if let Slot::Field(field) | Slot::FieldOrGlobal(field) = kind.route.object {
+    if let Slot::Field(field) = kind.route.object {
         write!(words, ", in it to the object that `{field}` names").expect(MEMORY);
     }
     match kind.route.user {
@@ -93,12 +93,8 @@ fn destination(kind: &EventType) -> String {
         Slot::Field(field) => {
             write!(words, ", to the user that `{field}` names").expect(MEMORY);
         }
-        Slot::FieldOrGlobal(field) => {
-            write!(
-                words,
-                ", to the user that `{field}` names or else to everyone"
-            )
-            .expect(MEMORY);
+        Slot::GlobalUnless(field) => {
+            write!(words, "; without `{field}` to everyone").expect(MEMORY);
         }
     }
     words

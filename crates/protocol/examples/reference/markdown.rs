@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 
 use signalbox_protocol::Dialect;
-use signalbox_protocol::catalogue;
-use signalbox_protocol::frame::shape::{Field, Kind, Message, Offer, Shape};
+use signalbox_protocol::catalogue::{Category, EventType, Slot};
+use signalbox_protocol::frame::shape::{Carrier, Fate, Field, Kind, Message, Offer, Shape};
 
 use super::examples;
 
@@ -18,20 +18,24 @@ pub(crate) fn page(shape: &Shape) -> String {
     let prose = match shape.dialect {
         Dialect::Threat => include_str!("threat.md"),
         Dialect::Mesh => include_str!("mesh.md"),
-        other => panic!("there is no prose for dialect {other}"),
+        Dialect::Pipeline => include_str!("pipeline.md"),
+        Dialect::Workspace => include_str!("workspace.md"),
+        Dialect::Fleet => panic!("there is no prose for dialect fleet"),
     };
-    let page = fill(
-        prose,
-        &[
-            ("client", client(shape)),
-            ("server", server(shape)),
-            ("channels", channels(shape)),
-            ("events", events(shape)),
-            ("errors", errors(shape)),
-            ("closes", closes(shape)),
-        ],
-    );
-    format!("{NOTICE}\n{page}")
+    let mut parts = vec![
+        ("client", client(shape)),
+        ("server", server(shape)),
+        ("events", events(shape)),
+        ("errors", errors(shape)),
+    ];
+    match shape.dialect {
+        Dialect::Pipeline => parts.push(("categories", categories(shape))),
+        Dialect::Workspace => parts.push(("rooms", rooms(shape))),
+        Dialect::Threat | Dialect::Mesh | Dialect::Fleet => {
+            parts.extend([("channels", channels(shape)), ("closes", closes(shape))]);
+        }
+    }
+    format!("{NOTICE}\n{}", fill(prose, &parts))
 }
 
 /// Puts each part in the place of its line.
@@ -54,7 +58,11 @@ fn client(shape: &Shape) -> String {
                 .refusals
                 .iter()
                 .map(|refusal| code(refusal.as_str()));
-            answer.push(format!("an `error` with {}", alternatives(words)));
+            let error = match shape.carrier {
+                Carrier::WebSocket => "an `error`",
+                Carrier::SocketIo => "an [error](#errors)",
+            };
+            answer.push(format!("{error} with {}", alternatives(words)));
         }
         if !answer.is_empty() {
             writeln!(text, "Answered by {}.\n", answer.join(", or ")).expect(MEMORY);
@@ -96,23 +104,13 @@ fn channels(shape: &Shape) -> String {
     let mut text = String::new();
     for offer in shape.offers {
         let Offer {
-            channel,
-            summary,
-            permission,
-            ..
+            channel, summary, ..
         } = offer;
-        writeln!(
-            text,
-            "### {}\n\n{summary} Needs the permission {}.",
-            code(channel.name()),
-            code(permission)
-        )
-        .expect(MEMORY);
-        let carried = shape
-            .events()
-            .filter(|(kind, _)| kind.route.channel == *channel)
-            .map(|(_, message)| link(&message.name()));
-        writeln!(text, "Carries {}.", list(carried)).expect(MEMORY);
+        write!(text, "### {}\n\n{summary}", code(channel.name())).expect(MEMORY);
+        if let Some(permission) = offer.permission {
+            write!(text, " Needs the permission {}.", code(permission)).expect(MEMORY);
+        }
+        writeln!(text, "\nCarries {}.", list(carried(shape, offer))).expect(MEMORY);
         if !offer.fields.is_empty() {
             let fields = offer.fields.iter().map(|field| code(field));
             writeln!(text, "Only here may `subscribe` have {}.", list(fields)).expect(MEMORY);
@@ -129,20 +127,77 @@ fn channels(shape: &Shape) -> String {
     text
 }
 
+/// Links to the events of a channel.
+fn carried(shape: &Shape, offer: &Offer) -> impl Iterator<Item = String> {
+    shape
+        .events()
+        .filter(|(kind, _)| kind.route.channel == offer.channel)
+        .map(|(_, message)| link(&message.name()))
+}
+
+/// What each category has, and who gets it.
+fn categories(shape: &Shape) -> String {
+    let mut text = String::from("| category | events | for |\n|---|---|---|\n");
+    for category in Category::ALL {
+        for channel in category.channels() {
+            let mut offers = shape.offers.iter();
+            let offer = offers.find(|offer| offer.channel == *channel);
+            let offer = offer.expect("every channel is offered");
+            let whom = match offer.permission {
+                Some(permission) => format!("those with the permission {}", code(permission)),
+                None => "the user that they name".to_owned(),
+            };
+            let events = list(carried(shape, offer));
+            writeln!(text, "| `{category}` | {events} | {whom} |").expect(MEMORY);
+        }
+    }
+    text
+}
+
+/// Which events come to which rooms.
+fn rooms(shape: &Shape) -> String {
+    let mut text = String::from("| event | rooms |\n|---|---|\n");
+    for (kind, message) in shape.events() {
+        writeln!(text, "| {} | {} |", link(&message.name()), rooms_of(kind)).expect(MEMORY);
+    }
+    text
+}
+
+/// The rooms of an event type, by the fields that name them.
+fn rooms_of(kind: &EventType) -> String {
+    let mut rooms = Vec::new();
+    if let Slot::Field(field) = kind.route.object {
+        // The room's kind is what the field is the id of.
+        let room = field.trim_end_matches("_id");
+        rooms.push(format!("`{room}:<{field}>`"));
+    }
+    match kind.route.user {
+        Slot::Empty => {}
+        Slot::Global => rooms.push("`global`".to_owned()),
+        Slot::Field(field) => rooms.push(format!("`user:<{field}>`")),
+        Slot::GlobalUnless(field) => rooms.push(format!("`global` where there is no `{field}`")),
+    }
+    rooms.join(", ")
+}
+
 fn events(shape: &Shape) -> String {
     let events: Vec<_> = shape.events().collect();
     let in_all = |field: &Field| {
         let mut messages = events.iter().map(|(_, message)| message);
-        messages.all(|message| message.fields.iter().any(|other| other.name == field.name))
+        messages.all(|message| message.fields.contains(field))
     };
     let (_, first) = events.first().expect("a dialect has events");
     let common: Vec<_> = first.fields.iter().copied().filter(&in_all).collect();
-    let mut text = String::from("Every event has, beside `type`:\n\n");
+    let besides = match shape.dialect {
+        Dialect::Pipeline => "the fields of its data",
+        _ => "`type`",
+    };
+    let mut text = format!("Every event has, beside {besides}:\n\n");
     // What `data` holds differs and is said below.
     let shared: Vec<_> = common
         .iter()
         .copied()
-        .filter(|field| !matches!(field.kind, Kind::Data { .. } | Kind::OneOf(_)))
+        .filter(|field| !matches!(field.kind, Kind::Data { .. }))
         .collect();
     text.push_str(&table(&shared));
     for (kind, message) in &events {
@@ -153,14 +208,24 @@ fn events(shape: &Shape) -> String {
             .copied()
             .filter(|field| !shared.iter().any(|other| other.name == field.name))
             .filter(|field| !matches!(field.kind, Kind::Channel(_)))
+            // There they are the same fields again.
+            .filter(|field| {
+                shape.dialect != Dialect::Pipeline || !matches!(field.kind, Kind::Data { .. })
+            })
             .collect();
         text.push_str(&table(&own));
-        writeln!(
-            text,
-            "On {}, published as {}.\n",
-            link(kind.route.channel.name()),
-            published(kind)
-        )
+        let published = published(kind);
+        match shape.dialect {
+            Dialect::Pipeline => writeln!(text, "Published as {published}.\n"),
+            Dialect::Workspace => {
+                let rooms = rooms_of(kind);
+                writeln!(text, "In {rooms}; published as {published}.\n")
+            }
+            Dialect::Threat | Dialect::Mesh | Dialect::Fleet => {
+                let channel = link(kind.route.channel.name());
+                writeln!(text, "On {channel}, published as {published}.\n")
+            }
+        }
         .expect(MEMORY);
         show(&mut text, shape, "server", message);
     }
@@ -168,7 +233,7 @@ fn events(shape: &Shape) -> String {
 }
 
 /// Where the page of events describes a type.
-fn published(kind: &catalogue::EventType) -> String {
+fn published(kind: &EventType) -> String {
     let subject = format!("events.{}.{}", kind.domain, kind.name);
     format!("[`{subject}`](events.md#{})", anchor(&subject))
 }
@@ -176,12 +241,14 @@ fn published(kind: &catalogue::EventType) -> String {
 fn errors(shape: &Shape) -> String {
     let mut text = String::from("| code | provoked by | the connection |\n|---|---|---|\n");
     for refusal in shape.refusals {
-        let fate = match refusal.closes {
-            [] => "stays".to_owned(),
-            codes => format!(
+        let fate = match refusal.fate {
+            Fate::Stays => "stays".to_owned(),
+            Fate::Closed(codes) => format!(
                 "is closed with {}",
                 alternatives(codes.iter().map(u16::to_string))
             ),
+            Fate::SentAway => "is disconnected from the namespace".to_owned(),
+            Fate::Cut => "loses its transport".to_owned(),
         };
         writeln!(
             text,
@@ -259,6 +326,9 @@ fn value(kind: Kind) -> String {
         }
         Kind::Filters(_) => "an object of lists, see [channels](#channels)".to_owned(),
         Kind::Choice(_) => "an object, see [filters](#filters)".to_owned(),
+        Kind::Room => "a room's name, see [rooms](#rooms)".to_owned(),
+        Kind::Categories => "a list of [categories](#categories)".to_owned(),
+        Kind::EventTypes => "a list of [events](#events)' names".to_owned(),
         Kind::Code => "a code, see [errors](#errors)".to_owned(),
         Kind::OneOf(words) => alternatives(words.iter().map(|word| code(word))),
         Kind::Integer { least: 0, most } if most == u32::MAX => "a whole number".to_owned(),

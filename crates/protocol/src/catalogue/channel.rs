@@ -25,11 +25,37 @@ pub enum Channel {
     SecurityEvents,
     /// Metrics and alerts of the mesh.
     MonitoringEvents,
+    /// Pipelines and their executions.
+    PipelineEvents,
+    /// Scans of what pipelines build, and vulnerabilities.
+    PipelineSecurity,
+    /// Debugging sessions, errors and patches.
+    PipelineDebug,
+    /// Status, metrics and alerts of the CI/CD system.
+    PipelineSystem,
+    /// Diagrams of what is built.
+    PipelineArchitecture,
+    /// What the CI/CD system tells single users.
+    PipelineUserNotifications,
+    /// What users do in the CI/CD system.
+    PipelineUserActions,
+    /// Projects of a workspace.
+    ProjectEvents,
+    /// Agents and how they are.
+    AgentEvents,
+    /// Workflows and their progress.
+    WorkflowEvents,
+    /// Pull requests.
+    PrEvents,
+    /// Issues.
+    IssueEvents,
+    /// Suggestions and analyses of models.
+    AiEvents,
 }
 
 impl Channel {
     /// Every channel.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 21] = [
         Self::ThreatAlerts,
         Self::InvestigationProgress,
         Self::SystemMetrics,
@@ -38,6 +64,19 @@ impl Channel {
         Self::ConsensusEvents,
         Self::SecurityEvents,
         Self::MonitoringEvents,
+        Self::PipelineEvents,
+        Self::PipelineSecurity,
+        Self::PipelineDebug,
+        Self::PipelineSystem,
+        Self::PipelineArchitecture,
+        Self::PipelineUserNotifications,
+        Self::PipelineUserActions,
+        Self::ProjectEvents,
+        Self::AgentEvents,
+        Self::WorkflowEvents,
+        Self::PrEvents,
+        Self::IssueEvents,
+        Self::AiEvents,
     ];
 
     /// Its name, for clients and as a token of subjects.
@@ -52,6 +91,19 @@ impl Channel {
             Self::ConsensusEvents => "consensus_events",
             Self::SecurityEvents => "security_events",
             Self::MonitoringEvents => "monitoring_events",
+            Self::PipelineEvents => "pipeline_events",
+            Self::PipelineSecurity => "pipeline_security",
+            Self::PipelineDebug => "pipeline_debug",
+            Self::PipelineSystem => "pipeline_system",
+            Self::PipelineArchitecture => "pipeline_architecture",
+            Self::PipelineUserNotifications => "pipeline_user_notifications",
+            Self::PipelineUserActions => "pipeline_user_actions",
+            Self::ProjectEvents => "project_events",
+            Self::AgentEvents => "agent_events",
+            Self::WorkflowEvents => "workflow_events",
+            Self::PrEvents => "pr_events",
+            Self::IssueEvents => "issue_events",
+            Self::AiEvents => "ai_events",
         }
     }
 
@@ -67,6 +119,19 @@ impl Channel {
             Self::ConsensusEvents => Domain::Consensus,
             Self::SecurityEvents => Domain::Security,
             Self::MonitoringEvents => Domain::Monitoring,
+            Self::PipelineEvents
+            | Self::PipelineSecurity
+            | Self::PipelineDebug
+            | Self::PipelineSystem
+            | Self::PipelineArchitecture
+            | Self::PipelineUserNotifications
+            | Self::PipelineUserActions => Domain::Pipeline,
+            Self::ProjectEvents => Domain::Project,
+            Self::AgentEvents => Domain::Agent,
+            Self::WorkflowEvents => Domain::Workflow,
+            Self::PrEvents => Domain::Pr,
+            Self::IssueEvents => Domain::Issue,
+            Self::AiEvents => Domain::Ai,
         }
     }
 }

@@ -31,8 +31,12 @@ pub enum Kind {
     Time,
     /// A list of strings.
     Texts,
+    /// A list of anything.
+    List,
     /// An object.
     Object,
+    /// Anything.
+    Any,
     /// One word of a closed list.
     OneOf(&'static [&'static str]),
 }
@@ -89,7 +93,9 @@ impl Kind {
             Self::Texts => value
                 .as_array()
                 .is_some_and(|items| items.iter().all(Value::is_string)),
+            Self::List => value.is_array(),
             Self::Object => value.is_object(),
+            Self::Any => true,
             Self::OneOf(words) => value.as_str().is_some_and(|text| words.contains(&text)),
         }
     }
@@ -107,7 +113,9 @@ impl Kind {
             Self::Flag => "a boolean".to_owned(),
             Self::Time => "an RFC 3339 timestamp".to_owned(),
             Self::Texts => "a list of strings".to_owned(),
+            Self::List => "a list".to_owned(),
             Self::Object => "an object".to_owned(),
+            Self::Any => "a value".to_owned(),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
         }
     }
@@ -142,6 +150,7 @@ mod tests {
             (Kind::Flag, json!(true), json!("true")),
             (Kind::Time, json!("2024-12-19T21:30:00Z"), json!("now")),
             (Kind::Texts, json!(["a"]), json!(["a", 1])),
+            (Kind::List, json!([1, "a"]), json!({})),
             (Kind::Object, json!({}), json!([])),
             (Kind::OneOf(&["a", "b"]), json!("b"), json!("c")),
         ];
@@ -169,6 +178,16 @@ mod tests {
             );
             assert!(check(Field::optional("f", kind), json!({})), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn anything_is_not_nothing() {
+        let field = Field::required("f", Kind::Any);
+        for value in [json!(0), json!(false), json!(""), json!([]), json!({})] {
+            assert!(check(field, json!({"f": value})));
+        }
+        assert!(!check(field, json!({"f": null})));
+        assert!(!check(field, json!({})));
     }
 
     #[test]

@@ -27,8 +27,9 @@ pub enum Slot {
     Global,
     /// A field of the data; without it the room is left out.
     Field(&'static str),
-    /// A field of the data; without it everyone's room.
-    FieldOrGlobal(&'static str),
+    /// Everyone's room, unless this field of the data names the object that
+    /// the event is for; in user slots only.
+    GlobalUnless(&'static str),
 }
 
 /// An address on TOPICS.
@@ -81,16 +82,17 @@ impl Route {
     /// When a field that routes is there but is no valid id.
     pub fn topic(&self, data: &Map<String, Value>) -> Result<Topic, FieldError> {
         let object = match self.object {
-            Slot::Empty | Slot::Global => None,
-            Slot::Field(field) | Slot::FieldOrGlobal(field) => id(data, field)?,
+            Slot::Empty | Slot::Global | Slot::GlobalUnless(_) => None,
+            Slot::Field(field) => id(data, field)?,
         };
         let audience = match self.user {
             Slot::Empty => Audience::Nobody,
             Slot::Global => Audience::Everyone,
             Slot::Field(field) => id(data, field)?.map_or(Audience::Nobody, Audience::User),
-            Slot::FieldOrGlobal(field) => {
-                id(data, field)?.map_or(Audience::Everyone, Audience::User)
-            }
+            Slot::GlobalUnless(field) => match id(data, field)? {
+                None => Audience::Everyone,
+                Some(_) => Audience::Nobody,
+            },
         };
         Ok(Topic {
             channel: self.channel,
@@ -126,10 +128,10 @@ mod tests {
         let route = Route {
             channel: Channel::ThreatAlerts,
             object: Slot::Field("o"),
-            user: Slot::FieldOrGlobal("u"),
+            user: Slot::Field("u"),
         };
         let bare = topic(route, json!({"o": null})).unwrap();
-        assert_eq!((bare.object, bare.audience), (None, Audience::Everyone));
+        assert_eq!((bare.object, bare.audience), (None, Audience::Nobody));
         let full = topic(route, json!({"o": "1", "u": "2"})).unwrap();
         assert_eq!(
             (full.object, full.audience),
@@ -137,5 +139,24 @@ mod tests {
         );
         assert_eq!(topic(route, json!({"o": 1})).unwrap_err().field, "o");
         assert_eq!(topic(route, json!({"u": "a b"})).unwrap_err().field, "u");
+    }
+
+    #[test]
+    fn everyone_hears_what_is_for_no_object() {
+        let route = Route {
+            channel: Channel::WorkflowEvents,
+            object: Slot::Field("o"),
+            user: Slot::GlobalUnless("o"),
+        };
+        for bare in [json!({}), json!({"o": null})] {
+            let bare = topic(route, bare).unwrap();
+            assert_eq!((bare.object, bare.audience), (None, Audience::Everyone));
+        }
+        let narrow = topic(route, json!({"o": "1"})).unwrap();
+        assert_eq!(
+            (narrow.object, narrow.audience),
+            (Some("1".into()), Audience::Nobody)
+        );
+        assert_eq!(topic(route, json!({"o": 1})).unwrap_err().field, "o");
     }
 }

@@ -1,6 +1,10 @@
 //! How each dialect writes an event type. The encoders in the gateway follow
 //! these descriptions; they know no event type by name.
 
+use std::fmt;
+
+use super::channel::Channel;
+
 /// The words for one event type, one per dialect that has one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Words {
@@ -43,6 +47,24 @@ impl Words {
             ..Self::NONE
         }
     }
+
+    /// Only `pipeline` has a word for it.
+    #[must_use]
+    pub const fn pipeline(category: Category) -> Self {
+        Self {
+            pipeline: Some(PipelineWord { category }),
+            ..Self::NONE
+        }
+    }
+
+    /// Only `workspace` has a word for it: this Socket.IO event.
+    #[must_use]
+    pub const fn workspace(event: &'static str) -> Self {
+        Self {
+            workspace: Some(WorkspaceWord { event }),
+            ..Self::NONE
+        }
+    }
 }
 
 /// A frame `{type, channel, timestamp, data}` or a flat one.
@@ -80,7 +102,7 @@ pub struct MeshWord {
 /// level and again under `data`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PipelineWord {
-    /// The category that grants access to it.
+    /// The category that it belongs to.
     pub category: Category,
 }
 
@@ -97,8 +119,73 @@ pub enum Category {
     System,
     /// Structure of the code base.
     Architecture,
-    /// Addressed to one user.
+    /// What users are told, and what they do.
     User,
+}
+
+impl Category {
+    /// Every category, in the order of documentation.
+    pub const ALL: [Self; 6] = [
+        Self::Pipeline,
+        Self::Security,
+        Self::Debug,
+        Self::System,
+        Self::Architecture,
+        Self::User,
+    ];
+    /// The words of all categories.
+    pub const WORDS: &[&str] = &[
+        Self::Pipeline.as_str(),
+        Self::Security.as_str(),
+        Self::Debug.as_str(),
+        Self::System.as_str(),
+        Self::Architecture.as_str(),
+        Self::User.as_str(),
+    ];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pipeline => "PIPELINE",
+            Self::Security => "SECURITY",
+            Self::Debug => "DEBUG",
+            Self::System => "SYSTEM",
+            Self::Architecture => "ARCHITECTURE",
+            Self::User => "USER",
+        }
+    }
+
+    /// The category behind a word, if there is one.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|category| category.as_str() == word)
+    }
+
+    /// The channels that carry its events.
+    #[must_use]
+    pub const fn channels(self) -> &'static [Channel] {
+        match self {
+            Self::Pipeline => &[Channel::PipelineEvents],
+            Self::Security => &[Channel::PipelineSecurity],
+            Self::Debug => &[Channel::PipelineDebug],
+            Self::System => &[Channel::PipelineSystem],
+            Self::Architecture => &[Channel::PipelineArchitecture],
+            // What is for one user and what is for administrators.
+            Self::User => &[
+                Channel::PipelineUserNotifications,
+                Channel::PipelineUserActions,
+            ],
+        }
+    }
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A Socket.IO event `<domain>.<name>` with `{type, timestamp, source, data}`.

@@ -251,6 +251,12 @@ impl Fields {
         self.map.get(field).is_some_and(|value| !value.is_null())
     }
 
+    /// Whether the field is there, be it null.
+    #[must_use]
+    pub fn names(&self, field: &str) -> bool {
+        self.map.contains_key(field)
+    }
+
     /// Whether the field is there and null.
     #[must_use]
     pub fn has_null(&self, field: &str) -> bool {

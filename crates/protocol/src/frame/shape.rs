@@ -13,19 +13,27 @@ use std::borrow::Cow;
 pub use self::check::Misfit;
 pub use self::values::Wrong;
 use super::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use super::workspace::InvalidRoom;
 use crate::catalogue::{self, Channel, EventType};
 use crate::dialect::Dialect;
 use crate::error_code::ErrorCode;
 use crate::name::MAX_NAME_BYTES;
 
 /// The shapes of the dialects that have them, in the order of documentation.
-pub const ALL: &[&Shape] = &[&super::threat::shape::SHAPE, &super::mesh::shape::SHAPE];
+pub const ALL: &[&Shape] = &[
+    &super::threat::shape::SHAPE,
+    &super::mesh::shape::SHAPE,
+    &super::pipeline::shape::SHAPE,
+    &super::workspace::shape::SHAPE,
+];
 
 /// One dialect's conversation.
 #[derive(Debug)]
 pub struct Shape {
     /// The dialect.
     pub dialect: Dialect,
+    /// What carries its messages.
+    pub carrier: Carrier,
     /// Where clients connect.
     pub path: &'static str,
     /// Who it is for, in one sentence.
@@ -38,22 +46,37 @@ pub struct Shape {
     pub event: fn(&'static EventType) -> Option<Message>,
     /// What can be subscribed to.
     pub offers: &'static [Offer],
-    /// The codes of `error` messages.
+    /// The names of the server's messages that say that something is wrong.
+    pub errors: &'static [&'static str],
+    /// The codes in them.
     pub refusals: &'static [Refusal],
     /// The codes with which connections are closed.
     pub closes: &'static [Close],
 }
 
-/// One message, all but its `type`.
+/// What carries a dialect's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A message is a text frame of a WebSocket.
+    WebSocket,
+    /// A message is the argument of an event or an acknowledgement.
+    SocketIo,
+}
+
+/// One message. Over WebSocket its `type` stands in it, over Socket.IO it is
+/// the event's name and stands beside.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// The value of `type`.
+    /// The value of `type`, or the name of the Socket.IO event.
     pub kind: &'static str,
-    /// The value of `event`, where one type covers many events.
+    /// What tells it from others of the same type, where there are any: the
+    /// value of `event`, or the kind of acknowledgement.
     pub event: Option<&'static str>,
+    /// Whether the type stands in the message.
+    pub is_tagged: bool,
     /// What it is for, in one sentence.
     pub summary: &'static str,
-    /// Its fields beside `type`.
+    /// Its fields, beside `type` where it is tagged.
     pub fields: Cow<'static, [Field]>,
     /// The types of the messages that answer it, if anything does.
     pub answers: &'static [&'static str],
@@ -87,12 +110,20 @@ pub enum Kind {
     Credential,
     /// Any string.
     AnyText,
+    /// Any string, or null.
+    NullableText,
     /// A string that identifies something.
     Id,
     /// A position in the stream of events.
     Cursor,
     /// The name of a channel that is offered.
     Channel(&'static [Offer]),
+    /// The name of a room of dialect `workspace`.
+    Room,
+    /// A list of categories of dialect `pipeline`.
+    Categories,
+    /// A list of the event types of dialect `pipeline`.
+    EventTypes,
     /// Lists of accepted values by the filter keys of the channel.
     Filters(&'static [Offer]),
     /// Names of events and values of their data's fields, as `mesh` filters.
@@ -116,12 +147,16 @@ pub enum Kind {
     Texts,
     /// A list of strings.
     AnyTexts,
+    /// A list of anything.
+    AnyList,
     /// One word of a closed list.
     OneOf(&'static [&'static str]),
     /// An object with these fields.
     Object(&'static [Field]),
     /// Any object.
     AnyObject,
+    /// Anything but null.
+    Any,
     /// An event's data.
     Data {
         /// The fields that the catalogue checks; others pass.
@@ -138,8 +173,8 @@ pub struct Offer {
     pub channel: Channel,
     /// What it carries, in one sentence.
     pub summary: &'static str,
-    /// The permission that a subscriber needs.
-    pub permission: &'static str,
+    /// The permission that it needs, if it needs one.
+    pub permission: Option<&'static str>,
     /// The keys that may stand in `filters`.
     pub filters: &'static [Filter],
     /// The fields of `subscribe` that are for this channel.
@@ -162,8 +197,22 @@ pub struct Refusal {
     pub code: ErrorCode,
     /// What provokes it.
     pub when: &'static str,
-    /// The close codes that may follow it; none where the connection stays.
-    pub closes: &'static [u16],
+    /// What becomes of the connection.
+    pub fate: Fate,
+}
+
+/// What becomes of a connection after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays.
+    Stays,
+    /// The WebSocket is closed with one of these codes.
+    Closed(&'static [u16]),
+    /// The client is sent away from the Socket.IO namespace, and stock clients
+    /// do not come back by themselves.
+    SentAway,
+    /// The transport below Socket.IO is closed, and stock clients come back.
+    Cut,
 }
 
 /// A close code in a dialect.
@@ -214,10 +263,59 @@ impl Message {
         Self {
             kind,
             event: None,
+            is_tagged: true,
             summary,
             fields: Cow::Borrowed(fields),
             answers,
             refusals,
+        }
+    }
+
+    /// A Socket.IO event that clients emit.
+    #[must_use]
+    pub const fn client_event(
+        kind: &'static str,
+        summary: &'static str,
+        fields: &'static [Field],
+        answers: &'static [&'static str],
+        refusals: &'static [ErrorCode],
+    ) -> Self {
+        Self {
+            kind,
+            event: None,
+            is_tagged: false,
+            summary,
+            fields: Cow::Borrowed(fields),
+            answers,
+            refusals,
+        }
+    }
+
+    /// A Socket.IO event that clients are sent.
+    #[must_use]
+    pub const fn server_event(
+        kind: &'static str,
+        summary: &'static str,
+        fields: &'static [Field],
+    ) -> Self {
+        Self::client_event(kind, summary, fields, &[], &[])
+    }
+
+    /// A kind of acknowledgement of a client's event.
+    #[must_use]
+    pub const fn acknowledgement(
+        outcome: &'static str,
+        summary: &'static str,
+        fields: &'static [Field],
+    ) -> Self {
+        Self {
+            kind: "acknowledgement",
+            event: Some(outcome),
+            is_tagged: false,
+            summary,
+            fields: Cow::Borrowed(fields),
+            answers: &[],
+            refusals: &[],
         }
     }
 
@@ -272,6 +370,7 @@ impl Kind {
             Self::Credential => format!("a string of 1 to {MAX_TOKEN_BYTES} bytes"),
             Self::Channel(_) => format!("a string of 1 to {MAX_NAME_BYTES} bytes"),
             Self::AnyText => "a string".to_owned(),
+            Self::NullableText => "a string or null".to_owned(),
             Self::Id => format!("an id of 1 to {MAX_NAME_BYTES} bytes without white space"),
             Self::Cursor => "a `seq` that this server gave out".to_owned(),
             Self::Code => "an error code".to_owned(),
@@ -279,10 +378,13 @@ impl Kind {
             Self::Number => "a number".to_owned(),
             Self::Flag => "a boolean".to_owned(),
             Self::Time => "an RFC 3339 timestamp".to_owned(),
-            Self::Texts => format!(
+            Self::Room => InvalidRoom.to_string(),
+            Self::Texts | Self::Categories | Self::EventTypes => format!(
                 "a list of 1 to {MAX_LIST_ENTRIES} strings of at most {MAX_NAME_BYTES} bytes"
             ),
             Self::AnyTexts => "a list of strings".to_owned(),
+            Self::AnyList => "a list".to_owned(),
+            Self::Any => "a value".to_owned(),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
             Self::Filters(_)
             | Self::Choice(_)
@@ -302,7 +404,9 @@ impl From<catalogue::Kind> for Kind {
             catalogue::Kind::Flag => Self::Flag,
             catalogue::Kind::Time => Self::Time,
             catalogue::Kind::Texts => Self::AnyTexts,
+            catalogue::Kind::List => Self::AnyList,
             catalogue::Kind::Object => Self::AnyObject,
+            catalogue::Kind::Any => Self::Any,
             catalogue::Kind::OneOf(words) => Self::OneOf(words),
         }
     }

@@ -502,6 +502,93 @@ pub struct Event {
     #[prost(bytes = "bytes", tag = "5")]
     pub data: ::prost::bytes::Bytes,
 }
+/// A Socket.IO session that its client may come back to: an entry of the bucket
+/// `sessions`, under the hexadecimal SHA-256 of the session's `pid`, which is a
+/// secret of the client's. Whoever has the session writes the entry; an entry of
+/// another `holder` means that it was taken over.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecoverableSession {
+    /// The connection that has the session: another one for each time that the
+    /// client comes back. Names nothing else and is no secret.
+    #[prost(string, tag = "1")]
+    pub holder: ::prost::alloc::string::String,
+    /// The gateway of that connection.
+    #[prost(string, tag = "2")]
+    pub gateway: ::prost::alloc::string::String,
+    /// The id by which the client knows itself; kept when it comes back.
+    #[prost(string, tag = "3")]
+    pub socket_id: ::prost::alloc::string::String,
+    /// `pipeline` or `workspace`.
+    #[prost(string, tag = "4")]
+    pub dialect: ::prost::alloc::string::String,
+    /// Who the client is; absent = not authenticated.
+    #[prost(message, optional, tag = "5")]
+    pub principal: ::core::option::Option<SessionPrincipal>,
+    /// Where the stream of events was when the session began, as clients see
+    /// positions: the start for one that has received nothing.
+    #[prost(string, tag = "6")]
+    pub connected_at: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "7")]
+    pub rooms: ::prost::alloc::vec::Vec<JoinedRoom>,
+    /// What the client has narrowed `pipeline` to; absent = nothing.
+    #[prost(message, optional, tag = "8")]
+    pub narrowing: ::core::option::Option<PipelineNarrowing>,
+    /// Whether the events of `pipeline` are wanted as well; of `workspace` only.
+    #[prost(bool, tag = "9")]
+    pub with_pipeline: bool,
+    /// Whether the session is over: nobody comes back to it. Nothing above but
+    /// the holder is kept then.
+    #[prost(bool, tag = "10")]
+    pub closed: bool,
+    /// When this was written, in milliseconds after 1970.
+    #[prost(int64, tag = "11")]
+    pub updated_at_ms: i64,
+}
+/// Who a session belongs to, so that the credential can be judged again without
+/// being presented again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionPrincipal {
+    #[prost(message, optional, tag = "1")]
+    pub principal: ::core::option::Option<Principal>,
+    /// When the credential ends, in nanoseconds after 1970; absent = never.
+    #[prost(int64, optional, tag = "2")]
+    pub expires_at_ns: ::core::option::Option<i64>,
+    /// The API key that it is or was issued for; empty = none.
+    #[prost(string, tag = "3")]
+    pub key_id: ::prost::alloc::string::String,
+    /// The line of refresh tokens that it belongs to; empty = none.
+    #[prost(string, tag = "4")]
+    pub family_id: ::prost::alloc::string::String,
+    /// When it was issued, in nanoseconds after 1970; absent = unknown.
+    #[prost(int64, optional, tag = "5")]
+    pub issued_at_ns: ::core::option::Option<i64>,
+}
+/// A room that a session is in. One of the positions is there, or none while
+/// older events of the room are being replayed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinedRoom {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// It was joined here, and has brought what came from then on.
+    #[prost(string, tag = "2")]
+    pub joined_at: ::prost::alloc::string::String,
+    /// It was joined with a replay of older events, which was over here. They came
+    /// out of turn with those of other rooms, so that only a client whose own
+    /// position is behind this one has them for certain.
+    #[prost(string, tag = "3")]
+    pub replayed_until: ::prost::alloc::string::String,
+}
+/// What a client of `pipeline` wants; an empty list stands for all.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PipelineNarrowing {
+    #[prost(string, repeated, tag = "1")]
+    pub categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub event_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Empty = any.
+    #[prost(string, tag = "3")]
+    pub min_priority: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NeighbourRequest {
     /// What is asked of the session. Empty for `alive` and `give_up`.
@@ -642,4 +729,50 @@ pub struct SocketState {
     /// What the dialect keeps.
     #[prost(bytes = "bytes", tag = "5")]
     pub data: ::prost::bytes::Bytes,
+}
+/// What dialects `pipeline` and `workspace` keep of the request that opened a
+/// session: the `opening` of a SessionState.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpeningState {
+    #[prost(string, optional, tag = "1")]
+    pub token: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    pub dialect: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, tag = "3")]
+    pub takes_offsets: bool,
+}
+/// What they keep of a client in a namespace: the `data` of a SocketState.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SeatState {
+    /// How the audit log names it.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub account: ::core::option::Option<RecoverableSession>,
+    /// Whether its events end in an offset.
+    #[prost(bool, tag = "3")]
+    pub offsets: bool,
+    /// The secret by which it comes back; empty = none.
+    #[prost(string, tag = "4")]
+    pub pid: ::prost::alloc::string::String,
+    /// Whether the bucket `sessions` has it.
+    #[prost(bool, tag = "5")]
+    pub entered: bool,
+    /// Everything up to this position was sent to it.
+    #[prost(string, tag = "6")]
+    pub position: ::prost::alloc::string::String,
+    /// Behind which position it wants to begin; empty = none.
+    #[prost(string, tag = "7")]
+    pub since: ::prost::alloc::string::String,
+    /// Whether it has missed what cannot be brought any more.
+    #[prost(bool, tag = "8")]
+    pub lost: bool,
+    /// How long it may go on without saying who it is; absent = it has.
+    #[prost(uint64, optional, tag = "9")]
+    pub credential_in_ms: ::core::option::Option<u64>,
+    /// Bad messages in a row, and bad tokens.
+    #[prost(uint32, tag = "10")]
+    pub strikes: u32,
+    #[prost(uint32, tag = "11")]
+    pub bad_tokens: u32,
 }

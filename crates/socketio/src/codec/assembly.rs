@@ -42,6 +42,22 @@ pub struct Assembled {
 }
 
 impl Assembled {
+    /// A message without attachments, to be kept.
+    pub(crate) fn bare(header: Header<'_>, payload: &str) -> Self {
+        Self {
+            namespace: header.namespace.into(),
+            body: header.body,
+            payload: payload.into(),
+            attachments: Vec::new(),
+        }
+    }
+
+    /// Bytes of its payload and attachments.
+    pub(crate) fn bytes(&self) -> usize {
+        let attachments = self.attachments.iter().map(Bytes::len).sum::<usize>();
+        self.payload.len() + attachments
+    }
+
     /// What the message is, but for its payload.
     pub fn header(&self) -> Header<'_> {
         Header {

@@ -3,7 +3,7 @@
 use std::{error::Error, future::Future, net::IpAddr, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
 use signalbox_transport::{PendingUpgrade, upgrade};
@@ -50,7 +50,7 @@ impl<L: Layer> Engine<L> {
         }
     }
 
-    fn begin_request<B>(self: &Rc<Self>, mut request: Request<B>, peer: IpAddr) -> Begun<L, B> {
+    fn begin_request<B>(self: &Rc<Self>, request: Request<B>, peer: IpAddr) -> Begun<L, B> {
         self.turn();
         let query = match Query::parse(request.uri().query().unwrap_or_default()) {
             Ok(query) => query,
@@ -59,7 +59,7 @@ impl<L: Layer> Engine<L> {
         match (query.sid, query.websocket) {
             (None, false) => Begun::Answered(self.open_polling(request, peer).into_response()),
             (None, true) => Begun::Answered(self.open_websocket(request, peer)),
-            (Some(sid), true) => Begun::Answered(self.request_upgrade(&mut request, &sid, peer)),
+            (Some(sid), true) => Begun::Answered(self.request_upgrade(request, &sid, peer)),
             (Some(sid), false) => self.begin_session_request(request, sid),
         }
     }
@@ -154,32 +154,45 @@ impl<L: Layer> Engine<L> {
 
     fn request_upgrade<B>(
         self: &Rc<Self>,
-        request: &mut Request<B>,
+        request: Request<B>,
         sid: &str,
         peer: IpAddr,
     ) -> Response<Full<Bytes>> {
-        let take: TakeUpgrade = if self.by_sid.borrow().contains_key(sid) {
-            let (engine, sid) = (Rc::clone(self), sid.to_owned());
-            Box::new(move |pending| engine.upgrade(&sid, pending))
-        } else {
-            match self.layer.upgrade_elsewhere(sid) {
-                Some(UpgradeElsewhere::HandOn(take)) => take,
-                Some(UpgradeElsewhere::Fetch(owner)) => match self.make_room(peer) {
-                    Ok(unsettled) => {
-                        let (engine, sid) = (Rc::clone(self), sid.to_owned());
-                        Box::new(move |pending| engine.fetch(&sid, pending, owner, unsettled))
-                    }
-                    Err(refused) => return refused.answer().into_response(),
-                },
-                None => return Refused::Sid.answer().into_response(),
-            }
+        let (parts, body) = request.into_parts();
+        let take = match self.begin_upgrade(&parts, sid, peer) {
+            Ok(take) => take,
+            Err(answer) => return answer.into_response(),
         };
-        match upgrade::accept(request) {
+        match upgrade::accept(&mut Request::from_parts(parts, body)) {
             Ok((response, pending)) => {
                 take(pending);
                 response.map(|_| Full::default())
             }
             Err(rejection) => rejection.response(),
+        }
+    }
+
+    /// Who takes the connection of an upgrade.
+    fn begin_upgrade(
+        self: &Rc<Self>,
+        request: &Parts,
+        sid: &str,
+        peer: IpAddr,
+    ) -> Result<TakeUpgrade, Answer> {
+        let (engine, owned) = (Rc::clone(self), sid.to_owned());
+        if self.by_sid.borrow().contains_key(sid) {
+            return Ok(Box::new(move |pending| engine.upgrade(&owned, pending)));
+        }
+        match self.layer.upgrade_elsewhere(sid) {
+            Some(UpgradeElsewhere::HandOn(take)) => Ok(take),
+            Some(UpgradeElsewhere::Fetch(owner)) => {
+                let unsettled = self.make_room(peer).map_err(Refused::answer)?;
+                let opening = self.layer.admit(request, peer)?;
+                Ok(Box::new(move |pending| {
+                    engine.fetch(&owned, pending, owner, opening, unsettled);
+                }))
+            }
+            None => Err(Refused::Sid.answer()),
         }
     }
 

@@ -113,8 +113,9 @@ pub trait Layer: Sized + 'static {
     /// session has moved to another engine.
     fn moved(&self, _session: &Rc<Session<Self>>) {}
 
-    /// What was kept of the request that opened a session elsewhere.
-    fn thaw_opening(&self, _opening: &[u8]) -> Option<Self::Opening> {
+    /// What to keep of the request that opened a session elsewhere, with `here` of the request that
+    /// has it come here.
+    fn thaw_opening(&self, _here: Self::Opening, _opening: &[u8]) -> Option<Self::Opening> {
         None
     }
 

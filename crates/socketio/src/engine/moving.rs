@@ -5,7 +5,12 @@
 //! gives the session away at most once. Whatever fails after that ends the session, and its client
 //! returns as after any break; there are never two that have it.
 
-use std::{future::Future, pin::Pin, pin::pin, rc::Rc};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 
 use signalbox_transport::{Frame, FrameKind, Outbound, PendingUpgrade, WebSocket};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,6 +21,9 @@ use super::{
     core::Unsettled,
     websocket::{answer_probe, is_completion, is_probe, turn_away},
 };
+
+/// How often a handler that is busy is asked whether it still is.
+const BUSY_LOOK: Duration = Duration::from_millis(20);
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -100,7 +108,8 @@ impl<L: Layer> Engine<L> {
         })
     }
 
-    /// Waits until nothing of a session is in progress, or it has ended.
+    /// Waits until nothing of a session is in progress, or it has ended. Handlers do not tell when
+    /// they are done, so that they are asked.
     async fn calm(&self, session: &Session<L>) {
         loop {
             let mut calmer = pin!(self.core.calmer.notified());
@@ -108,7 +117,7 @@ impl<L: Layer> Engine<L> {
             if session.link.is_ended() || !self.is_busy(session) {
                 return;
             }
-            calmer.await;
+            timeout(BUSY_LOOK, calmer).await.ok();
         }
     }
 
@@ -162,6 +171,7 @@ impl<L: Layer> Engine<L> {
         sid: &str,
         pending: PendingUpgrade,
         owner: Box<dyn Owner>,
+        opening: L::Opening,
         unsettled: Unsettled,
     ) {
         let engine = Rc::clone(self);
@@ -179,7 +189,7 @@ impl<L: Layer> Engine<L> {
             let limit = engine.options.upgrade_timeout;
             match timeout(limit, claim.hand_over()).await {
                 Ok(Some(state)) if state.sid == sid => {
-                    engine.go_on(state, socket, unsettled).await;
+                    engine.go_on(state, socket, opening, unsettled).await;
                 }
                 // The client takes its upgrade for done: it returns.
                 _ => turn_away(socket, "the session did not move").await,
@@ -192,9 +202,11 @@ impl<L: Layer> Engine<L> {
         self: &Rc<Self>,
         state: SessionState,
         mut socket: WebSocket,
+        opening: L::Opening,
         unsettled: Unsettled,
     ) {
-        let Some(session) = self.import(&state, socket.outbound(), unsettled) else {
+        let imported = self.import(&state, socket.outbound(), opening, unsettled);
+        let Some(session) = imported else {
             turn_away(socket, "the session cannot go on here").await;
             return;
         };
@@ -213,13 +225,14 @@ impl<L: Layer> Engine<L> {
         &self,
         state: &SessionState,
         outbound: Outbound,
+        opening: L::Opening,
         unsettled: Unsettled,
     ) -> Option<Rc<Session<L>>> {
         let sid = state.sid.as_str();
         if self.by_sid.borrow().contains_key(sid) {
             return None;
         }
-        let opening = self.layer.thaw_opening(&state.client.opening)?;
+        let opening = self.layer.thaw_opening(opening, &state.client.opening)?;
         let session = self.begin(sid.into(), opening, unsettled, Some(outbound));
         let link = &session.link;
         link.set_max_payload(state.max_payload);

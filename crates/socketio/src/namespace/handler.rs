@@ -7,7 +7,7 @@ use http::request::Parts;
 use serde_json::value::RawValue;
 
 use super::{Ack, Connecting, Socket, Verdict};
-use crate::{Answer, EndReason, SessionRequest, UpgradeElsewhere};
+use crate::{Answer, EndReason, Link, SessionRequest, UpgradeElsewhere};
 
 /// An event of a client.
 #[derive(Debug)]
@@ -71,11 +71,15 @@ pub trait Handler: Sized + 'static {
     /// The answer for one that is refused, see [`Answer::denied`].
     fn open(&self, request: &Parts, peer: IpAddr) -> Result<Self::Opening, Answer>;
 
+    /// Called when a session begins, before anything of it is read: for its limits.
+    fn opened(&self, _link: &Rc<Link>, _opening: &Rc<Self::Opening>) {}
+
     /// Decides whether a client may join a namespace, and joins its rooms.
     ///
     /// The client has no answer yet, and hears of nothing before it but what is emitted here, which
     /// is how missed events are replayed. Join where nothing is awaited any more: the answer goes
-    /// out right behind the verdict, so that nothing comes between. The future is dropped when the
+    /// out right behind the verdict, so that nothing comes between. Events that come meanwhile are
+    /// kept, within bounds, and handed over once the client is in. The future is dropped when the
     /// client leaves.
     fn connect(
         self: Rc<Self>,
@@ -101,6 +105,12 @@ pub trait Handler: Sized + 'static {
         None
     }
 
+    /// Whether something is in progress for a socket that would be lost if it moved now. A move waits
+    /// for the end of it, for a while.
+    fn is_busy(&self, _socket: &Socket, _data: &Rc<Self::Data>) -> bool {
+        false
+    }
+
     /// What another server's [`thaw`](Self::thaw) needs to go on with a socket: rooms, the position
     /// up to which events were sent, who the user is. `None` if it cannot move now; its client
     /// stays with polling. Changes nothing, since it is also called to find that out.
@@ -118,9 +128,10 @@ pub trait Handler: Sized + 'static {
         None
     }
 
-    /// What is kept of the request that opened a session on another server, as
-    /// [`freeze_opening`](Self::freeze_opening) there gave it.
-    fn thaw_opening(&self, _opening: &[u8]) -> Option<Self::Opening> {
+    /// What to keep of the request that opened a session on another server, as
+    /// [`freeze_opening`](Self::freeze_opening) there gave it. `here` is what [`open`](Self::open)
+    /// made of the upgrade request that has the session come here.
+    fn thaw_opening(&self, _here: Self::Opening, _opening: &[u8]) -> Option<Self::Opening> {
         None
     }
 

@@ -21,7 +21,7 @@ impl<H: Handler> SocketIo<H> {
             .iter()
             .map(|member| match &member.state {
                 MemberState::In(data) => Some((member.socket.clone(), Rc::clone(data))),
-                MemberState::Connecting(_) => None,
+                MemberState::Connecting(..) => None,
             })
             .collect::<Option<_>>()?;
         let sockets = members.iter().map(|(socket, data)| {

@@ -240,7 +240,8 @@ impl Handler for Desk {
         Some(opening.clone().into_bytes())
     }
 
-    fn thaw_opening(&self, opening: &[u8]) -> Option<String> {
+    fn thaw_opening(&self, here: String, opening: &[u8]) -> Option<String> {
+        assert!(here.contains("transport=websocket"), "{here}");
         String::from_utf8(opening.to_vec()).ok()
     }
 

@@ -188,11 +188,11 @@ fn a_member_may_not_mix_without_end() {
     let mut hub = hub();
     let member = hub.join(Client::default());
     for _ in 0..super::MAX_MIXED {
-        assert!(!hub.is_crowded(member, alerts(None).channel, &select("a")));
+        assert!(!hub.is_crowded(member, alerts(None).channels, &select("a")));
         hub.subscribe(member, alerts(None), &select("a"), None);
     }
-    assert!(!hub.is_crowded(member, alerts(None).channel, &select("a")));
-    assert!(hub.is_crowded(member, alerts(None).channel, &select("b")));
+    assert!(!hub.is_crowded(member, alerts(None).channels, &select("a")));
+    assert!(hub.is_crowded(member, alerts(None).channels, &select("b")));
 }
 
 proptest! {

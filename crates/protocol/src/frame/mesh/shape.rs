@@ -3,17 +3,19 @@
 use crate::catalogue::{Channel, EventType};
 use crate::dialect::Dialect;
 use crate::error_code::ErrorCode;
-use crate::frame::shape::{Close, Field, Kind, Message, Offer, Refusal, Shape};
+use crate::frame::shape::{Carrier, Close, Fate, Field, Kind, Message, Offer, Refusal, Shape};
 
 /// Dialect `mesh`.
 pub const SHAPE: Shape = Shape {
     dialect: Dialect::Mesh,
+    carrier: Carrier::WebSocket,
     path: "/api/v1/ws",
     summary: "JSON text over WebSocket, for network operators.",
     client: CLIENT,
     server: SERVER,
     event,
     offers: OFFERS,
+    errors: &["error"],
     refusals: REFUSALS,
     closes: CLOSES,
 };
@@ -234,7 +236,7 @@ const fn offer(channel: Channel, summary: &'static str, permission: &'static str
     Offer {
         channel,
         summary,
-        permission,
+        permission: Some(permission),
         filters: &[],
         fields: &[],
     }
@@ -274,7 +276,7 @@ const REFUSALS: &[Refusal] = &[
     Refusal {
         code: ErrorCode::AuthFailed,
         when: "`authenticate` with a bad credential or another user's; or the credential was revoked. Repeated refusals come later and later, up to 30 seconds.",
-        closes: &[1008],
+        fate: Fate::Closed(&[1008]),
     },
     stays(
         ErrorCode::TokenExpiring,
@@ -283,12 +285,12 @@ const REFUSALS: &[Refusal] = &[
     Refusal {
         code: ErrorCode::TokenExpired,
         when: "The token has expired, and no fresh one came.",
-        closes: &[1008],
+        fate: Fate::Closed(&[1008]),
     },
     Refusal {
         code: ErrorCode::ConnectionFailed,
         when: "The gateway is stopping (1001), or cannot check credentials now or the client reads too slowly (1013). `retry_after` says when to come back.",
-        closes: &[1001, 1013],
+        fate: Fate::Closed(&[1001, 1013]),
     },
 ];
 
@@ -296,7 +298,7 @@ const fn stays(code: ErrorCode, when: &'static str) -> Refusal {
     Refusal {
         code,
         when,
-        closes: &[],
+        fate: Fate::Stays,
     }
 }
 

@@ -3,8 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::{Field, Kind, Message};
+use crate::catalogue::Category;
 use crate::error_code::ErrorCode;
 use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use crate::frame::pipeline;
+use crate::frame::workspace::Room;
 use crate::name::{self, MAX_NAME_BYTES};
 use crate::timestamp::Timestamp;
 
@@ -31,11 +34,15 @@ impl Message {
     /// # Errors
     /// The first difference.
     pub fn check(&self, value: &Value) -> Result<(), Misfit> {
+        let is_own = |fields: &Map<String, Value>| {
+            !self.is_tagged || fields.get("type").is_some_and(|kind| kind == self.kind)
+        };
         let fields = value
             .as_object()
-            .filter(|fields| fields.get("type").is_some_and(|kind| kind == self.kind))
+            .filter(|fields| is_own(fields))
             .ok_or_else(|| Misfit::Other(self.name()))?;
-        check_fields("", &self.fields, fields, &["type"])
+        let besides: &[&str] = if self.is_tagged { &["type"] } else { &[] };
+        check_fields("", &self.fields, fields, besides)
     }
 }
 
@@ -58,6 +65,14 @@ fn check_fields(
         Some(key) => Err(Misfit::Unlisted(format!("{path}{key}"))),
         None => Ok(()),
     }
+}
+
+/// Whether all entries of a list are among these words.
+fn all_of(list: &Value, words: &[&str]) -> bool {
+    let entries = list.as_array().into_iter().flatten();
+    entries
+        .map(|entry| entry.as_str().unwrap_or_default())
+        .all(|entry| words.contains(&entry))
 }
 
 impl Kind {
@@ -100,6 +115,7 @@ impl Kind {
             Self::Text { most } => sized(most),
             Self::Credential => sized(MAX_TOKEN_BYTES),
             Self::AnyText => text.is_some(),
+            Self::NullableText => text.is_some() || value.is_null(),
             Self::Id => text.is_some_and(name::is_valid),
             Self::Cursor => sized(MAX_NAME_BYTES),
             Self::Channel(offers) => offers
@@ -119,6 +135,11 @@ impl Kind {
                         .is_some_and(|items| (1..=MAX_LIST_ENTRIES).contains(&items.len()))
             }
             Self::AnyTexts => texts(usize::MAX),
+            Self::AnyList => value.is_array(),
+            Self::Any => !value.is_null(),
+            Self::Room => text.is_some_and(|text| text.parse::<Room>().is_ok()),
+            Self::Categories => Self::Texts.fits(value) && all_of(value, Category::WORDS),
+            Self::EventTypes => Self::Texts.fits(value) && all_of(value, &pipeline::event_types()),
             Self::OneOf(words) => text.is_some_and(|text| words.contains(&text)),
             Self::Filters(_) => value
                 .as_object()

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{Field, Kind, Message, Offer};
-use crate::catalogue::{self, EventType};
+use crate::catalogue::{self, Category, EventType};
 use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use crate::frame::pipeline;
 use crate::name::MAX_NAME_BYTES;
 
 impl Message {
@@ -13,7 +14,7 @@ impl Message {
     #[must_use]
     pub fn schema(&self) -> Value {
         let kind = json!({"type": "string", "const": self.kind});
-        let mut schema = object(self.fields.iter().copied(), Some(kind));
+        let mut schema = object(self.fields.iter().copied(), self.is_tagged.then_some(kind));
         schema["description"] = json!(self.summary);
         schema
     }
@@ -66,6 +67,7 @@ impl Kind {
                 schema
             }
             Self::AnyText => json!({"type": "string"}),
+            Self::NullableText => json!({"type": ["string", "null"]}),
             Self::Id => {
                 let mut schema = text(MAX_NAME_BYTES);
                 schema["pattern"] = json!("^\\S+$");
@@ -87,6 +89,13 @@ impl Kind {
                 "items": {"type": "string", "maxLength": MAX_NAME_BYTES},
             }),
             Self::AnyTexts => json!({"type": "array", "items": {"type": "string"}}),
+            Self::AnyList => json!({"type": "array"}),
+            Self::Any => json!({"not": {"type": "null"}}),
+            Self::Room => json!({
+                "type": "string", "pattern": "^(global|(project|user|agent):\\S+)$",
+            }),
+            Self::Categories => words(Category::WORDS),
+            Self::EventTypes => words(&pipeline::event_types()),
             Self::OneOf(words) => json!({"type": "string", "enum": words}),
             Self::Filters(offers) => filters(offers),
             Self::Choice(offers) => choice(offers),
@@ -101,6 +110,14 @@ impl Kind {
             }
         }
     }
+}
+
+/// A list of words of a closed list.
+fn words(words: &[&str]) -> Value {
+    json!({
+        "type": "array", "minItems": 1, "maxItems": MAX_LIST_ENTRIES,
+        "items": {"type": "string", "enum": words},
+    })
 }
 
 fn names(offers: &[Offer]) -> Vec<&'static str> {

@@ -4,9 +4,11 @@
 use serde_json::{Map, Value, json};
 
 use super::{Field, Kind};
+use crate::catalogue::Category;
 use crate::error_code::ErrorCode;
 use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
 use crate::frame::mesh::MAX_FILTER_FIELDS;
+use crate::frame::pipeline;
 use crate::name::MAX_NAME_BYTES;
 
 /// A value that a client's field may not have.
@@ -43,6 +45,20 @@ impl Field {
                     code: ErrorCode::UnknownChannel,
                     expected: None,
                     ..self.refused("unknown channel", Some(json!(word)))
+                });
+            }
+        }
+        let unknown = match self.kind {
+            Kind::Categories => Some(ErrorCode::UnknownChannel),
+            Kind::EventTypes => Some(ErrorCode::UnknownFilter),
+            _ => None,
+        };
+        if let Some(code) = unknown {
+            for word in ["nope", "", "pipeline", "threat_alert"] {
+                all.push(Wrong {
+                    code,
+                    expected: None,
+                    ..self.refused("unknown word", Some(json!([word])))
                 });
             }
         }
@@ -158,7 +174,10 @@ impl Field {
         Wrong {
             what: what.to_owned(),
             value,
-            code: ErrorCode::InvalidMessage,
+            code: match self.kind {
+                Kind::Room => ErrorCode::InvalidRoom,
+                _ => ErrorCode::InvalidMessage,
+            },
             field: self.name.to_owned(),
             expected: Some(self.kind.expectation()),
         }
@@ -172,7 +191,10 @@ impl Kind {
         let is_own = |value: &Value| match self {
             Self::Integer { .. } | Self::Number => value.is_number(),
             Self::Flag => value.is_boolean(),
-            Self::Texts | Self::AnyTexts => value.is_array(),
+            Self::Texts | Self::AnyTexts | Self::AnyList | Self::Categories | Self::EventTypes => {
+                value.is_array()
+            }
+            Self::Any => true,
             Self::Filters(_)
             | Self::Choice(_)
             | Self::Object(_)
@@ -181,11 +203,13 @@ impl Kind {
             Self::Text { .. }
             | Self::Credential
             | Self::AnyText
+            | Self::NullableText
             | Self::Id
             | Self::Cursor
             | Self::Channel(_)
             | Self::Code
             | Self::Time
+            | Self::Room
             | Self::OneOf(_) => value.is_string(),
         };
         let types = [
@@ -230,7 +254,26 @@ impl Kind {
                     add("too little", json!(least - 1));
                 }
             }
-            Self::Texts => {
+            Self::Room => {
+                for text in [
+                    "",
+                    "text",
+                    "global ",
+                    "GLOBAL",
+                    "project",
+                    "project:",
+                    "Project:x",
+                    "project: x",
+                    "user:x\n",
+                    "agent:\u{0}",
+                    "team:x",
+                ] {
+                    add("no room", json!(text));
+                }
+                let long = "x".repeat(MAX_NAME_BYTES + 1);
+                add("an id too long", json!(format!("project:{long}")));
+            }
+            Self::Texts | Self::Categories | Self::EventTypes => {
                 add("empty", json!([]));
                 add("too many entries", json!(vec!["x"; MAX_LIST_ENTRIES + 1]));
                 add(
@@ -252,12 +295,15 @@ impl Kind {
             }
             Self::Time | Self::Code => add("no such text", json!("x")),
             Self::AnyText
+            | Self::NullableText
             | Self::Number
             | Self::Flag
+            | Self::AnyList
             | Self::Filters(_)
             | Self::Choice(_)
             | Self::Object(_)
             | Self::AnyObject
+            | Self::Any
             | Self::Data { .. } => {}
         }
         all
@@ -274,7 +320,7 @@ impl Kind {
             Self::Text { most } => upto(most),
             Self::Credential => upto(MAX_TOKEN_BYTES),
             Self::Id => upto(MAX_NAME_BYTES),
-            Self::AnyText => vec![json!(""), json!("x")],
+            Self::AnyText | Self::NullableText => vec![json!(""), json!("x")],
             Self::Cursor => vec![
                 json!("1-0"),
                 json!("61d1e0-17"),
@@ -298,6 +344,16 @@ impl Kind {
                 json!(vec!["x".repeat(MAX_NAME_BYTES); MAX_LIST_ENTRIES]),
             ],
             Self::AnyTexts => vec![json!([]), json!(["x"])],
+            Self::AnyList => vec![json!([]), json!(["x", 1])],
+            Self::Any => vec![json!("x"), json!(0), json!({"key": [1]})],
+            Self::Room => vec![
+                json!("global"),
+                json!("project:x"),
+                json!("user:a:b"),
+                json!(format!("agent:{}", "x".repeat(MAX_NAME_BYTES))),
+            ],
+            Self::Categories => vec![json!(["PIPELINE"]), json!(Category::WORDS)],
+            Self::EventTypes => vec![json!(["system_alert"]), json!(pipeline::event_types())],
             Self::OneOf(words) => words.iter().map(|word| json!(word)).collect(),
             Self::Filters(_) => vec![json!({}), json!({"key": null}), json!({"key": ["x"]})],
             Self::Choice(_) => vec![

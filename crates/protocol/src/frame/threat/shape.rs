@@ -7,18 +7,22 @@ use crate::catalogue::{Channel, EventType, ThreatBody};
 use crate::decision::Verdict;
 use crate::dialect::Dialect;
 use crate::error_code::ErrorCode;
-use crate::frame::shape::{Close, Field, Filter, Kind, Message, Offer, Refusal, Shape};
+use crate::frame::shape::{
+    Carrier, Close, Fate, Field, Filter, Kind, Message, Offer, Refusal, Shape,
+};
 use crate::name::MAX_NAME_BYTES;
 
 /// Dialect `threat`.
 pub const SHAPE: Shape = Shape {
     dialect: Dialect::Threat,
+    carrier: Carrier::WebSocket,
     path: "/v1/ws",
     summary: "JSON text over WebSocket, for security dashboards.",
     client: CLIENT,
     server: SERVER,
     event,
     offers: OFFERS,
+    errors: &["error"],
     refusals: REFUSALS,
     closes: CLOSES,
 };
@@ -323,7 +327,7 @@ const OFFERS: &[Offer] = &[
     Offer {
         channel: Channel::ThreatAlerts,
         summary: "Detections.",
-        permission: READ_THREATS,
+        permission: Some(READ_THREATS),
         filters: &[
             Filter {
                 key: "severity",
@@ -343,21 +347,21 @@ const OFFERS: &[Offer] = &[
     Offer {
         channel: Channel::InvestigationProgress,
         summary: "Progress, presence and notes of investigations.",
-        permission: READ_THREATS,
+        permission: Some(READ_THREATS),
         filters: &[],
         fields: &["investigation_id"],
     },
     Offer {
         channel: Channel::SystemMetrics,
         summary: "Figures of the detection system.",
-        permission: READ_THREATS,
+        permission: Some(READ_THREATS),
         filters: &[],
         fields: &["metrics"],
     },
     Offer {
         channel: Channel::ResponseActions,
         summary: "Automated responses, and decisions on them.",
-        permission: READ_THREATS,
+        permission: Some(READ_THREATS),
         filters: &[
             Filter {
                 key: "action_types",
@@ -410,7 +414,7 @@ const REFUSALS: &[Refusal] = &[
     Refusal {
         code: ErrorCode::AuthFailed,
         when: "The credential is bad, expired, an agent's, or another user's than before; or it was revoked; or none came within 30 seconds. Repeated refusals come later and later, up to 30 seconds.",
-        closes: &[1008],
+        fate: Fate::Closed(&[1008]),
     },
     stays(
         ErrorCode::TokenExpiring,
@@ -419,12 +423,12 @@ const REFUSALS: &[Refusal] = &[
     Refusal {
         code: ErrorCode::TokenExpired,
         when: "The token has expired, and no fresh one came.",
-        closes: &[1008],
+        fate: Fate::Closed(&[1008]),
     },
     Refusal {
         code: ErrorCode::ConnectionFailed,
         when: "The gateway is stopping (1001), or cannot check credentials now or the client reads too slowly (1013). `retry_after` says when to come back.",
-        closes: &[1001, 1013],
+        fate: Fate::Closed(&[1001, 1013]),
     },
 ];
 
@@ -432,7 +436,7 @@ const fn stays(code: ErrorCode, when: &'static str) -> Refusal {
     Refusal {
         code,
         when,
-        closes: &[],
+        fate: Fate::Stays,
     }
 }
 

@@ -1,13 +1,13 @@
 //! The codec of dialect `mesh` is what its shape says.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::super::{
     Authenticated, ClientFrame, EventFrame, Failure, ServerFrame, Subscribed, Unsubscribed,
 };
 use super::*;
 use crate::cursor::{Cursor, Epoch};
-use crate::frame::shape::tests::{decoder_agrees, encoder_agrees};
+use crate::frame::shape::tests::{data_of, decoder_agrees, encoder_agrees};
 use crate::timestamp::Timestamp;
 
 const SEQ: Cursor = Cursor {
@@ -84,14 +84,7 @@ fn server_frames_have_the_fields_of_their_shapes() {
 fn events_have_the_fields_of_their_shapes() {
     let mut count = 0;
     for (kind, message) in SHAPE.events() {
-        let fields = kind.fields.iter();
-        let data: Map<_, _> = fields
-            .map(|field| {
-                let value = Kind::from(field.kind).samples().swap_remove(0);
-                (field.name.to_owned(), value)
-            })
-            .collect();
-        kind.check(&data).unwrap();
+        let data = data_of(kind);
         let frame = json!(EventFrame {
             kind: message.kind,
             event: kind.name,
