@@ -54,4 +54,5 @@ mod telemetry;
 mod threat;
 mod trace;
 mod unions;
+mod unsticky;
 mod up;
