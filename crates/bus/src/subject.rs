@@ -34,6 +34,10 @@ pub const MANAGE: &str = "svc.auth.manage";
 pub const REFRESH_ISSUER: &str = "svc.auth.refresh_issuer";
 /// Requests of administrators whose authority is that they may send here.
 pub const ADMIN_MANAGE: &str = "svc.admin.manage";
+/// Everything that gateways tell each other.
+pub const GATEWAYS_PREFIX: &str = "svc.gateway";
+/// Questions to every gateway about who is connected; answered one token below.
+pub const GATEWAY_STATS: &str = "svc.gateway.stats";
 /// The queue group that auth replicas share.
 pub const AUTH_GROUP: &str = "auth";
 
