@@ -38,6 +38,8 @@ pub const ADMIN_MANAGE: &str = "svc.admin.manage";
 pub const GATEWAYS_PREFIX: &str = "svc.gateway";
 /// Questions to every gateway about who is connected; answered one token below.
 pub const GATEWAY_STATS: &str = "svc.gateway.stats";
+/// Says to every gateway that a session was taken over.
+pub const GATEWAY_TAKEN_OVER: &str = "svc.gateway.taken_over";
 /// The queue group that auth replicas share.
 pub const AUTH_GROUP: &str = "auth";
 

@@ -83,3 +83,35 @@ where
     }
     Ok(())
 }
+
+/// Says something to whoever listens on `subject`; nobody answers.
+///
+/// # Errors
+/// When it cannot be said.
+pub async fn tell_all(bus: &Bus, subject: &'static str, text: String) -> Result<(), BusError> {
+    let said = bus.client().publish(subject, text.into()).await;
+    said.map_err(|error| BusError::api(format!("tell {subject}"), error))
+}
+
+/// Hears what is said on `subject`, until the connection ends. What is no text
+/// is left out.
+///
+/// # Errors
+/// When the subscription cannot be made.
+pub async fn hear_all(
+    bus: &Bus,
+    subject: &'static str,
+    mut hear: impl AsyncFnMut(&str),
+) -> Result<(), BusError> {
+    let mut said = bus
+        .client()
+        .subscribe(subject)
+        .await
+        .map_err(|error| BusError::api(format!("hear {subject}"), error))?;
+    while let Some(message) = said.next().await {
+        if let Ok(text) = std::str::from_utf8(&message.payload) {
+            hear(text).await;
+        }
+    }
+    Ok(())
+}

@@ -152,6 +152,7 @@ pub(crate) async fn serve(engine: &Rc<Engine>, mut calls: mpsc::Receiver<Call>) 
         () = answering => {}
         () = ringing => {}
         () = sockets.ledger.keep() => {}
+        () = sockets.hear_of_losses() => {}
     }
 }
 

@@ -48,6 +48,11 @@ impl Statistics {
         }
     }
 
+    /// The connection over which gateways talk to each other.
+    pub(crate) const fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
     /// The counts of this gateway.
     pub(crate) fn here(&self) -> Occupants {
         self.occupancy.now()
