@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod addressed;
 mod attacks;
 mod auth_replicas;
 mod auth_rest;
