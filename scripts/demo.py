@@ -1,7 +1,8 @@
 """Writes believable events as CloudEvents, one JSON object a line, at the rate
 given as the argument: incidents on a small fictitious network that are
 detected, investigated and answered, a mesh of nodes that come, go and agree,
-and the figures of both."""
+the figures of both, a build system that builds, scans and debugs, and a
+workspace where people, agents and models work on projects."""
 
 import itertools
 import json
@@ -54,6 +55,25 @@ STEPS = [
     (60, "ANALYZING_EVIDENCE", "Correlating with known indicators", "Source seen in two earlier incidents"),
     (85, "ANALYZING_EVIDENCE", "Checking {host} for persistence", "No persistence found on {host}"),
     (100, "COMPLETED", "Writing the report", "Contained, one host affected"),
+]
+SERVICES = ["checkout", "catalog", "search", "invoices", "notifications"]
+STAGES = ["build", "test", "scan", "deploy"]
+FINDINGS = [
+    ("Outdated TLS library", "high"), ("SQL built from input", "critical"), ("Secret in an image layer", "high"),
+    ("Container runs as root", "medium"), ("Weak hash for passwords", "medium"),
+]
+FAULTS = [
+    ("connection refused", "network", "Wait for the database before the tests"),
+    ("assertion failed: 3 != 4", "logic", "Count the deleted row, too"),
+    ("out of memory", "resources", "Give the linker four gigabytes"),
+]
+PROJECTS = {f"p-{name}": name for name in ["harbour", "lantern", "orchard"]}
+USERS = ["u-ada", "u-ben", "u-chi", "u-dora"]
+AGENTS = {f"ag-{number}": name for number, name in enumerate(["Reviewer", "Tester", "Writer", "Analyst"], 1)}
+WORK = ["Check out", "Build", "Run the tests", "Write the summary"]
+TITLES = [
+    "Retry when the registry is busy", "Say which file is too large", "Drop the old login page",
+    "Cache the list of projects", "Show times in the reader's zone",
 ]
 TOOLS = ["query_flow_logs", "query_audit_trail", "check_indicators", "check_persistence"]
 
@@ -171,6 +191,152 @@ def trouble(number):
         yield event("network.network_partition", {"nodes": random.sample(NODES, 4), "detected_at": instant()})
 
 
+def build(number):
+    """One run of a pipeline, with what its scan finds and what is done about a failure."""
+    service, user = random.choice(SERVICES), random.choice(USERS)
+    pipeline, run = f"pipe-{service}", f"run-{number:04}"
+    definition = {"name": service, "branch": "main", "stages": STAGES}
+    kind = random.choice(["pipeline_created", "pipeline_updated"])
+    yield event(f"pipeline.{kind}", {"pipelineId": pipeline, "pipeline": definition})
+    yield event("pipeline.user_action", {"userId": user, "action": {"name": "start", "pipelineId": pipeline}})
+    about = {"executionId": run, "pipelineId": pipeline}
+    commit = f"{random.getrandbits(28):07x}"
+    yield event("pipeline.pipeline_execution_started", about | {"execution": {"status": "running", "commit": commit, "startedBy": user}})
+    failed = random.choice([None, None, "test"])
+    for done, stage in enumerate(STAGES):
+        progress = 100 * done // len(STAGES)
+        yield event("pipeline.pipeline_execution_updated", about | {"execution": {"status": "running", "stage": stage, "progress": progress}})
+        if stage == failed:
+            yield from debugging(number, run)
+            break
+        if stage == "scan":
+            yield from scan(number, service)
+    status = "failed" if failed else "success"
+    yield event("pipeline.pipeline_execution_completed", about | {"execution": {"status": status, "seconds": random.randint(60, 400)}})
+    yield event("pipeline.user_notification", {"userId": user, "notification": {"title": f"{service}: {status}", "executionId": run}})
+    if number % 7 == 0:
+        yield event("pipeline.pipeline_deleted", {"pipelineId": f"pipe-{service}-old"})
+
+
+def scan(number, service):
+    """What a scan goes through, and what it finds."""
+    name = f"scan-{number:04}"
+    yield event("pipeline.security_scan_started", {"scanId": name, "scan": {"target": service, "kind": "dependencies"}})
+    yield event("pipeline.security_scan_updated", {"scanId": name, "scan": {"target": service, "progress": 50}})
+    found = random.sample(FINDINGS, random.choice([0, 1, 1, 2]))
+    for place, (title, severity) in enumerate(found):
+        weakness = {"title": title, "severity": severity, "component": service}
+        vulnerability = {"vulnerabilityId": f"vuln-{number:04}-{place}"}
+        yield event("pipeline.security_vulnerability_detected", vulnerability | {"vulnerability": weakness | {"state": "open"}})
+        yield event("pipeline.security_vulnerability_updated", vulnerability | {"vulnerability": weakness | {"state": "assigned"}})
+    yield event("pipeline.security_scan_completed", {"scanId": name, "scan": {"target": service, "findings": len(found)}})
+
+
+def debugging(number, run):
+    """How a failure is understood and mended."""
+    message, kind, summary = random.choice(FAULTS)
+    session, error, patch = f"dbg-{number:04}", f"err-{number:04}", f"patch-{number:04}"
+    yield event("pipeline.debug_session_created", {"sessionId": session, "session": {"executionId": run, "state": "open"}})
+    yield event("pipeline.debug_error_detected", {"sessionId": session, "errorId": error, "error": {"message": message, "stage": "test"}})
+    classes = {kind: round(random.uniform(0.7, 0.97), 2), "other": round(random.uniform(0.01, 0.2), 2)}
+    yield event("pipeline.debug_ml_classification", {"sessionId": session, "errorId": error, "classifications": classes})
+    yield event("pipeline.debug_patch_generated", {"sessionId": session, "patchId": patch, "patch": {"summary": summary, "lines": random.randint(1, 12)}})
+    passed = random.random() < 0.7
+    yield event("pipeline.debug_patch_applied", {"sessionId": session, "patchId": patch, "result": {"passed": passed}})
+    if not passed:
+        yield event("pipeline.debug_patch_rollback", {"sessionId": session, "patchId": patch, "result": {"reason": "tests still fail"}})
+    yield event("pipeline.debug_session_updated", {"sessionId": session, "session": {"executionId": run, "state": "closed"}})
+
+
+def upkeep(number):
+    """How the build system itself is doing."""
+    busy = random.random() < 0.3
+    yield event("pipeline.system_metrics_update", {"metrics": {
+        "queued": random.randint(0, 30), "running": random.randint(1, 12), "cpuPercent": round(random.uniform(20, 99), 1),
+    }})
+    yield event("pipeline.system_status_update", {"status": {"runners": "degraded" if busy else "ok", "registry": "ok"}})
+    if busy:
+        yield event("pipeline.system_alert", {"alertId": f"alert-{number:04}", "alert": {"title": "Runner disk almost full", "runner": "runner-2"}})
+    if number % 5 == 0:
+        service = random.choice(SERVICES)
+        yield event("pipeline.architecture_diagram_update", {
+            "diagramId": f"diagram-{service}", "diagram": {"title": service, "nodes": random.randint(6, 30), "edges": random.randint(8, 50)},
+        })
+
+
+def workflow(number):
+    """An agent that comes, works on a project and leaves."""
+    agent, project = random.choice(list(AGENTS)), random.choice([*PROJECTS, None])
+    who = {"agent_id": agent, "agent_name": AGENTS[agent]}
+    yield event("agent.connected", who | {"status": "online"})
+    yield event("agent.status_changed", who | {
+        "status": "busy", "availability": random.choice([0, 25, 50]), "metadata": {"version": "2.3", "cpu_usage": round(random.uniform(5, 95), 1)},
+    })
+    about = {"workflow_id": f"wf-{number:04}"} | ({"project_id": project} if project else {})
+    yield event("workflow.started", about | {"status": "running"})
+    failed = random.random() < 0.2
+    for done, step in enumerate(WORK):
+        yield event("workflow.progress", about | {
+            "status": "running",
+            "progress": 100 * done // len(WORK),
+            "current_step": step,
+            "total_steps": len(WORK),
+            "estimated_time_remaining": 20 * (len(WORK) - done),
+            "logs": WORK[: done + 1],
+            "errors": [],
+        })
+        if failed and done == 2:
+            yield event("workflow.failed", about | {"status": "failed", "errors": ["3 tests failed"]})
+            break
+    else:
+        yield event("workflow.completed", about | {"status": "completed", "progress": 100})
+    yield event("agent.status_changed", who | {"status": "idle", "availability": 100})
+    yield event("agent.disconnected", who | {"status": "offline"})
+
+
+def change(number):
+    """An issue, the pull request that solves it and what a model says of both."""
+    project, user, title = random.choice(list(PROJECTS)), random.choice(USERS), random.choice(TITLES)
+    issue = {"issue_id": f"is-{number:04}", "project_id": project, "title": title}
+    yield event("issue.created", issue | {"status": "open", "priority": random.choice(["low", "medium", "high"])})
+    yield event("issue.updated", issue | {
+        "description": "Reported by three people.", "status": "in_progress", "priority": "medium", "assigned_to": user, "updated_at": instant(),
+    })
+    pull = {"pr_id": f"pr-{number:04}", "project_id": project, "title": title}
+    branch = title.lower().replace(" ", "-").replace("'", "")
+    yield event("pr.created", pull | {
+        "description": f"Solves is-{number:04}.", "author": user.removeprefix("u-"), "branch": branch, "status": "open", "created_at": instant(),
+        "github_url": f"https://git.example.com/acme/{PROJECTS[project]}/pull/{number}",
+    })
+    yield event("ai.suggestion", {
+        "suggestion_id": f"sg-{number:04}",
+        "target_type": "pr",
+        "target_id": pull["pr_id"],
+        "project_id": project,
+        "category": random.choice(["optimization", "refactor", "bug_fix", "security", "performance", "maintainability"]),
+        "title": "Put the three attempts into one loop",
+        "description": "The same request is written three times.",
+        "severity": random.choice(["info", "warning", "critical"]),
+        "confidence": round(random.uniform(0.5, 0.99), 2),
+        "suggested_action": "Extract a function",
+        "metadata": {"line": random.randint(1, 400)},
+    })
+    yield event("ai.analysis_complete", {"target_type": "code", "target_id": "src/main", "project_id": random.choice([project, None])})
+    yield event("pr.updated", pull | {"status": "approved"})
+    yield event("pr.closed", pull | {"status": "merged"})
+    yield event("issue.closed", issue | {"status": "closed", "assigned_to": user})
+    yield event("project.updated", {
+        "project_id": project,
+        "project_name": PROJECTS[project].title(),
+        "repository_url": f"https://git.example.com/acme/{PROJECTS[project]}",
+        "status": "active",
+        "updated_by": user,
+        "changes": {"fields": ["description"]},
+    })
+    if number % 9 == 0:
+        yield event("project.deleted", {"project_id": f"p-trial-{number}", "deleted_by": user})
+
+
 def figures(_):
     """How the detection itself is doing."""
     yield event("threat.metrics_update", {
@@ -189,8 +355,9 @@ def events():
     numbers = itertools.count(1)
     running = []
     while True:
-        while len(running) < 5:
-            kind = random.choices([incident, proposal, visit, trouble, figures], [4, 2, 3, 2, 3])[0]
+        while len(running) < 8:
+            stories = [incident, proposal, visit, trouble, figures, build, upkeep, workflow, change]
+            kind = random.choices(stories, [4, 2, 3, 2, 3, 3, 3, 3, 3])[0]
             running.append(kind(next(numbers)))
         story = random.choice(running)
         try:

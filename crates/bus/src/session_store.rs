@@ -30,8 +30,8 @@ pub const MAX_ENTRY_BYTES: usize = 64 * 1024;
 /// time.
 const UNDER_WAY: usize = 1_024;
 /// How long a read or write may take, the wait for its turn included. Clients
-/// that connect wait for it.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// that connect wait for it, all those of a lost gateway at once.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where an entry is, without the secret that leads there.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -42,6 +42,18 @@ impl SessionKey {
     #[must_use]
     pub fn of(pid: &str) -> Self {
         Self(key::session(pid).into())
+    }
+
+    /// The key that [`as_str`](Self::as_str) gave.
+    #[must_use]
+    pub fn from_key(key: &str) -> Self {
+        Self(key.into())
+    }
+
+    /// The key, which is no secret.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     fn subject(&self) -> String {

@@ -38,8 +38,12 @@ pub const MANAGE: &str = "svc.auth.manage";
 pub const REFRESH_ISSUER: &str = "svc.auth.refresh_issuer";
 /// Requests of administrators whose authority is that they may send here.
 pub const ADMIN_MANAGE: &str = "svc.admin.manage";
-/// Everything that gateways ask and answer each other.
-pub const NEIGHBOURS_PREFIX: &str = "svc.gateway";
+/// Everything that gateways tell each other.
+pub const GATEWAYS_PREFIX: &str = "svc.gateway";
+/// Questions to every gateway about who is connected; answered one token below.
+pub const GATEWAY_STATS: &str = "svc.gateway.stats";
+/// Says to every gateway that a session was taken over.
+pub const GATEWAY_TAKEN_OVER: &str = "svc.gateway.taken_over";
 /// The queue group that auth replicas share.
 pub const AUTH_GROUP: &str = "auth";
 
@@ -60,19 +64,19 @@ impl GatewayId {
     /// The subject on which it is asked.
     #[must_use]
     pub fn ask(self) -> String {
-        format!("{NEIGHBOURS_PREFIX}.{self}.{ASK}")
+        format!("{GATEWAYS_PREFIX}.{self}.{ASK}")
     }
 
     /// The subject on which it is answered.
     #[must_use]
     pub fn answer(self, number: u64) -> String {
-        format!("{NEIGHBOURS_PREFIX}.{self}.{ANSWER}.{number}")
+        format!("{GATEWAYS_PREFIX}.{self}.{ANSWER}.{number}")
     }
 
     /// The wildcard for both.
     #[must_use]
     pub fn all(self) -> String {
-        format!("{NEIGHBOURS_PREFIX}.{self}.>")
+        format!("{GATEWAYS_PREFIX}.{self}.>")
     }
 
     /// The number in a subject on which it is answered.
@@ -111,7 +115,7 @@ impl FromStr for GatewayId {
 /// Gateway and number of a subject on which a gateway is answered.
 #[must_use]
 pub fn parse_gateway_answer(subject: &str) -> Option<(GatewayId, u64)> {
-    let rest = subject.strip_prefix(NEIGHBOURS_PREFIX)?.strip_prefix('.')?;
+    let rest = subject.strip_prefix(GATEWAYS_PREFIX)?.strip_prefix('.')?;
     let mut tokens = rest.split('.');
     let (gateway, kind, number) = (tokens.next()?, tokens.next()?, tokens.next()?);
     if kind != ANSWER || tokens.next().is_some() {

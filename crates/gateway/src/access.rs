@@ -36,3 +36,40 @@ pub(crate) const fn required(channel: Channel) -> Option<Permission> {
 pub(crate) fn missing(permissions: Permissions, channel: Channel) -> Option<Permission> {
     required(channel).filter(|required| !permissions.contains(*required))
 }
+
+#[cfg(test)]
+mod tests {
+    use signalbox_identity::Role;
+    use signalbox_protocol::frame::shape;
+
+    use super::*;
+
+    /// What the reference documentation says of permissions is what is asked.
+    #[test]
+    fn every_channel_asks_for_the_permission_that_its_dialect_documents() {
+        for channel in Channel::ALL {
+            let mut offers = shape::ALL.iter().flat_map(|shape| shape.offers);
+            let offer = offers.find(|offer| offer.channel == channel);
+            let documented = offer.expect("every channel is documented").permission;
+            let asked = required(channel).map(|permission| permission.to_string());
+            assert_eq!(asked.as_deref(), documented, "{channel}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_what_the_role_does_not_grant() {
+        let viewer = Role::Viewer.permissions();
+        assert_eq!(missing(viewer, Channel::PipelineEvents), None);
+        assert_eq!(
+            missing(viewer, Channel::PipelineDebug),
+            Some(Permission::ReadDebug)
+        );
+        assert_eq!(
+            missing(viewer, Channel::PipelineUserActions),
+            Some(Permission::Admin)
+        );
+        let nothing = Permissions::default();
+        assert_eq!(missing(nothing, Channel::PipelineUserNotifications), None);
+        assert_eq!(missing(nothing, Channel::ProjectEvents), None);
+    }
+}

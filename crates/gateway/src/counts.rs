@@ -156,6 +156,8 @@ pub(crate) struct FeedCounts {
     pub(crate) received: Count,
     /// Of those, what this version does not know.
     pub(crate) skipped: Count,
+    /// Events that are larger than they should be.
+    pub(crate) large: Count,
     /// Messages that the stream had behind the last one read.
     pub(crate) lag: Count,
 }

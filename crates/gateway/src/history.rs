@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::debug;
 
-use self::walk::Part;
 pub(crate) use self::walk::{Chapter, Walk};
+use self::walk::{Pages, Part};
 use crate::feed;
 use crate::hub::HubEvent;
 
@@ -51,10 +51,10 @@ impl History {
         let kept = since.sequence <= state.last && since.sequence + 1 >= state.first;
         Ok(state.epoch == since.epoch && kept)
     }
+}
 
-    /// Reads a page of what lies on `wildcard` behind `after`, up to and
-    /// including `until`.
-    async fn read(
+impl Pages for History {
+    async fn page(
         &self,
         wildcard: &str,
         after: u64,

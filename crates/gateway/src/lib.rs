@@ -8,6 +8,7 @@
 //! | in | events of producers, over HTTP |
 //! | in | logins, refreshes, revocations and administration, over HTTP |
 //! | in, out | polls, bodies and whole sessions of Socket.IO, on `svc.gateway.<id>.>` |
+//! | in, out | who is connected, on `svc.gateway.stats`; sessions to come back to, in the bucket `sessions` |
 //! | out | frames to clients; requests on `svc.auth.>`; events on `events.>` |
 //!
 //! Invariants:
@@ -48,6 +49,7 @@ mod session;
 mod shard;
 mod sockets;
 mod spans;
+mod statistics;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -85,6 +87,7 @@ pub use crate::origin::{InvalidOrigin, ListedOrigin, Origin};
 use crate::revocation::{Follower, WITHDRAWALS_CAPACITY, Withdrawal};
 use crate::shard::{Shared, Start};
 pub use crate::sockets::RefuseBy;
+use crate::statistics::Statistics;
 
 /// How long background tasks may take to end after a stop.
 const TASK_GRACE: Duration = Duration::from_secs(1);
@@ -144,6 +147,16 @@ pub async fn run(
     });
     let limits = Arc::new(options.limits.open()?);
 
+    let occupancy = Arc::default();
+    let statistics = Arc::new(Statistics::new(bus.clone(), Arc::clone(&occupancy)));
+    let (telling, stop) = (Arc::clone(&statistics), shutdown.clone());
+    tasks.spawn("statistics", async move {
+        tokio::select! {
+            () = telling.answer() => {}
+            () = stop.wait() => {}
+        }
+    });
+
     let listeners = bind(&options)?;
     let addresses: Vec<SocketAddr> = listeners
         .iter()
@@ -172,7 +185,8 @@ pub async fn run(
         refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
         history: Arc::new(History::new(bus.clone())),
         sessions: SessionStore::open(bus.clone()).await?,
-        occupancy: Arc::default(),
+        statistics: Arc::clone(&statistics),
+        occupancy,
         name: Uuid::new_v4().simple().to_string().into(),
         decisions,
         limits,

@@ -155,7 +155,7 @@ async fn run(shard: &Shard, outbound: &Outbound, party: Party<'_>) -> End {
 async fn read(shard: &Shard, walk: &mut Walk, backlogs: &[Backlog]) -> Result<Chapter, BusError> {
     let link = shard.shared.link.clone();
     let before = *link.borrow();
-    let chapter = walk.read(&shard.shared.history, backlogs).await?;
+    let chapter = walk.read(&*shard.shared.history, backlogs).await?;
     if *link.borrow() != before {
         shard.shared.authority.revocations().settled().await;
     }

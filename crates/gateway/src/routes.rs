@@ -12,6 +12,7 @@ mod jwks;
 mod openapi;
 mod request_id;
 mod socket_io;
+mod stats;
 mod upgrade;
 
 use std::collections::BTreeSet;
@@ -37,6 +38,7 @@ use crate::listener::Listener;
 use crate::origin::Origins;
 use crate::shard::Shared;
 use crate::sockets::Call;
+use crate::statistics::Statistics;
 
 /// The other end of an HTTP connection.
 #[derive(Clone)]
@@ -62,6 +64,7 @@ pub(crate) struct Doors {
     authority: Arc<Authority>,
     auth_service: Arc<AuthService>,
     ingest: Arc<Ingest>,
+    statistics: Arc<Statistics>,
     /// False once the bus has been away for too long.
     bus_present: watch::Receiver<bool>,
     dialects: BTreeSet<Dialect>,
@@ -88,6 +91,7 @@ impl Doors {
             authority: Arc::clone(&shared.authority),
             auth_service: Arc::clone(&shared.auth_service),
             ingest: Arc::clone(&shared.ingest),
+            statistics: Arc::clone(&shared.statistics),
             bus_present: shared.bus_present.clone(),
             dialects: listener.dialects.clone(),
             origins: Origins::new(Arc::clone(&options.origins), local),
@@ -140,6 +144,7 @@ fn described() -> (Router<Doors>, Document) {
         .routes(routes!(upgrade::threat))
         .routes(routes!(upgrade::mesh))
         .routes(routes!(socket_io::receive, socket_io::send))
+        .routes(routes!(stats::websocket_stats))
         .split_for_parts();
     (router, Document::new(&document))
 }

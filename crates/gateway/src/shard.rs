@@ -43,6 +43,7 @@ use crate::routes::{Arrival, Doors};
 use crate::session;
 use crate::sockets::{self, CALLS_CAPACITY, Engine, Occupancy};
 use crate::spans;
+use crate::statistics::Statistics;
 
 /// Upgraded connections that wait for the shard; when full, further upgrades
 /// are answered 503.
@@ -72,7 +73,9 @@ pub(crate) struct Shared {
     pub(crate) history: Arc<History>,
     /// Where Socket.IO sessions are kept that clients come back to.
     pub(crate) sessions: SessionStore,
-    /// Who of dialect `workspace` is where.
+    /// What tells who of dialect `workspace` is where.
+    pub(crate) statistics: Arc<Statistics>,
+    /// Who of dialect `workspace` is where on this gateway.
     pub(crate) occupancy: Arc<Occupancy>,
     /// Tells this gateway from others.
     pub(crate) name: Arc<str>,

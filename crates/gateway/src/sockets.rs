@@ -168,6 +168,7 @@ pub(crate) async fn serve(
         () = ringing => {}
         () = sockets.ledger.keep() => {}
         () = obey(Rc::clone(engine), orders, sockets.neighbours.claim_patience()) => {}
+        () = sockets.hear_of_losses() => {}
     }
 }
 

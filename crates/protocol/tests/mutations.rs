@@ -7,6 +7,10 @@ mod entry;
 mod mutate;
 
 use mutate::Mutator;
+use serde_json::value::RawValue;
+use signalbox_protocol::Dialect;
+use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::socketio::ClientEvent;
 use signalbox_protocol::frame::threat::ClientFrame;
 
 /// Mutations per decoder.
@@ -20,24 +24,40 @@ fn no_decoder_is_harmed_by_mutated_input() {
 }
 
 /// Mutations that are all refused at the first byte would prove nothing.
-#[test]
-fn mutations_reach_all_parts_of_the_decoders() {
-    let [(_, frames), ..] = entry::seeds();
+fn assert_reaching(
+    seeds: &[Vec<u8>],
+    refusals: usize,
+    decode: impl Fn(&str) -> Option<Result<(), Complaint>>,
+) {
     let mut mutator = Mutator::new(7);
     let mut accepted = 0;
     let mut codes = std::collections::HashSet::new();
     for _ in 0..10_000 {
-        let mut input = frames[mutator.below(frames.len())].clone();
+        let mut input = seeds[mutator.below(seeds.len())].clone();
         mutator.mutate(&mut input);
-        if let Ok(text) = String::from_utf8(input) {
-            match ClientFrame::decode(&text) {
-                Ok(_) => accepted += 1,
-                Err(complaint) => {
-                    codes.insert((complaint.code, complaint.field));
-                }
+        let text = String::from_utf8(input);
+        match text.ok().and_then(|text| decode(&text)) {
+            None => {}
+            Some(Ok(())) => accepted += 1,
+            Some(Err(complaint)) => {
+                codes.insert((complaint.code, complaint.field));
             }
         }
     }
     assert!(accepted > 500, "{accepted} of 10000 accepted");
-    assert!(codes.len() >= 8, "{codes:?}");
+    assert!(codes.len() >= refusals, "{codes:?}");
+}
+
+#[test]
+fn mutations_reach_all_parts_of_the_decoders() {
+    let [(_, frames), _, (_, events), ..] = entry::seeds();
+    assert_reaching(&frames, 8, |text| {
+        Some(ClientFrame::decode(text).map(|_| ()))
+    });
+    assert_reaching(&events, 7, |text| {
+        let (name, argument) = text.split_once('\n')?;
+        let argument = RawValue::from_string(argument.to_owned()).ok()?;
+        let read = ClientEvent::decode(Dialect::Pipeline, name, &[&argument]);
+        Some(read.map(|_| ()))
+    });
 }

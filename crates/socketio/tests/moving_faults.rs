@@ -128,6 +128,28 @@ async fn only_one_connection_takes_a_session() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn of_two_that_wait_for_a_session_one_gets_it() {
+    let pair = Pair::start().await;
+    let sid = pair.owner.join("/").await;
+    assert_eq!(pair.owner.post(&sid, "423[\"owe\"]").await.0, 200);
+    let mut connections = [pair.connect(&sid).await, pair.connect(&sid).await];
+    for ws in &mut connections {
+        ws.send("2probe").await;
+    }
+    // Both are asking by the time that another is answered.
+    assert_eq!(pair.other.get("EIO=4&transport=polling").await.0, 200);
+    pair.owner.desk.owed.borrow_mut().clear();
+    let mut got = 0;
+    for ws in &mut connections {
+        match ws.receive().await {
+            Frame::Text(answer) if answer == "3probe" => got += 1,
+            refused => assert_eq!(refused, Frame::Close(REFUSED)),
+        }
+    }
+    assert_eq!(got, 1);
+}
+
+#[tokio::test(flavor = "local")]
 async fn a_session_that_ends_amid_its_move_is_nowhere() {
     let pair = Pair::start().await;
     for end in ["1", "malformed", "42[\"drop\"]"] {

@@ -13,7 +13,7 @@ use crate::{
         SESSIONS_STREAM, SIGNING_KEYS, USERS,
     },
     stream::{DLQ, EVENTS, TOPICS},
-    subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, NEIGHBOURS_PREFIX, TOPICS_PREFIX},
+    subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, GATEWAYS_PREFIX, TOPICS_PREFIX},
 };
 
 /// The requests that the auth service answers.
@@ -119,8 +119,8 @@ impl User {
                 publish.push(format!("$KV.{DECISIONS}.>"));
                 publish.extend(read_bucket(DECISIONS));
                 publish.extend(read_bucket(REVOCATIONS));
-                publish.push(below(NEIGHBOURS_PREFIX));
-                subscribe.push(below(NEIGHBOURS_PREFIX));
+                publish.push(below(GATEWAYS_PREFIX));
+                subscribe.push(below(GATEWAYS_PREFIX));
                 // One by one: nothing here needs all of them.
                 publish.push(format!("$KV.{SESSIONS}.>"));
                 publish.push(stream_info(SESSIONS_STREAM));

@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking, too"
 )]
 
+mod addressed;
 mod attacks;
 mod auth_replicas;
 mod auth_rest;
@@ -22,6 +23,7 @@ mod decisions;
 mod dlq;
 mod events;
 mod every_event;
+mod every_socket_event;
 mod expiry;
 mod faults;
 mod fixtures;
@@ -31,6 +33,7 @@ mod grpc_faults;
 mod hostile_bytes;
 mod ingest;
 mod ingest_faults;
+mod io;
 mod keys;
 mod limits;
 mod malformed;
@@ -40,6 +43,7 @@ mod metrics;
 mod mutated;
 mod openapi;
 mod origins;
+mod pipeline;
 mod planted;
 mod publishing;
 mod raw;
@@ -49,6 +53,7 @@ mod routers;
 mod signed;
 mod slow_readers;
 mod socketio;
+mod socketio_recovery;
 mod speech;
 mod telemetry;
 mod threat;
@@ -56,3 +61,4 @@ mod trace;
 mod unions;
 mod unsticky;
 mod up;
+mod workspace;

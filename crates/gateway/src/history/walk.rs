@@ -13,9 +13,11 @@ use signalbox_bus::{BusError, subject};
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::cursor::Epoch;
 
-use super::History;
 use crate::hub::{Backlog, HubEvent};
 use crate::spans;
+
+#[cfg(test)]
+mod tests;
 
 /// Lanes of one walk. Where there would be more, whole channels are read and
 /// what nobody wants of them is dropped: a connection with hundreds of rooms
@@ -55,11 +57,24 @@ pub(crate) struct Walk {
 }
 
 /// A page of what lies on a wildcard.
-pub(super) struct Part {
+pub(crate) struct Part {
     /// Its events in stream order.
-    pub(super) events: VecDeque<Arc<HubEvent>>,
+    pub(crate) events: VecDeque<Arc<HubEvent>>,
     /// There is nothing else on the wildcard up to and including this sequence.
-    pub(super) covered: u64,
+    pub(crate) covered: u64,
+}
+
+/// Where pages come from.
+pub(crate) trait Pages {
+    /// Reads a page of what lies on `wildcard` behind `after`, up to and
+    /// including `until`.
+    async fn page(
+        &self,
+        wildcard: &str,
+        after: u64,
+        until: u64,
+        limits: PageLimits,
+    ) -> Result<Part, BusError>;
 }
 
 impl Walk {
@@ -69,7 +84,7 @@ impl Walk {
     /// When the bus does not answer. What was read is kept for the next time.
     pub(crate) async fn read(
         &mut self,
-        history: &History,
+        history: &impl Pages,
         backlogs: &[Backlog],
     ) -> Result<Chapter, BusError> {
         let mut span = spans::chapter(backlogs);
@@ -85,7 +100,7 @@ impl Walk {
 
     async fn read_on(
         &mut self,
-        history: &History,
+        history: &impl Pages,
         backlogs: &[Backlog],
     ) -> Result<Chapter, BusError> {
         let epoch = backlogs
@@ -107,7 +122,7 @@ impl Walk {
         });
         let mut reads = stream::iter(used_up.collect::<Vec<_>>())
             .map(async |(wildcard, after)| {
-                let part = history.read(wildcard, *after, until, limits).await;
+                let part = history.page(wildcard, *after, until, limits).await;
                 (wildcard, part)
             })
             .buffer_unordered(CONCURRENCY);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{Account, Ledger, Pid};
+use super::{Account, Ledger, Pid, TakenOver};
 
 /// How often a write is tried that finds another state than it expected.
 const ATTEMPTS: usize = 3;
@@ -23,7 +23,7 @@ pub(crate) enum SaveError {
     /// Another connection has taken the session over: this one is to end.
     #[error("another connection has taken the session over")]
     Lost,
-    /// It was not acknowledged within three seconds. It may be there; the next
+    /// It was not acknowledged within five seconds. It may be there; the next
     /// write, or [`Ledger::keep`] soon, puts there what the account says then.
     #[error("the store of sessions is out of reach")]
     Unsaved,
@@ -51,6 +51,14 @@ impl Seat {
     /// Whether another connection has taken the session over.
     pub(crate) fn is_lost(&self) -> bool {
         self.0.is_lost.get()
+    }
+
+    /// Tells other connections that this one has the session now.
+    pub(crate) fn announcement(&self) -> TakenOver {
+        TakenOver {
+            key: self.0.key.clone(),
+            holder: self.0.holder.clone(),
+        }
     }
 
     /// Changes the account. It is not in the ledger before [`Seat::save`].
@@ -124,6 +132,14 @@ impl Inner {
             is_closed: Cell::new(false),
             on_loss,
         })
+    }
+
+    pub(super) const fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    pub(super) fn holder(&self) -> &str {
+        &self.holder
     }
 
     pub(super) const fn pid(&self) -> &Pid {
@@ -244,6 +260,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.ledger.forget(&self.pid, std::ptr::from_ref(self));
+        self.ledger.forget(&self.key, std::ptr::from_ref(self));
     }
 }

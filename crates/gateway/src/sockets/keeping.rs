@@ -1,14 +1,20 @@
 //! What is kept of a client in the ledger, so that it can come back.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use signalbox_bus::subject::GATEWAY_TAKEN_OVER;
+use signalbox_bus::survey;
 use signalbox_socketio::Connecting;
+use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::seat::Seat;
 use super::{AUDIT, Sockets};
-use crate::ledger::{Pid, SaveError};
+use crate::ledger::{self, Pid, SaveError, TakenOver};
 
+/// The pause before a subscription that was lost is made again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// The name under which the account has the events of dialect `pipeline`
 /// among its rooms; no room has it.
 pub(super) const FEED: &str = "pipeline";
@@ -41,7 +47,10 @@ impl Sockets {
             return;
         }
         let Some(pid) = seat.pid.take() else { return };
-        let entered = self.ledger.enter(pid, account.clone(), on_loss(seat)).await;
+        let entered = self
+            .ledger
+            .enter_as(pid, account.clone(), on_loss(seat))
+            .await;
         if let Some(entry) = entered {
             let entry = Rc::new(entry);
             seat.entry.replace(Some(Rc::clone(&entry)));
@@ -53,6 +62,34 @@ impl Sockets {
                 entry.change(|kept| *kept = account);
                 entry.save().await.ok();
             }
+        }
+    }
+
+    /// Tells the other shards and gateways that a session was taken over, so
+    /// that a connection that has it still ends at once.
+    pub(super) fn announce(&self, entry: &ledger::Seat) {
+        let text = entry.announcement().to_string();
+        let bus = self.shard.shared.statistics.bus().clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = survey::tell_all(&bus, GATEWAY_TAKEN_OVER, text).await {
+                debug!(%error, "take-over not announced");
+            }
+        });
+    }
+
+    /// Hears of sessions that were taken over, for as long as it is polled.
+    pub(super) async fn hear_of_losses(&self) {
+        let bus = self.shard.shared.statistics.bus().clone();
+        loop {
+            let heard = survey::hear_all(&bus, GATEWAY_TAKEN_OVER, async |text: &str| {
+                if let Some(announced) = TakenOver::parse(text) {
+                    self.ledger.look_again(&announced).await;
+                }
+            });
+            if let Err(error) = heard.await {
+                debug!(%error, "take-overs not heard of");
+            }
+            sleep(PAUSE).await;
         }
     }
 

@@ -207,10 +207,12 @@ impl Sockets {
     ) -> Result<(), Verdict<Seated>> {
         match self.ledger.take_over(kept, on_loss(seat)).await {
             Ok(entry) if goes_on => {
+                self.announce(&entry);
                 seat.entry.replace(Some(Rc::new(entry)));
                 Ok(())
             }
             Ok(entry) => {
+                self.announce(&entry);
                 entry.close().await;
                 Ok(())
             }

@@ -248,7 +248,6 @@ fn errors(shape: &Shape) -> String {
                 alternatives(codes.iter().map(u16::to_string))
             ),
             Fate::SentAway => "is disconnected from the namespace".to_owned(),
-            Fate::Cut => "loses its transport".to_owned(),
         };
         writeln!(
             text,

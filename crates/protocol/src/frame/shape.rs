@@ -211,8 +211,6 @@ pub enum Fate {
     /// The client is sent away from the Socket.IO namespace, and stock clients
     /// do not come back by themselves.
     SentAway,
-    /// The transport below Socket.IO is closed, and stock clients come back.
-    Cut,
 }
 
 /// A close code in a dialect.

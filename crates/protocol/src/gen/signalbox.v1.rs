@@ -776,3 +776,20 @@ pub struct SeatState {
     #[prost(uint32, tag = "11")]
     pub bad_tokens: u32,
 }
+/// Asks every gateway who of dialect `workspace` is there, on
+/// `svc.gateway.stats`; each answers on the reply subject.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OccupancyRequest {}
+/// A part of a gateway's answer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OccupancyReply {
+    /// Clients; in the first part only.
+    #[prost(uint64, tag = "1")]
+    pub connections: u64,
+    /// Clients by room.
+    #[prost(map = "string, uint64", tag = "2")]
+    pub rooms: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// Whether another part follows.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}

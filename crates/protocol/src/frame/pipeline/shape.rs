@@ -43,7 +43,7 @@ const CLIENT: &[Message] = &[
             "An access token or an API key.",
         )],
         &["authenticated"],
-        &[ErrorCode::AuthFailed, ErrorCode::ConnectionFailed],
+        &[ErrorCode::AuthFailed, ErrorCode::Unavailable],
     ),
     Message::client_event(
         "subscribe",
@@ -74,7 +74,7 @@ const CLIENT: &[Message] = &[
         &[
             ErrorCode::UnknownChannel,
             ErrorCode::UnknownFilter,
-            ErrorCode::Forbidden,
+            ErrorCode::AuthMissing,
             ErrorCode::RateLimit,
             ErrorCode::Unavailable,
         ],
@@ -127,17 +127,17 @@ const SERVER: &[Message] = &[
     ),
     Message::server_event(
         AUTH_ERROR,
-        "There is no good credential.",
+        "There is no good credential, or there soon is none.",
         &[CODE, MESSAGE, FIELD, RETRY_AFTER, EXPIRES_AT],
     ),
     Message::server_event(
         ERROR,
-        "Something else went wrong, and the event that caused it asked for no acknowledgement, or nothing caused it.",
+        "Something else is wrong with what the client emitted, and it asked for no acknowledgement.",
         &[CODE, MESSAGE, FIELD, RETRY_AFTER, EXPIRES_AT],
     ),
     Message::acknowledgement(
         "success",
-        "The acknowledgement of `subscribe`.",
+        "The acknowledgement of `subscribe`, and, beside the event `authenticated`, of `authenticate`.",
         &[
             Field::required("status", Kind::OneOf(&["success"]), "That it was served."),
             Field::required(
@@ -267,7 +267,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::InvalidMessage,
-        "The argument is no object; a required field is missing or null; a field is not what it must be.",
+        "The argument is no object; a required field is missing or null; a field is not what it must be; there is binary data.",
     ),
     stays(
         ErrorCode::UnknownType,
@@ -282,40 +282,30 @@ const REFUSALS: &[Refusal] = &[
         "`subscribe` names an event type that there is not.",
     ),
     stays(
-        ErrorCode::Forbidden,
-        "`subscribe` before authentication, or for a category that the permissions do not cover.",
+        ErrorCode::AuthMissing,
+        "`subscribe`, or an event of dialect `workspace`, before authentication.",
     ),
     stays(
         ErrorCode::RateLimit,
-        "More than 600 messages in a minute. `retry_after` says when to go on. Does not count as a bad message.",
+        "More than 600 messages in a minute, or subscribing again and again while history is read. `retry_after` says when to go on. Does not count as a bad message.",
     ),
     stays(
         ErrorCode::Unavailable,
-        "`subscribe` with `since` while the bus is out of reach: send it again. Does not count as a bad message.",
+        "`subscribe` with `since` while the bus is out of reach: send it again. Does not count as a bad message. In `auth_error`: credentials cannot be checked now, and the client loses its transport.",
     ),
     stays(
         ErrorCode::TokenExpiring,
-        "The token expires in 30 seconds, at `expires_at`: `authenticate` with a fresh one of the same user, and the connection stays. It answers nothing and does not count as a bad message.",
+        "In `auth_error`: the token expires in 30 seconds, at `expires_at`: `authenticate` with a fresh one of the same user, and the connection stays. It answers nothing and does not count as a bad message.",
     ),
     Refusal {
         code: ErrorCode::AuthFailed,
-        when: "In `auth_error`: the credential is bad, expired or another user's than before, for the third time in a row; or it was revoked. Before the third time the connection stays. Repeated refusals come later and later, up to 30 seconds.",
-        fate: Fate::SentAway,
-    },
-    Refusal {
-        code: ErrorCode::AuthMissing,
-        when: "In `auth_error`: no credential came within 10 seconds.",
+        when: "In `auth_error`: the credential is bad, expired, an agent's or another user's than before, and the connection stays until the third time; or it was revoked; or none came within 10 seconds. Repeated refusals come later and later, up to 30 seconds.",
         fate: Fate::SentAway,
     },
     Refusal {
         code: ErrorCode::TokenExpired,
         when: "In `auth_error`: the token has expired, and no fresh one came.",
         fate: Fate::SentAway,
-    },
-    Refusal {
-        code: ErrorCode::ConnectionFailed,
-        when: "The gateway is stopping, or cannot check credentials now, or the client reads too slowly. `retry_after` says when to come back.",
-        fate: Fate::Cut,
     },
 ];
 

@@ -90,7 +90,7 @@ impl Kind {
             }),
             Self::AnyTexts => json!({"type": "array", "items": {"type": "string"}}),
             Self::AnyList => json!({"type": "array"}),
-            Self::Any => json!({"not": {"type": "null"}}),
+            Self::Any => json!({"type": ["string", "number", "boolean", "array", "object"]}),
             Self::Room => json!({
                 "type": "string", "pattern": "^(global|(project|user|agent):\\S+)$",
             }),
@@ -106,9 +106,27 @@ impl Kind {
                     .iter()
                     .filter(|field| !without.contains(&field.name))
                     .map(|field| Field::from(*field));
-                object(kept, None)
+                let mut schema = object(kept.clone(), None);
+                // A producer's null stands for absent, and passes as it is.
+                for field in kept.filter(|field| !field.required) {
+                    allow_null(&mut schema["properties"][field.name]);
+                }
+                schema
             }
         }
+    }
+}
+
+/// Makes null fit a schema, too.
+fn allow_null(schema: &mut Value) {
+    let mut types = match schema["type"].take() {
+        Value::Array(types) => types,
+        one => vec![one],
+    };
+    types.push(json!("null"));
+    schema["type"] = Value::Array(types);
+    if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut) {
+        words.push(Value::Null);
     }
 }
 

@@ -207,7 +207,7 @@ fn names_are_unique_and_everything_is_described() {
         }
         for refusal in shape.refusals {
             match (refusal.fate, shape.carrier) {
-                (Fate::Stays, _) | (Fate::SentAway | Fate::Cut, Carrier::SocketIo) => {}
+                (Fate::Stays, _) | (Fate::SentAway, Carrier::SocketIo) => {}
                 (Fate::Closed(codes), Carrier::WebSocket) => {
                     let listed = |code| shape.closes.iter().any(|close| close.code == code);
                     assert!(codes.iter().all(|code| listed(*code)), "{codes:?}");

@@ -269,7 +269,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::InvalidMessage,
-        "The argument is no object, or a field beside `room` is not what it must be.",
+        "The argument is no object; a field beside `room` is not what it must be; there is binary data.",
     ),
     stays(
         ErrorCode::UnknownType,
@@ -285,7 +285,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::RateLimit,
-        "More messages than the gateway's configuration allows; it allows any number by default. Does not count as a bad message.",
+        "More than 512 rooms, subscribing again and again while history is read, or more messages than the gateway's configuration allows, which is any number by default. Does not count as a bad message.",
     ),
     stays(
         ErrorCode::Unavailable,
@@ -297,7 +297,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     Refusal {
         code: ErrorCode::AuthFailed,
-        when: "The token is bad, expired or was revoked.",
+        when: "The token is bad, expired, an agent's, or was revoked. Repeated refusals come later and later, up to 30 seconds.",
         fate: Fate::SentAway,
     },
     Refusal {
@@ -309,11 +309,6 @@ const REFUSALS: &[Refusal] = &[
         code: ErrorCode::TokenExpired,
         when: "The token has expired, and no fresh one came.",
         fate: Fate::SentAway,
-    },
-    Refusal {
-        code: ErrorCode::ConnectionFailed,
-        when: "The gateway is stopping, or cannot check credentials now, or the client reads too slowly. `retry_after` says when to come back.",
-        fate: Fate::Cut,
     },
 ];
 
