@@ -40,6 +40,7 @@ pub mod session_store;
 pub mod stored_event;
 pub mod stream;
 pub mod subject;
+pub mod survey;
 pub mod trace;
 pub mod work_queue;
 

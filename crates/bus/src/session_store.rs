@@ -44,6 +44,18 @@ impl SessionKey {
         Self(key::session(pid).into())
     }
 
+    /// The key that [`as_str`](Self::as_str) gave.
+    #[must_use]
+    pub fn from_key(key: &str) -> Self {
+        Self(key.into())
+    }
+
+    /// The key, which is no secret.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     fn subject(&self) -> String {
         format!("$KV.{SESSIONS}.{}", self.0)
     }

@@ -5,10 +5,14 @@
 //! topics.<channel>.<object|->.<user|global|->   routers -> gateways
 //! dlq.<domain>.<type>                           routers -> operators
 //! svc.<service>.<method>                        requests between services
+//! svc.gateway.<id>.ask, .answer.<number>        gateways -> one gateway
 //! ```
 //! Ids in slots are prefixed `=` and have every byte outside `[A-Za-z0-9_-]`
 //! written as `%XX`, so that no id can be mistaken for a reserved word or
 //! reach another subject.
+
+use std::fmt;
+use std::str::FromStr;
 
 use signalbox_protocol::catalogue::{Audience, Channel, Topic};
 use signalbox_protocol::domain::Domain;
@@ -34,8 +38,91 @@ pub const MANAGE: &str = "svc.auth.manage";
 pub const REFRESH_ISSUER: &str = "svc.auth.refresh_issuer";
 /// Requests of administrators whose authority is that they may send here.
 pub const ADMIN_MANAGE: &str = "svc.admin.manage";
+/// Everything that gateways tell each other.
+pub const GATEWAYS_PREFIX: &str = "svc.gateway";
+/// Questions to every gateway about who is connected; answered one token below.
+pub const GATEWAY_STATS: &str = "svc.gateway.stats";
+/// Says to every gateway that a session was taken over.
+pub const GATEWAY_TAKEN_OVER: &str = "svc.gateway.taken_over";
 /// The queue group that auth replicas share.
 pub const AUTH_GROUP: &str = "auth";
+
+const ASK: &str = "ask";
+const ANSWER: &str = "answer";
+
+/// What a running gateway is called by the others; new at each start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GatewayId(u64);
+
+impl GatewayId {
+    /// The id with this number, which the caller takes at random.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The subject on which it is asked.
+    #[must_use]
+    pub fn ask(self) -> String {
+        format!("{GATEWAYS_PREFIX}.{self}.{ASK}")
+    }
+
+    /// The subject on which it is answered.
+    #[must_use]
+    pub fn answer(self, number: u64) -> String {
+        format!("{GATEWAYS_PREFIX}.{self}.{ANSWER}.{number}")
+    }
+
+    /// The wildcard for both.
+    #[must_use]
+    pub fn all(self) -> String {
+        format!("{GATEWAYS_PREFIX}.{self}.>")
+    }
+
+    /// The number in a subject on which it is answered.
+    #[must_use]
+    pub fn parse_answer(self, subject: &str) -> Option<u64> {
+        let (gateway, number) = parse_gateway_answer(subject)?;
+        (gateway == self).then_some(number)
+    }
+}
+
+impl fmt::Display for GatewayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Not the id of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 16 hexadecimal digits in lower case")]
+pub struct InvalidGatewayId;
+
+impl FromStr for GatewayId {
+    type Err = InvalidGatewayId;
+
+    /// Takes exactly what [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, InvalidGatewayId> {
+        let digits = text.len() == 16
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let number = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        number.map(Self).ok_or(InvalidGatewayId)
+    }
+}
+
+/// Gateway and number of a subject on which a gateway is answered.
+#[must_use]
+pub fn parse_gateway_answer(subject: &str) -> Option<(GatewayId, u64)> {
+    let rest = subject.strip_prefix(GATEWAYS_PREFIX)?.strip_prefix('.')?;
+    let mut tokens = rest.split('.');
+    let (gateway, kind, number) = (tokens.next()?, tokens.next()?, tokens.next()?);
+    if kind != ANSWER || tokens.next().is_some() {
+        return None;
+    }
+    Some((gateway.parse().ok()?, number.parse().ok()?))
+}
 
 /// The prefix of the inboxes of a user, who may subscribe to no other.
 #[must_use]
@@ -234,6 +321,38 @@ mod tests {
             "other.threat_alerts.-.-",
         ] {
             assert_eq!(parse_topic(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn gateways_are_named_in_one_way_only() {
+        let id = GatewayId::new(0xab);
+        assert_eq!(id.ask(), "svc.gateway.00000000000000ab.ask");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in [
+            "",
+            "ab",
+            "00000000000000AB",
+            "+0000000000000ab",
+            "00000000000000a*",
+            "0000000000000.>b",
+            "000000000000000ab",
+        ] {
+            assert_eq!(text.parse::<GatewayId>(), Err(InvalidGatewayId), "{text}");
+        }
+        assert_eq!(parse_gateway_answer(&id.answer(7)), Some((id, 7)));
+        assert_eq!(id.parse_answer(&id.answer(7)), Some(7));
+        assert_eq!(GatewayId::new(1).parse_answer(&id.answer(7)), None);
+        for subject in [
+            "svc.gateway.00000000000000ab.ask",
+            "svc.gateway.00000000000000ab.answer",
+            "svc.gateway.00000000000000ab.answer.x",
+            "svc.gateway.00000000000000ab.answer.1.2",
+            "svc.gateway.ab.answer.1",
+            "svc.gatewayx.00000000000000ab.answer.1",
+            "events.threat.x",
+        ] {
+            assert_eq!(parse_gateway_answer(subject), None, "{subject}");
         }
     }
 

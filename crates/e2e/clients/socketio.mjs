@@ -5,6 +5,8 @@
 //   {"ns": "/ns", "emit": [name, ...]}          emits; with "ack": ms, waits for the acknowledgement
 //   {"ns": "/ns", "cut": true}                  breaks the transport, as a network does
 //   {"ns": "/ns", "leave": true}                leaves the namespace
+//   {"ns": "/ns", "secret": true}               tells what the library remembers for its recovery
+//   {"ns": "/ns", "move": url}                  uses another server from its next attempt on
 
 import process from "node:process";
 import readline from "node:readline";
@@ -71,6 +73,10 @@ async function obey(command) {
     socket.io.engine.close();
   } else if (command.leave) {
     socket.disconnect();
+  } else if (command.secret) {
+    emit({ event: "secret", ns, pid: socket._pid });
+  } else if (command.move) {
+    socket.io.uri = command.move;
   }
 }
 

@@ -16,6 +16,7 @@ pub use self::connection::ConnectionArgs;
 use crate::admission::AdmissionLimits;
 use crate::listener::ListenSpec;
 use crate::origin::{ListedOrigin, Origin};
+use crate::sockets::RefuseBy;
 
 /// How far the clocks of auth and gateway may differ.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
@@ -80,6 +81,9 @@ pub struct EdgeArgs {
     /// Messages that a connection may send in a minute, 0 = any number; where a credential has a limit for its user, that one holds instead
     #[arg(long, env = "SIGNALBOX_MESSAGES_PER_MINUTE", default_value_t = 600)]
     pub messages_per_minute: u32,
+    /// How clients of dialect `workspace` without a good token are refused: let in, told and sent away, or not let in
+    #[arg(long, env = "SIGNALBOX_REFUSE_BY", value_enum, default_value_t)]
+    pub refuse_by: RefuseBy,
     /// Where limits of users are counted
     #[command(flatten)]
     pub limits: LimitsArgs,
@@ -132,6 +136,9 @@ pub struct Options {
     pub recent_events: u64,
     /// Messages that a connection may send in a minute; 0 = any number.
     pub messages_per_minute: u32,
+    /// How clients of dialect `workspace` are refused that do not say how they
+    /// want to be.
+    pub refuse_by: RefuseBy,
     /// Where limits of users are counted.
     pub limits: LimitsArgs,
 }
@@ -189,6 +196,7 @@ impl Options {
             },
             recent_events: edge.recent_events,
             messages_per_minute: edge.messages_per_minute,
+            refuse_by: edge.refuse_by,
             limits: edge.limits,
         })
     }

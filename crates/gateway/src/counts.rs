@@ -134,7 +134,12 @@ impl ShardCounts {
 
     /// Notes how a connection ended.
     pub(crate) fn note_end(&self, closure: &Closure) {
-        self.ended[End::of(closure) as usize].add_alone(1);
+        self.note(End::of(closure));
+    }
+
+    /// Notes an end.
+    pub(crate) fn note(&self, end: End) {
+        self.ended[end as usize].add_alone(1);
     }
 
     /// Notes a part of a replay.
@@ -151,6 +156,8 @@ pub(crate) struct FeedCounts {
     pub(crate) received: Count,
     /// Of those, what this version does not know.
     pub(crate) skipped: Count,
+    /// Events that are larger than they should be.
+    pub(crate) large: Count,
     /// Messages that the stream had behind the last one read.
     pub(crate) lag: Count,
 }

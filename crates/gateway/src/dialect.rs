@@ -3,7 +3,9 @@
 //! socket and no bus.
 
 pub(crate) mod mesh;
+pub(crate) mod pipeline;
 pub(crate) mod threat;
+pub(crate) mod workspace;
 
 use std::time::Duration;
 
@@ -13,7 +15,9 @@ use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::decision::{Decision, Verdict};
 use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::socketio::NAMESPACE;
 use signalbox_protocol::{Dialect as Name, ErrorCode};
+use signalbox_socketio::Packet;
 use signalbox_transport::Frame;
 use time::OffsetDateTime;
 
@@ -193,6 +197,17 @@ pub(crate) enum Encoding {
     Threat(threat::Projection),
     /// As dialect `mesh` writes them.
     Mesh,
+    /// As dialect `pipeline` writes them.
+    Pipeline {
+        /// Whether the position stands behind the event, for clients that take
+        /// part in connection state recovery.
+        offset: bool,
+    },
+    /// As dialect `workspace` writes them.
+    Workspace {
+        /// As for `pipeline`.
+        offset: bool,
+    },
 }
 
 impl Encode for Encoding {
@@ -200,14 +215,34 @@ impl Encode for Encoding {
         match self {
             Self::Threat(projection) => threat::encode(event, cursor, projection),
             Self::Mesh => mesh::encode(event, cursor),
+            Self::Pipeline { offset } => pipeline::encode(event, cursor, *offset),
+            Self::Workspace { offset } => workspace::encode(event, cursor, *offset),
         }
     }
 
     fn union(&self, other: &Self) -> Self {
         match (self, other) {
             (Self::Threat(one), Self::Threat(other)) => Self::Threat(one.union(other)),
-            // A connection speaks one dialect.
-            (Self::Mesh, _) | (Self::Threat(_), Self::Mesh) => self.clone(),
+            (Self::Pipeline { offset: one }, Self::Pipeline { offset: other }) => Self::Pipeline {
+                offset: *one || *other,
+            },
+            (Self::Workspace { offset: one }, Self::Workspace { offset: other }) => {
+                Self::Workspace {
+                    offset: *one || *other,
+                }
+            }
+            // A channel's events are written in one dialect for a connection.
+            (Self::Threat(_) | Self::Mesh | Self::Pipeline { .. } | Self::Workspace { .. }, _) => {
+                self.clone()
+            }
+        }
+    }
+
+    fn out_of_turn(&self) -> Self {
+        match self {
+            Self::Threat(_) | Self::Mesh => self.clone(),
+            Self::Pipeline { .. } => Self::Pipeline { offset: false },
+            Self::Workspace { .. } => Self::Workspace { offset: false },
         }
     }
 }
@@ -219,6 +254,21 @@ impl Encode for Encoding {
 fn write(value: &impl Serialize) -> Frame {
     let json = serde_json::to_vec(value).expect("frames have string keys and finite numbers");
     Frame::text_bytes(&json)
+}
+
+/// An event of Socket.IO with one argument, and behind it the position from
+/// which a client with connection state recovery goes on.
+///
+/// # Panics
+/// Never: every value written here has string keys and finite numbers.
+fn packet(name: &str, argument: &impl Serialize, offset: Option<Cursor>) -> Packet {
+    let packet = Packet::event(NAMESPACE, name)
+        .argument(argument)
+        .expect("frames have string keys and finite numbers");
+    match offset {
+        Some(offset) => packet.offset(&offset.to_string()).build(),
+        None => packet.build(),
+    }
 }
 
 /// A time in whole milliseconds, as frames have it.

@@ -1,6 +1,7 @@
 //! From the bus to the hubs: the gateway's one reader of TOPICS. Each batch is
 //! decoded once and handed to every shard.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +25,12 @@ const BATCH: usize = 256;
 pub(crate) const FEED_CAPACITY: usize = 16;
 /// How long the gateway may be without the bus before it is not ready.
 const BUS_ABSENCE: Duration = Duration::from_secs(5);
+/// Payloads from here on are larger than they should be, in bytes: each costs
+/// every client that gets it.
+const LARGE_BYTES: usize = 100 * 1024;
+/// Producers that are remembered for having sent such; of further ones each
+/// event is told.
+const MAX_KNOWN_PRODUCERS: usize = 1_024;
 /// What an event takes in memory beyond its payload, in payloads: parsed JSON
 /// is some four times its text.
 const PARSED_FACTOR: usize = 4;
@@ -83,6 +90,7 @@ pub(crate) async fn run(
     let mut absent_since: Option<Instant> = None;
     // The life of the reader up to which revocations are known to be applied.
     let mut settled = 0;
+    let mut known = HashSet::new();
     loop {
         let reading = tokio::select! {
             () = shutdown.wait() => return,
@@ -98,7 +106,14 @@ pub(crate) async fn run(
                 let received = SystemTime::now();
                 let events: Arc<[_]> = batch
                     .iter()
-                    .filter_map(|delivery| decode_live(delivery, received, shards.len()))
+                    .filter_map(|delivery| {
+                        let event = decode_live(delivery, received, shards.len())?;
+                        if delivery.payload.len() > LARGE_BYTES {
+                            counts.large.add_alone(1);
+                            tell_of_large(&event, delivery.payload.len(), &mut known);
+                        }
+                        Some(event)
+                    })
                     .collect();
                 counts.received.add_alone(events.len() as u64);
                 let skipped = batch.len() - events.len();
@@ -153,6 +168,19 @@ pub(crate) async fn run(
                 return;
             }
         }
+    }
+}
+
+/// Logs a payload that is larger than it should be, once for each producer.
+fn tell_of_large(event: &HubEvent, bytes: usize, known: &mut HashSet<String>) {
+    let (domain, source) = (event.event.kind.domain, &event.event.source);
+    let producer = format!("{domain}/{source}");
+    if known.contains(&producer) {
+        return;
+    }
+    warn!(%domain, source, bytes, id = %event.event.id, "a producer sends large payloads");
+    if known.len() < MAX_KNOWN_PRODUCERS {
+        known.insert(producer);
     }
 }
 

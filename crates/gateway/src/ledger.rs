@@ -60,7 +60,8 @@ const PID_CHARS: usize = PID_BYTES / 3 * 4;
 pub(crate) struct Pid(Rc<str>);
 
 impl Pid {
-    fn generate() -> Self {
+    /// A new one.
+    pub(crate) fn generate() -> Self {
         Self(
             URL_SAFE_NO_PAD
                 .encode(rand::random::<[u8; PID_BYTES]>())
@@ -106,6 +107,38 @@ pub(crate) struct Kept {
     revision: Revision,
 }
 
+impl Kept {
+    /// The secret by which it was found.
+    pub(crate) const fn pid(&self) -> &Pid {
+        &self.pid
+    }
+}
+
+/// Says that a session was taken over, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TakenOver {
+    key: SessionKey,
+    /// The connection that has it now.
+    holder: String,
+}
+
+impl fmt::Display for TakenOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.key.as_str(), self.holder)
+    }
+}
+
+impl TakenOver {
+    /// Reads what [`Display`](fmt::Display) wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (key, holder) = text.split_once(' ')?;
+        Some(Self {
+            key: SessionKey::from_key(key),
+            holder: holder.to_owned(),
+        })
+    }
+}
+
 /// Why a session was not taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TakeOverError {
@@ -122,7 +155,7 @@ pub(crate) struct Ledger {
     store: SessionStore,
     gateway: Rc<str>,
     /// The seats of this shard's connections.
-    seats: RefCell<HashMap<Pid, Weak<Inner>>>,
+    seats: RefCell<HashMap<SessionKey, Weak<Inner>>>,
 }
 
 impl Ledger {
@@ -135,14 +168,25 @@ impl Ledger {
         })
     }
 
-    /// Enters a new session; `None` when that fails within five seconds.
-    /// `on_loss` is called when another connection takes the session over.
+    /// As [`enter_as`](Self::enter_as), under a new `pid`.
+    #[cfg(test)]
     pub(crate) async fn enter(
         self: &Rc<Self>,
         account: Account,
         on_loss: impl Fn() + 'static,
     ) -> Option<Seat> {
-        let pid = Pid::generate();
+        self.enter_as(Pid::generate(), account, on_loss).await
+    }
+
+    /// Enters a new session under a `pid` that nobody has; `None` when that
+    /// fails within five seconds.
+    /// `on_loss` is called when another connection takes the session over.
+    pub(crate) async fn enter_as(
+        self: &Rc<Self>,
+        pid: Pid,
+        account: Account,
+        on_loss: impl Fn() + 'static,
+    ) -> Option<Seat> {
         let inner = Inner::new(self, pid, account, Revision::NONE, Box::new(on_loss));
         match inner.write_first().await {
             Ok(()) => Some(self.seat(inner)),
@@ -205,7 +249,7 @@ impl Ledger {
             }
         }
         // Here it is told at once; elsewhere its next write tells it.
-        let former = self.seats.borrow().get(inner.pid()).and_then(Weak::upgrade);
+        let former = self.seats.borrow().get(inner.key()).and_then(Weak::upgrade);
         if let Some(former) = former {
             former.lose();
         }
@@ -215,8 +259,24 @@ impl Ledger {
     /// Lists a seat that was written.
     fn seat(self: &Rc<Self>, inner: Rc<Inner>) -> Seat {
         let listed = Rc::downgrade(&inner);
-        self.seats.borrow_mut().insert(inner.pid().clone(), listed);
+        self.seats.borrow_mut().insert(inner.key().clone(), listed);
         Seat::new(inner)
+    }
+
+    /// Looks at a session once more that is said to have been taken over, and
+    /// tells its connection, if that is here, when that is so.
+    pub(crate) async fn look_again(&self, announced: &TakenOver) {
+        let seat = self
+            .seats
+            .borrow()
+            .get(&announced.key)
+            .and_then(Weak::upgrade);
+        if let Some(seat) = seat
+            && seat.holder() != announced.holder
+            && let Err(error) = seat.refresh().await
+        {
+            debug!(%error, "looked again at a session");
+        }
     }
 
     /// Keeps the entries of this shard's sessions from expiring, and writes
@@ -247,11 +307,11 @@ impl Ledger {
         }
     }
 
-    fn forget(&self, pid: &Pid, seat: *const Inner) {
+    fn forget(&self, key: &SessionKey, seat: *const Inner) {
         let mut seats = self.seats.borrow_mut();
         // Another seat of this shard may have taken its place.
-        if seats.get(pid).is_some_and(|listed| listed.as_ptr() == seat) {
-            seats.remove(pid);
+        if seats.get(key).is_some_and(|listed| listed.as_ptr() == seat) {
+            seats.remove(key);
         }
     }
 }

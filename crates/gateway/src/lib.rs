@@ -4,9 +4,11 @@
 //! |---|---|
 //! | in | everything on `topics.>`, through one ordered reader |
 //! | in | the buckets `signing_keys` and `revocations` |
-//! | in | frames of clients, over WebSocket |
+//! | in | frames of clients, over WebSocket and Socket.IO |
 //! | in | events of producers, over HTTP |
 //! | in | logins, refreshes, revocations and administration, over HTTP |
+//! | in, out | polls, bodies and whole sessions of Socket.IO, on `svc.gateway.<id>.>` |
+//! | in, out | who is connected, on `svc.gateway.stats`; sessions to come back to, in the bucket `sessions` |
 //! | out | frames to clients; requests on `svc.auth.>`; events on `events.>` |
 //!
 //! Invariants:
@@ -37,6 +39,7 @@ mod ingest;
 mod ledger;
 mod listener;
 mod metrics;
+mod neighbours;
 mod origin;
 #[allow(dead_code, reason = "for the dialects on Socket.IO")]
 mod replay;
@@ -44,7 +47,9 @@ mod revocation;
 mod routes;
 mod session;
 mod shard;
+mod sockets;
 mod spans;
+mod statistics;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -55,12 +60,14 @@ use parking_lot::Mutex;
 use signalbox_bus::Bus;
 use signalbox_bus::decision::Decisions;
 use signalbox_bus::reader::OrderedReader;
+use signalbox_bus::session_store::SessionStore;
 use signalbox_bus::stream::{self, StreamState, TOPICS};
 use signalbox_service::{Health, Shutdown, Tasks};
 use signalbox_transport::{Shards, shard_count_for};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use crate::admission::Admission;
 pub use crate::admission::AdmissionLimits;
@@ -75,9 +82,12 @@ use crate::ingest::Ingest;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
 use crate::metrics::Metrics;
+use crate::neighbours::{Neighbours, Order, Patience};
 pub use crate::origin::{InvalidOrigin, ListedOrigin, Origin};
 use crate::revocation::{Follower, WITHDRAWALS_CAPACITY, Withdrawal};
 use crate::shard::{Shared, Start};
+pub use crate::sockets::RefuseBy;
+use crate::statistics::Statistics;
 
 /// How long background tasks may take to end after a stop.
 const TASK_GRACE: Duration = Duration::from_secs(1);
@@ -137,6 +147,16 @@ pub async fn run(
     });
     let limits = Arc::new(options.limits.open()?);
 
+    let occupancy = Arc::default();
+    let statistics = Arc::new(Statistics::new(bus.clone(), Arc::clone(&occupancy)));
+    let (telling, stop) = (Arc::clone(&statistics), shutdown.clone());
+    tasks.spawn("statistics", async move {
+        tokio::select! {
+            () = telling.answer() => {}
+            () = stop.wait() => {}
+        }
+    });
+
     let listeners = bind(&options)?;
     let addresses: Vec<SocketAddr> = listeners
         .iter()
@@ -144,6 +164,16 @@ pub async fn run(
         .collect();
     let (present, bus_present) = watch::channel(true);
     let ingest = Ingest::new(bus.clone(), options.ingest_patience);
+    let patience = Patience::of(&sockets::engine_options(&options));
+    let (neighbours, orders, desk) = Neighbours::open(&options.bus, count.get(), patience).await?;
+    // Clients may still reach their sessions through others while they leave.
+    let (neighbourly, unneighbourly) = oneshot::channel::<()>();
+    tasks.spawn_critical(
+        "neighbours",
+        desk.run(async move {
+            unneighbourly.await.ok();
+        }),
+    );
     let shared = Shared {
         bus_present,
         link: bus.link(),
@@ -154,15 +184,20 @@ pub async fn run(
         admission,
         refusals: Arc::new(Semaphore::new(accept::REFUSALS_CAPACITY)),
         history: Arc::new(History::new(bus.clone())),
+        sessions: SessionStore::open(bus.clone()).await?,
+        statistics: Arc::clone(&statistics),
+        occupancy,
+        name: Uuid::new_v4().simple().to_string().into(),
         decisions,
         limits,
         ingest: Arc::new(ingest),
+        neighbours,
         shutdown: shutdown.clone(),
     };
     let most = shared.options.recent_events;
     let recent = shared.history.recent(state, most).await;
     debug!(events = recent.events.len(), "recent events read");
-    let (senders, starts) = prepare(&listeners, &metrics, state, Arc::new(recent))?;
+    let (senders, starts) = prepare(&listeners, &metrics, state, Arc::new(recent), orders)?;
     drop(listeners);
     let stop = shutdown.clone();
     tasks.spawn_critical("revocations", async move {
@@ -190,6 +225,7 @@ pub async fn run(
     info!(shards = count, "serving");
     bound.send(addresses).ok();
     let ended = shards.join().await;
+    drop(neighbourly);
     tasks.drain(TASK_GRACE).await;
     bus.drain().await;
     Ok(ended?)
@@ -264,10 +300,11 @@ fn prepare(
     metrics: &Metrics,
     state: StreamState,
     recent: Arc<Recent>,
+    orders: Vec<mpsc::Receiver<Order>>,
 ) -> Result<(Senders, Vec<Start>), Error> {
     let mut senders = Senders::default();
     let mut starts = Vec::new();
-    for counts in &metrics.shards {
+    for (index, (counts, orders)) in metrics.shards.iter().zip(orders).enumerate() {
         let (sender, news) = mpsc::channel(FEED_CAPACITY);
         let (withdrawer, withdrawals) = mpsc::channel(WITHDRAWALS_CAPACITY);
         let listeners = listeners
@@ -281,6 +318,8 @@ fn prepare(
             listeners,
             news,
             withdrawals,
+            orders,
+            index,
             counts: Arc::clone(counts),
             epoch: state.epoch,
             position: state.last,

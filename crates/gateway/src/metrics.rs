@@ -59,6 +59,11 @@ const SKIPPED: About = About {
     unit: "{event}",
     text: "Events of types that this version does not know",
 };
+const LARGE: About = About {
+    name: "signalbox.gateway.events.large",
+    unit: "{event}",
+    text: "Events whose payload has more than 100 KB",
+};
 const MATCHED: About = About {
     name: "signalbox.gateway.events.matched",
     unit: "{event}",
@@ -275,6 +280,10 @@ impl Metrics {
         let metrics = Arc::clone(self);
         counter(meter, SKIPPED, move |observe| {
             observe(metrics.feed.skipped.get(), &[]);
+        });
+        let metrics = Arc::clone(self);
+        counter(meter, LARGE, move |observe| {
+            observe(metrics.feed.large.get(), &[]);
         });
         let metrics = Arc::clone(self);
         gauge(meter, LAG, move |observe| {

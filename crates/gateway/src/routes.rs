@@ -11,6 +11,8 @@ mod failure;
 mod jwks;
 mod openapi;
 mod request_id;
+mod socket_io;
+mod stats;
 mod upgrade;
 
 use std::collections::BTreeSet;
@@ -35,6 +37,8 @@ use crate::ingest::Ingest;
 use crate::listener::Listener;
 use crate::origin::Origins;
 use crate::shard::Shared;
+use crate::sockets::Call;
+use crate::statistics::Statistics;
 
 /// The other end of an HTTP connection.
 #[derive(Clone)]
@@ -60,11 +64,13 @@ pub(crate) struct Doors {
     authority: Arc<Authority>,
     auth_service: Arc<AuthService>,
     ingest: Arc<Ingest>,
+    statistics: Arc<Statistics>,
     /// False once the bus has been away for too long.
     bus_present: watch::Receiver<bool>,
     dialects: BTreeSet<Dialect>,
     origins: Origins,
     arrivals: mpsc::Sender<Arrival>,
+    calls: mpsc::Sender<Call>,
     /// How long a body may take to arrive.
     body_timeout: Duration,
 }
@@ -74,6 +80,7 @@ impl Doors {
         shared: &Shared,
         listener: &Listener,
         arrivals: mpsc::Sender<Arrival>,
+        calls: mpsc::Sender<Call>,
     ) -> Self {
         let options = &shared.options;
         let local = options.local_origins
@@ -84,10 +91,12 @@ impl Doors {
             authority: Arc::clone(&shared.authority),
             auth_service: Arc::clone(&shared.auth_service),
             ingest: Arc::clone(&shared.ingest),
+            statistics: Arc::clone(&shared.statistics),
             bus_present: shared.bus_present.clone(),
             dialects: listener.dialects.clone(),
             origins: Origins::new(Arc::clone(&options.origins), local),
             arrivals,
+            calls,
             body_timeout: options.http.header_read_timeout,
         }
     }
@@ -134,6 +143,8 @@ fn described() -> (Router<Doors>, Document) {
         .routes(routes!(openapi::document))
         .routes(routes!(upgrade::threat))
         .routes(routes!(upgrade::mesh))
+        .routes(routes!(socket_io::receive, socket_io::send))
+        .routes(routes!(stats::websocket_stats))
         .split_for_parts();
     (router, Document::new(&document))
 }

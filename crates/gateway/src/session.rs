@@ -3,7 +3,7 @@
 
 mod decide;
 mod identity;
-mod meter;
+pub(crate) mod meter;
 mod standing;
 mod subscriptions;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use signalbox_bus::connection::Link;
 use signalbox_bus::decision::Decisions;
+use signalbox_bus::session_store::SessionStore;
 use signalbox_identity::Revocations;
 use signalbox_limits::Limits;
 use signalbox_protocol::Dialect;
@@ -34,11 +35,15 @@ use crate::feed::News;
 use crate::history::{History, Recent};
 use crate::hub::{FanOut, Hub, RingLimits};
 use crate::ingest::Ingest;
+use crate::ledger::Ledger;
 use crate::listener::Listener;
+use crate::neighbours::{Neighbours, Order};
 use crate::revocation::Withdrawal;
 use crate::routes::{Arrival, Doors};
 use crate::session;
+use crate::sockets::{self, CALLS_CAPACITY, Engine, Occupancy};
 use crate::spans;
+use crate::statistics::Statistics;
 
 /// Upgraded connections that wait for the shard; when full, further upgrades
 /// are answered 503.
@@ -66,9 +71,19 @@ pub(crate) struct Shared {
     /// A permit for each refusal that is being answered.
     pub(crate) refusals: Arc<Semaphore>,
     pub(crate) history: Arc<History>,
+    /// Where Socket.IO sessions are kept that clients come back to.
+    pub(crate) sessions: SessionStore,
+    /// What tells who of dialect `workspace` is where.
+    pub(crate) statistics: Arc<Statistics>,
+    /// Who of dialect `workspace` is where on this gateway.
+    pub(crate) occupancy: Arc<Occupancy>,
+    /// Tells this gateway from others.
+    pub(crate) name: Arc<str>,
     pub(crate) decisions: Arc<Decisions>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) ingest: Arc<Ingest>,
+    /// Where Socket.IO sessions of others are.
+    pub(crate) neighbours: Arc<Neighbours>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -77,6 +92,10 @@ pub(crate) struct Start {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) news: mpsc::Receiver<News>,
     pub(crate) withdrawals: mpsc::Receiver<Withdrawal>,
+    /// What others ask of the sessions here.
+    pub(crate) orders: mpsc::Receiver<Order>,
+    /// Which shard it is.
+    pub(crate) index: usize,
     pub(crate) counts: Arc<ShardCounts>,
     pub(crate) epoch: Epoch,
     pub(crate) position: u64,
@@ -194,9 +213,18 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
         shared,
     });
     let (arrivals_sender, arrivals) = mpsc::channel(ARRIVALS_CAPACITY);
+    let (calls_sender, calls) = mpsc::channel(CALLS_CAPACITY);
+    let ledger = Ledger::new(shard.shared.sessions.clone(), &shard.shared.name);
+    let neighbours = shard.shared.neighbours.of_shard(start.index);
+    let engine = sockets::engine(&shard, ledger, neighbours);
     let mut accepting = JoinSet::new();
     for listener in start.listeners {
-        let doors = Doors::new(&shard.shared, &listener, arrivals_sender.clone());
+        let doors = Doors::new(
+            &shard.shared,
+            &listener,
+            arrivals_sender.clone(),
+            calls_sender.clone(),
+        );
         match listener.into_tokio() {
             Ok(socket) => {
                 accepting.spawn_local(accept::run(socket, doors, shard.shared.clone()));
@@ -204,12 +232,13 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
             Err(error) => warn!(%error, "listener lost"),
         }
     }
-    drop(arrivals_sender);
+    drop((arrivals_sender, calls_sender));
     let mut welcoming = JoinSet::new();
     welcoming.spawn_local(welcome(Rc::clone(&shard), arrivals));
     tokio::select! {
         () = deliver(&shard, &mut start.news, &mut start.withdrawals) => {}
-        () = drain(&shard, &mut accepting) => {}
+        () = drain(&shard, &engine, &mut accepting) => {}
+        () = sockets::serve(&engine, calls, start.orders) => {}
         () = keep_measuring(&shard) => {}
     }
 }
@@ -288,7 +317,7 @@ async fn deliver(
 
 /// Waits for shutdown, then stops accepting and tells the clients to return
 /// elsewhere, spread over the drain window.
-async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
+async fn drain(shard: &Rc<Shard>, engine: &Rc<Engine>, accepting: &mut JoinSet<()>) {
     shard.shared.shutdown.wait().await;
     let options = &shard.shared.options;
     let window_end = Instant::now() + options.drain_window;
@@ -302,12 +331,15 @@ async fn drain(shard: &Rc<Shard>, accepting: &mut JoinSet<()>) {
     info!(connections = count, "telling clients to return elsewhere");
     let batches = count.div_ceil(FAREWELL_BATCH).max(1);
     let pause = options.drain_window / u32::try_from(batches).unwrap_or(u32::MAX);
-    for batch in leaving.chunks(FAREWELL_BATCH) {
-        for connection in batch {
-            (connection.farewell)(&connection.outbound);
+    let farewell = async {
+        for batch in leaving.chunks(FAREWELL_BATCH) {
+            for connection in batch {
+                (connection.farewell)(&connection.outbound);
+            }
+            sleep(pause).await;
         }
-        sleep(pause).await;
-    }
+    };
+    tokio::join!(farewell, sockets::drain(engine, options.drain_window));
     // Requests under way, such as events on their way to the bus, may end in
     // the same time.
     let requests = async { while accepting.join_next().await.is_some() {} };

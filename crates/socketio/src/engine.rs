@@ -6,10 +6,12 @@ pub(crate) mod core;
 mod http_requests;
 mod layer;
 mod link;
+mod moving;
 mod options;
 mod poll;
 mod polling;
 mod request;
+mod state;
 mod websocket;
 
 use std::{
@@ -36,10 +38,12 @@ use self::{
     request::Refused,
 };
 pub use self::{
-    layer::{Deadline, Layer, Message, TakeUpgrade},
+    layer::{Deadline, Layer, Message, TakeUpgrade, UpgradeElsewhere},
     link::{EndReason, Link, Transport},
+    moving::{Claim, Departure, LocalFuture, Owner},
     options::EngineOptions,
     request::{Answer, SessionRequest, Verb},
+    state::{ClientState, PartialMessage, QueuedPacket, SessionState, SocketState},
 };
 use crate::codec::{EnginePacket, Malformed};
 
@@ -283,6 +287,7 @@ impl<L: Layer> Engine<L> {
         }
         debug!(%reason, session = ?link, "session ended");
         link.settle();
+        self.core.calmer.notify_waiters();
         let (code, text) = reason.close_frame();
         link.outbound().close(code, text);
         // A client that is sent away may fetch what is left with its next poll, until the closing
@@ -352,11 +357,11 @@ impl<L: Layer> Engine<L> {
     /// Begins a session over polling, or over the outbound of a WebSocket connection.
     fn begin(
         &self,
+        sid: Rc<str>,
         opening: L::Opening,
         unsettled: Unsettled,
         websocket: Option<Outbound>,
     ) -> Rc<Session<L>> {
-        let sid: Rc<str> = self.layer.session_id().into();
         let number = self.opened.get();
         self.opened.set(number.wrapping_add(1));
         let index = self.sessions.borrow().vacant_key();

@@ -14,15 +14,17 @@
 //!    [`Engine::run`].
 //! 2. The HTTP layer hands every request of the Engine.IO path to [`Engine::handle`]. Requests for
 //!    sessions of other shards or gateways leave by [`Layer::elsewhere`] and come in by
-//!    [`Engine::request`], as values.
+//!    [`Engine::request`], as values. A WebSocket connection that arrives elsewhere goes to its
+//!    session or has it come, see [`UpgradeElsewhere`] and [`Handler::freeze`].
 //! 3. [`Handler::connect`] decides on each CONNECT, as slowly as it must, and joins its rooms;
 //!    nothing comes between its verdict and the answer, so that no event is lost.
 //! 4. Events are built once as a [`Packet`] and sent to any number of sockets.
 //!
 //! # Invariants
 //!
-//! - A session is one `Outbound` from its beginning to its end. Polling is a `Socket` below it that
-//!   blocks while no GET waits, and an upgrade replaces that socket: whoever sends need not know.
+//! - A session is in one engine at a time, and there one `Outbound` from its beginning to its end.
+//!   Polling is a `Socket` below it that blocks while no GET waits, and an upgrade replaces that
+//!   socket: whoever sends need not know.
 //! - What is emitted goes out in order, once, whatever the transport. A response that is lost on
 //!   its way is not repeated: that is what connection state recovery is for.
 //! - Nothing grows without a bound and nothing waits without a deadline; [`EngineOptions`] and
@@ -39,7 +41,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 pub use self::{
     codec::{Malformed, Packet, PacketBuilder},
-    engine::{Answer, EndReason, Engine, EngineOptions, Layer, Link, SessionRequest, Transport},
+    engine::{
+        Answer, EndReason, Engine, EngineOptions, Layer, Link, SessionRequest, SessionState,
+        Transport, UpgradeElsewhere,
+    },
     namespace::{
         Ack, AckError, Acknowledgement, Connecting, DisconnectReason, Event, Handler, Recovery,
         Refusal, Socket, SocketIo, SocketIoOptions, Verdict,

@@ -4,17 +4,17 @@
 mod acks;
 mod connecting;
 mod handler;
+mod layer;
+mod moving;
 mod socket;
 
 use std::{
     cell::{Cell, RefCell},
-    net::IpAddr,
     rc::Rc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::request::Parts;
 use serde_json::{Map, Value};
 use tokio::{task::AbortHandle, time::Instant};
 
@@ -25,12 +25,19 @@ pub use self::{
     socket::{Ack, Socket},
 };
 use crate::{
-    Answer, EndReason, Layer, Link, Malformed, Packet, SessionRequest,
+    Malformed, Packet,
     codec::{
-        Assembler, AssemblyLimits, Body, Header, SocketPacket, arguments, decode_socket_packet,
+        Assembled, Assembler, AssemblyLimits, Body, Header, SocketPacket, arguments,
+        decode_socket_packet,
     },
-    engine::{Deadline, Message, Session, TakeUpgrade},
+    engine::Session,
 };
+
+/// Messages that are kept for a namespace whose CONNECT awaits its verdict; one more is out of
+/// turn and ends the session. The stock libraries send none before the answer.
+const MAX_HELD: usize = 32;
+/// Bytes of those messages together; more end the session.
+const MAX_HELD_BYTES: usize = 64 * 1024;
 
 /// Settings of the Socket.IO layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,15 +92,15 @@ struct Member<H: Handler> {
 }
 
 enum MemberState<H: Handler> {
-    /// The handler decides.
-    Connecting(AbortHandle),
+    /// The handler decides; what comes meanwhile waits.
+    Connecting(AbortHandle, Vec<Assembled>),
     /// In, with what the handler keeps.
     In(Rc<H::Data>),
 }
 
 impl<H: Handler> Drop for Member<H> {
     fn drop(&mut self) {
-        if let MemberState::Connecting(task) = &self.state {
+        if let MemberState::Connecting(task, _) = &self.state {
             task.abort();
         }
     }
@@ -124,6 +131,26 @@ impl<H: Handler> Client<H> {
         let member = members.remove(index);
         members.shrink_to_fit();
         Some(member)
+    }
+
+    /// Keeps a message for a namespace that awaits its verdict; `None` if there is none.
+    fn hold(&self, message: Assembled) -> Option<Result<(), Malformed>> {
+        let mut members = self.members.borrow_mut();
+        let namespace = message.header().namespace;
+        let held = members
+            .iter_mut()
+            .find_map(|member| match &mut member.state {
+                MemberState::Connecting(_, held) if &**member.socket.namespace() == namespace => {
+                    Some(held)
+                }
+                _ => None,
+            })?;
+        let bytes = held.iter().map(Assembled::bytes).sum::<usize>() + message.bytes();
+        if held.len() >= MAX_HELD || bytes > MAX_HELD_BYTES {
+            return Some(Err(Malformed::State));
+        }
+        held.push(message);
+        Some(Ok(()))
     }
 
     fn is_lonely(&self) -> bool {
@@ -172,14 +199,29 @@ impl<H: Handler> SocketIo<H> {
         let task = link.core().spawn(async move {
             let socket = connecting.socket().clone();
             let verdict = Rc::clone(&handler).connect(connecting).await;
-            decide(&handler, &ours, &socket, verdict);
+            let held = decide(&handler, &ours, &socket, verdict);
+            for message in held {
+                let Some((socket, data)) = ours.data.member(message.header().namespace) else {
+                    break;
+                };
+                let (payload, attachments) = (&message.payload, &message.attachments);
+                hand_over(
+                    &*handler,
+                    &socket,
+                    &data,
+                    message.header(),
+                    payload,
+                    attachments,
+                )
+                .ok();
+            }
         });
         // Room for exactly one: hardly anyone is in a second.
         let mut members = client.members.borrow_mut();
         members.reserve_exact(1);
         members.push(Member {
             socket,
-            state: MemberState::Connecting(task),
+            state: MemberState::Connecting(task, Vec::new()),
         });
         Ok(())
     }
@@ -210,26 +252,16 @@ impl<H: Handler> SocketIo<H> {
         payload: &str,
         attachments: &[Bytes],
     ) -> Result<(), Malformed> {
-        let (name, arguments) = arguments(header.body, payload)?;
         let Some((socket, data)) = client.member(header.namespace) else {
-            return self.stray(client, header.namespace);
+            // What is no message is not kept either.
+            arguments(header.body, payload)?;
+            let mut message = Assembled::bare(header, payload);
+            message.attachments = attachments.to_vec();
+            return client
+                .hold(message)
+                .unwrap_or_else(|| self.stray(client, header.namespace));
         };
-        if !socket.is_connected() {
-            return Ok(());
-        }
-        match header.body {
-            Body::Event { ack } => {
-                let ack = ack.map(|id| Ack::new(socket.clone(), id));
-                let event = Event {
-                    name,
-                    arguments,
-                    attachments,
-                };
-                self.handler.event(&socket, &data, event, ack);
-            }
-            Body::Ack { id } => socket.acknowledged(id, &arguments, attachments),
-        }
-        Ok(())
+        hand_over(&*self.handler, &socket, &data, header, payload, attachments)
     }
 
     /// A packet for a namespace that the session is not in: it may have crossed the end of a
@@ -296,15 +328,46 @@ impl<H: Handler> SocketIo<H> {
     }
 }
 
-/// Carries out a verdict. Nothing comes between it and the answer to the client.
+/// Gives a message to the handler, or an acknowledgement to who waits for it.
+fn hand_over<H: Handler>(
+    handler: &H,
+    socket: &Socket,
+    data: &Rc<H::Data>,
+    header: Header<'_>,
+    payload: &str,
+    attachments: &[Bytes],
+) -> Result<(), Malformed> {
+    let (name, arguments) = arguments(header.body, payload)?;
+    if !socket.is_connected() {
+        return Ok(());
+    }
+    match header.body {
+        Body::Event { ack } => {
+            let ack = ack.map(|id| Ack::new(socket.clone(), id));
+            let event = Event {
+                name,
+                arguments,
+                attachments,
+            };
+            handler.event(socket, data, event, ack);
+        }
+        Body::Ack { id } => socket.acknowledged(id, &arguments, attachments),
+    }
+    Ok(())
+}
+
+/// Carries out a verdict. Nothing comes between it and the answer to the client. Gives the messages
+/// that waited for it.
 fn decide<H: Handler>(
     handler: &Rc<H>,
     session: &Session<SocketIo<H>>,
     socket: &Socket,
     verdict: Verdict<H::Data>,
-) {
+) -> Vec<Assembled> {
+    let mut held = Vec::new();
     let (link, client) = (&session.link, &session.data);
     let namespace = socket.namespace();
+    link.core().calmer.notify_waiters();
     match verdict {
         // Its end is under way.
         Verdict::Accept(_) if socket.was_disconnected() => {}
@@ -314,8 +377,11 @@ fn decide<H: Handler>(
                 let mut members = client.members.borrow_mut();
                 let member = members.iter_mut().find(|member| member.socket == *socket);
                 let Some(member) = member else {
-                    return;
+                    return held;
                 };
+                if let MemberState::Connecting(_, waiting) = &mut member.state {
+                    held = std::mem::take(waiting);
+                }
                 member.state = MemberState::In(Rc::clone(&data));
             }
             socket.enter();
@@ -334,87 +400,5 @@ fn decide<H: Handler>(
             link.close();
         }
     }
-}
-
-impl<H: Handler> Layer for SocketIo<H> {
-    type Opening = H::Opening;
-    type Session = Client<H>;
-
-    fn session_id(&self) -> String {
-        self.handler.session_id()
-    }
-
-    fn admit(&self, request: &Parts, peer: IpAddr) -> Result<Self::Opening, Answer> {
-        self.handler.open(request, peer)
-    }
-
-    fn open(&self, link: &Rc<Link>, opening: Self::Opening) -> Self::Session {
-        let until = Instant::now() + self.options.connect_timeout;
-        link.set_deadline(until);
-        Client {
-            opening: Rc::new(opening),
-            members: RefCell::default(),
-            assembler: RefCell::default(),
-            lonely_until: Cell::new(Some(until)),
-            left_any: Cell::default(),
-        }
-    }
-
-    fn message(&self, session: &Rc<Session<Self>>, message: Message<'_>) -> Result<(), Malformed> {
-        match message {
-            Message::Text(text) => self.text(session, text),
-            Message::Binary(bytes) => self.binary(&session.data, bytes),
-        }
-    }
-
-    fn deadline(&self, session: &Rc<Session<Self>>, now: Instant) -> Deadline {
-        let client = &session.data;
-        let lonely = client.lonely_until.get();
-        if lonely.is_some_and(|until| until <= now) {
-            return Deadline::End;
-        }
-        let sockets: Vec<Socket> = client
-            .members
-            .borrow()
-            .iter()
-            .map(|member| member.socket.clone())
-            .collect();
-        let acks = sockets.iter().filter_map(|socket| socket.expire_acks(now));
-        match acks.chain(lonely).min() {
-            Some(next) => Deadline::Again(next),
-            None => Deadline::Done,
-        }
-    }
-
-    fn ended(&self, session: &Rc<Session<Self>>, reason: EndReason) {
-        let client = &session.data;
-        client.assembler.take();
-        for member in client.members.take() {
-            let reason = if member.socket.was_disconnected() {
-                DisconnectReason::ServerLeft
-            } else {
-                DisconnectReason::Ended(reason)
-            };
-            self.depart(client, &member, reason);
-        }
-    }
-
-    fn left(&self, session: &Rc<Session<Self>>, namespace: &str) {
-        let client = &session.data;
-        let gone = client.members.borrow().iter().any(|member| {
-            &**member.socket.namespace() == namespace && member.socket.was_disconnected()
-        });
-        if gone && let Some(member) = client.take(namespace) {
-            self.depart(client, &member, DisconnectReason::ServerLeft);
-            self.look_lonely(session);
-        }
-    }
-
-    async fn elsewhere(&self, request: SessionRequest) -> Option<Answer> {
-        self.handler.elsewhere(request).await
-    }
-
-    fn upgrade_elsewhere(&self, sid: &str) -> Option<TakeUpgrade> {
-        self.handler.upgrade_elsewhere(sid)
-    }
+    held
 }

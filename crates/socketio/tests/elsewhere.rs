@@ -11,7 +11,7 @@ use common::{TestServer, polling, quick};
 use http::request::Parts;
 use signalbox_socketio::{
     Ack, Answer, Connecting, DisconnectReason, Engine, Event, Handler, SessionRequest, Socket,
-    SocketIo, Verdict, engine::TakeUpgrade,
+    SocketIo, UpgradeElsewhere, Verdict,
 };
 use tokio::{net::TcpListener, task::spawn_local};
 
@@ -41,10 +41,11 @@ impl Handler for Neighbour {
         Some(self.0.request(request).await)
     }
 
-    fn upgrade_elsewhere(&self, sid: &str) -> Option<TakeUpgrade> {
+    fn upgrade_elsewhere(&self, sid: &str) -> Option<UpgradeElsewhere> {
         let (engine, sid) = (Rc::clone(&self.0), sid.to_owned());
-        (sid != "nowhere")
-            .then(|| -> TakeUpgrade { Box::new(move |pending| engine.upgrade(&sid, pending)) })
+        (sid != "nowhere").then(|| {
+            UpgradeElsewhere::HandOn(Box::new(move |pending| engine.upgrade(&sid, pending)))
+        })
     }
 }
 

@@ -21,6 +21,7 @@ mod proxy;
 mod python;
 mod redis;
 mod resources;
+mod round_robin;
 mod subscriber;
 mod threat;
 mod websocket;
@@ -37,6 +38,7 @@ pub use self::{
     proxy::{Direction, Flow, Proxy},
     python::PythonClient,
     redis::RedisServer,
+    round_robin::RoundRobin,
     subscriber::{LiveLedger, Subscriber},
     threat::{Follower, Record},
     websocket::{Closed, Refused, WsClient},

@@ -155,6 +155,15 @@ impl Outbound {
         self.0.end();
     }
 
+    /// Ends the connection, without a Close frame, and gives the data frames that the socket has not
+    /// taken, for a session that goes on over another connection.
+    ///
+    /// `None`, and nothing has happened, when the connection is closing or a frame is partly
+    /// written.
+    pub fn surrender(&self) -> Option<Vec<Frame>> {
+        self.0.surrender()
+    }
+
     /// Sets what writes the data frame that goes ahead of the Close 1013 when the queue overflows.
     pub fn set_overload_farewell(&self, farewell: fn() -> Frame) {
         self.0.set_overload_farewell(farewell);

@@ -13,7 +13,7 @@ use crate::{
         SESSIONS_STREAM, SIGNING_KEYS, USERS,
     },
     stream::{DLQ, EVENTS, TOPICS},
-    subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
+    subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, GATEWAYS_PREFIX, TOPICS_PREFIX},
 };
 
 /// The requests that the auth service answers.
@@ -33,7 +33,8 @@ pub enum User {
     Router,
     /// Reads topics, public signing keys and revocations, asks the auth service,
     /// publishes the events of producers that come over HTTP, records who
-    /// decided what, and keeps the sessions that clients may come back to.
+    /// decided what, keeps the sessions that clients may come back to, and asks
+    /// other gateways about those that they have.
     Gateway,
     /// Answers the auth requests and owns the buckets of keys, users, refresh
     /// families and revocations.
@@ -118,6 +119,8 @@ impl User {
                 publish.push(format!("$KV.{DECISIONS}.>"));
                 publish.extend(read_bucket(DECISIONS));
                 publish.extend(read_bucket(REVOCATIONS));
+                publish.push(below(GATEWAYS_PREFIX));
+                subscribe.push(below(GATEWAYS_PREFIX));
                 // One by one: nothing here needs all of them.
                 publish.push(format!("$KV.{SESSIONS}.>"));
                 publish.push(stream_info(SESSIONS_STREAM));
@@ -287,6 +290,23 @@ mod tests {
             assert_eq!(publishes(user, ADMIN_MANAGE), trusted, "{user}");
             let asks = matches!(user, User::Admin | User::Gateway);
             assert_eq!(publishes(user, subject::MANAGE), asks, "{user}");
+        }
+    }
+
+    #[test]
+    fn only_gateways_hear_and_ask_gateways() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Gateway);
+            let subject = subject::GatewayId::new(1).ask();
+            assert_eq!(publishes(user, &subject), trusted, "{user}");
+            let Some(permissions) = user.permissions() else {
+                continue;
+            };
+            let hears = permissions
+                .subscribe
+                .iter()
+                .any(|pattern| subject.starts_with(pattern.trim_end_matches('>')));
+            assert_eq!(hears, user == User::Gateway, "{user}");
         }
     }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use serde_json::{Number, Value};
-use signalbox_protocol::event::Event;
+use signalbox_protocol::event::{Event, Priority};
 
 /// How a clause compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,11 +37,13 @@ pub(crate) enum Scalar {
 pub(super) enum Look {
     /// The event's name.
     Name,
+    /// How urgent it is.
+    Priority,
     /// A top-level field of its data.
     Field(Cow<'static, str>),
 }
 
-/// One condition on one field, or on the event's name.
+/// One condition on one field, or on the event's name or priority.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Clause {
     look: Look,
@@ -123,6 +125,14 @@ impl Clause {
         Self::of(Look::Name, Compare::Equal, values)
     }
 
+    /// An event of at least this priority.
+    pub(crate) fn on_priority(least: Priority) -> Self {
+        let all = [Priority::Low, Priority::Medium, Priority::High];
+        let accepted = all.into_iter().filter(|priority| *priority >= least);
+        let values = accepted.map(|priority| Scalar::Text(priority.as_str().to_owned()));
+        Self::of(Look::Priority, Compare::Equal, values.collect())
+    }
+
     fn of(look: Look, compare: Compare, mut values: Vec<Scalar>) -> Self {
         values.sort_unstable();
         values.dedup();
@@ -155,6 +165,7 @@ impl Clause {
         let listed = |text: &str| self.values.iter().any(|value| value.is_text(text));
         let field = match &self.look {
             Look::Name => return listed(event.kind.name),
+            Look::Priority => return listed(event.priority.as_str()),
             Look::Field(field) => event.data.get(field.as_ref()).unwrap_or(&Value::Null),
         };
         match (self.compare, field) {
@@ -202,7 +213,6 @@ mod tests {
     use serde_json::json;
     use signalbox_protocol::catalogue;
     use signalbox_protocol::domain::Domain;
-    use signalbox_protocol::event::Priority;
     use signalbox_protocol::timestamp::Timestamp;
 
     use super::*;
@@ -294,6 +304,23 @@ mod tests {
             assert!(passes(&values(listed.clone()), good), "{listed}");
             assert!(!passes(&values(listed.clone()), bad), "{listed}");
         }
+    }
+
+    #[test]
+    fn priorities_count_from_the_least() {
+        let event = |priority| Event {
+            priority,
+            ..event("node_joined", json!({}))
+        };
+        let passes = |least, priority| {
+            let filter = Filter::new(vec![Clause::on_priority(least)]).unwrap();
+            filter.passes(&event(priority))
+        };
+        assert!(passes(Priority::Medium, Priority::High));
+        assert!(passes(Priority::Medium, Priority::Medium));
+        assert!(!passes(Priority::Medium, Priority::Low));
+        assert!(passes(Priority::Low, Priority::Low));
+        assert!(!passes(Priority::High, Priority::Medium));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct Index {
     for_everyone: Vec<usize>,
     /// Those that want events of some names.
     by_name: Table,
+    /// Those that want events of some priorities.
+    by_priority: Table,
     /// Those that want some values of a field.
     by_field: HashMap<Cow<'static, str>, Field>,
 }
@@ -148,6 +150,7 @@ impl Index {
             Audience::Nobody => {}
         }
         reached.extend_from_slice(self.by_name.with_text(event.event.kind.name));
+        reached.extend_from_slice(self.by_priority.with_text(event.event.priority.as_str()));
         let data = &event.event.data;
         // Clients choose the names of the one, producers those of the other.
         if self.by_field.len() <= data.len() {
@@ -172,6 +175,7 @@ impl Index {
             && self.for_everyone.is_empty()
             && addressed.iter().all(|lists| lists.is_empty())
             && self.by_name.is_empty()
+            && self.by_priority.is_empty()
             && self.by_field.is_empty()
     }
 
@@ -186,6 +190,7 @@ impl Index {
     fn table(&self, clause: &Clause) -> Option<&Table> {
         match clause.look() {
             Look::Name => Some(&self.by_name),
+            Look::Priority => Some(&self.by_priority),
             Look::Field(name) => {
                 let field = self.by_field.get(name)?;
                 Some(match clause.compare() {
@@ -200,6 +205,7 @@ impl Index {
     fn table_mut(&mut self, clause: &Clause) -> &mut Table {
         match clause.look() {
             Look::Name => &mut self.by_name,
+            Look::Priority => &mut self.by_priority,
             Look::Field(name) => {
                 let field = self.by_field.entry(name.clone()).or_default();
                 match clause.compare() {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{Account, Ledger, Pid};
+use super::{Account, Ledger, Pid, TakenOver};
 
 /// How often a write is tried that finds another state than it expected.
 const ATTEMPTS: usize = 3;
@@ -53,6 +53,14 @@ impl Seat {
         self.0.is_lost.get()
     }
 
+    /// Tells other connections that this one has the session now.
+    pub(crate) fn announcement(&self) -> TakenOver {
+        TakenOver {
+            key: self.0.key.clone(),
+            holder: self.0.holder.clone(),
+        }
+    }
+
     /// Changes the account. It is not in the ledger before [`Seat::save`].
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Account) -> R) -> R {
         let inner = &self.0;
@@ -72,7 +80,7 @@ impl Seat {
     /// Closes the session: nobody comes back to it. Where that cannot be
     /// written it expires in its time, and what was revoked is found out when
     /// somebody comes back.
-    pub(crate) async fn close(self) {
+    pub(crate) async fn close(&self) {
         let inner = &self.0;
         inner.is_closed.set(true);
         inner.changes.set(inner.changes.get() + 1);
@@ -124,6 +132,14 @@ impl Inner {
             is_closed: Cell::new(false),
             on_loss,
         })
+    }
+
+    pub(super) const fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    pub(super) fn holder(&self) -> &str {
+        &self.holder
     }
 
     pub(super) const fn pid(&self) -> &Pid {
@@ -244,6 +260,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.ledger.forget(&self.pid, std::ptr::from_ref(self));
+        self.ledger.forget(&self.key, std::ptr::from_ref(self));
     }
 }

@@ -16,7 +16,12 @@ use super::{Arrival, Doors, Visitor};
 
 /// The dialects that this version speaks; the others may be configured and
 /// are answered as if they were not.
-const SPOKEN: &[Dialect] = &[Dialect::Threat, Dialect::Mesh];
+const SPOKEN: &[Dialect] = &[
+    Dialect::Threat,
+    Dialect::Mesh,
+    Dialect::Pipeline,
+    Dialect::Workspace,
+];
 
 /// Dialect `threat`: JSON over WebSocket
 ///
@@ -105,7 +110,7 @@ fn enter(
     }
 }
 
-fn serves(dialects: &BTreeSet<Dialect>, dialect: Dialect) -> bool {
+pub(super) fn serves(dialects: &BTreeSet<Dialect>, dialect: Dialect) -> bool {
     SPOKEN.contains(&dialect) && dialects.contains(&dialect)
 }
 
@@ -188,7 +193,7 @@ pub(super) async fn nowhere(State(doors): State<Doors>, uri: Uri) -> Failure {
 }
 
 /// Says what is at `path` on other listeners, or that nothing is.
-fn unserved(path: &str, dialects: &BTreeSet<Dialect>) -> Failure {
+pub(super) fn unserved(path: &str, dialects: &BTreeSet<Dialect>) -> Failure {
     let not_here = |dialect: &str| format!("dialect {dialect} is not served on this port");
     let sentence = match path {
         "/v1/ws" => not_here("threat"),
@@ -197,9 +202,10 @@ fn unserved(path: &str, dialects: &BTreeSet<Dialect>) -> Failure {
             Some(instead) => format!("{}; {instead}", not_here("fleet")),
             None => not_here("fleet"),
         },
-        path if path == "/socket.io" || path.starts_with("/socket.io/") => {
-            "dialects pipeline and workspace are not served on this port".to_owned()
-        }
+        path if path == "/socket.io" || path.starts_with("/socket.io/") => socket_io(dialects)
+            .unwrap_or_else(|| {
+                "dialects pipeline and workspace are not served on this port".to_owned()
+            }),
         _ => "nothing is served at this path".to_owned(),
     };
     Failure::plain(ErrorCode::NotFound, &sentence)

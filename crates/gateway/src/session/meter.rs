@@ -12,7 +12,7 @@ const MESSAGES: &str = "messages_per_minute";
 
 /// One connection's share in counting.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     dialect: Dialect,
     metering: Metering,
     /// Messages a minute where the connection is what counts; 0 = any number.
@@ -22,7 +22,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) const fn new(dialect: Dialect, metering: Metering, per_connection: u32) -> Self {
+    pub(crate) const fn new(dialect: Dialect, metering: Metering, per_connection: u32) -> Self {
         Self {
             dialect,
             metering,
@@ -36,7 +36,7 @@ impl Meter {
     ///
     /// # Errors
     /// By how much the limit is exceeded.
-    pub(super) async fn count(
+    pub(crate) async fn count(
         &mut self,
         limits: &Limits,
         principal: Option<&Principal>,

@@ -589,3 +589,207 @@ pub struct PipelineNarrowing {
     #[prost(string, tag = "3")]
     pub min_priority: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NeighbourRequest {
+    /// What is asked of the session. Empty for `alive` and `give_up`.
+    #[prost(string, tag = "1")]
+    pub sid: ::prost::alloc::string::String,
+    #[prost(oneof = "neighbour_request::What", tags = "2, 3, 4, 5, 6, 7")]
+    pub what: ::core::option::Option<neighbour_request::What>,
+}
+/// Nested message and enum types in `NeighbourRequest`.
+pub mod neighbour_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// The next packets, when there are some.
+        #[prost(message, tag = "2")]
+        Poll(super::Nothing),
+        /// Takes the packets of one body.
+        #[prost(bytes, tag = "3")]
+        Push(::prost::bytes::Bytes),
+        /// Prepares the session to move to the gateway that asks, and answers
+        /// `granted`. It stays prepared until `hand_over` or `give_up`, for a few
+        /// seconds.
+        #[prost(message, tag = "4")]
+        MakeWay(super::Nothing),
+        /// Moves the session; the subject on which `make_way` was answered.
+        #[prost(string, tag = "5")]
+        HandOver(::prost::alloc::string::String),
+        /// The client has left: the subject on which the answer is not awaited any
+        /// more. Not answered.
+        #[prost(string, tag = "6")]
+        GiveUp(::prost::alloc::string::String),
+        /// Asks for a sign of life.
+        #[prost(message, tag = "7")]
+        Alive(super::Nothing),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NeighbourReply {
+    #[prost(oneof = "neighbour_reply::Outcome", tags = "1, 2, 3, 4, 5, 6")]
+    pub outcome: ::core::option::Option<neighbour_reply::Outcome>,
+}
+/// Nested message and enum types in `NeighbourReply`.
+pub mod neighbour_reply {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "1")]
+        Answer(super::HttpAnswer),
+        #[prost(message, tag = "2")]
+        Granted(super::Nothing),
+        #[prost(message, tag = "3")]
+        Session(super::SessionState),
+        /// No such session, or it does not move.
+        #[prost(message, tag = "4")]
+        Refused(super::Nothing),
+        #[prost(message, tag = "5")]
+        Alive(super::Nothing),
+        /// Too many requests at once.
+        #[prost(message, tag = "6")]
+        Busy(super::Nothing),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Nothing {}
+/// The answer to a poll or a body.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HttpAnswer {
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: ::prost::bytes::Bytes,
+}
+/// A session on its way from one gateway to another.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionState {
+    #[prost(string, tag = "1")]
+    pub sid: ::prost::alloc::string::String,
+    /// What was sent and not fetched, oldest first.
+    #[prost(message, repeated, tag = "2")]
+    pub queue: ::prost::alloc::vec::Vec<QueuedPacket>,
+    /// The longest message accepted, in bytes.
+    #[prost(uint64, tag = "3")]
+    pub max_payload: u64,
+    /// Until the heartbeat is looked at next.
+    #[prost(uint64, tag = "4")]
+    pub beat_in_ms: u64,
+    #[prost(bool, tag = "5")]
+    pub pong_awaited: bool,
+    #[prost(bool, tag = "6")]
+    pub settled: bool,
+    /// What is kept of the request that opened the session.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub opening: ::prost::bytes::Bytes,
+    /// How long the session may still be in no namespace; absent = it is in one.
+    #[prost(uint64, optional, tag = "8")]
+    pub lonely_for_ms: ::core::option::Option<u64>,
+    /// Whether a namespace was left.
+    #[prost(bool, tag = "9")]
+    pub left_any: bool,
+    /// A message whose attachments have not all come.
+    #[prost(message, optional, tag = "10")]
+    pub partial: ::core::option::Option<PartialMessage>,
+    #[prost(message, repeated, tag = "11")]
+    pub sockets: ::prost::alloc::vec::Vec<SocketState>,
+}
+/// An Engine.IO packet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueuedPacket {
+    #[prost(oneof = "queued_packet::Packet", tags = "1, 2")]
+    pub packet: ::core::option::Option<queued_packet::Packet>,
+}
+/// Nested message and enum types in `QueuedPacket`.
+pub mod queued_packet {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Packet {
+        #[prost(string, tag = "1")]
+        Text(::prost::alloc::string::String),
+        #[prost(bytes, tag = "2")]
+        Binary(::prost::bytes::Bytes),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartialMessage {
+    #[prost(string, tag = "1")]
+    pub packet: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub attachments: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// A client in a namespace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SocketState {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "3")]
+    pub pid: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "4")]
+    pub next_ack: u64,
+    /// What the dialect keeps.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub data: ::prost::bytes::Bytes,
+}
+/// What dialects `pipeline` and `workspace` keep of the request that opened a
+/// session: the `opening` of a SessionState.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpeningState {
+    #[prost(string, optional, tag = "1")]
+    pub token: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    pub dialect: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, tag = "3")]
+    pub takes_offsets: bool,
+}
+/// What they keep of a client in a namespace: the `data` of a SocketState.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SeatState {
+    /// How the audit log names it.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub account: ::core::option::Option<RecoverableSession>,
+    /// Whether its events end in an offset.
+    #[prost(bool, tag = "3")]
+    pub offsets: bool,
+    /// The secret by which it comes back; empty = none.
+    #[prost(string, tag = "4")]
+    pub pid: ::prost::alloc::string::String,
+    /// Whether the bucket `sessions` has it.
+    #[prost(bool, tag = "5")]
+    pub entered: bool,
+    /// Everything up to this position was sent to it.
+    #[prost(string, tag = "6")]
+    pub position: ::prost::alloc::string::String,
+    /// Behind which position it wants to begin; empty = none.
+    #[prost(string, tag = "7")]
+    pub since: ::prost::alloc::string::String,
+    /// Whether it has missed what cannot be brought any more.
+    #[prost(bool, tag = "8")]
+    pub lost: bool,
+    /// How long it may go on without saying who it is; absent = it has.
+    #[prost(uint64, optional, tag = "9")]
+    pub credential_in_ms: ::core::option::Option<u64>,
+    /// Bad messages in a row, and bad tokens.
+    #[prost(uint32, tag = "10")]
+    pub strikes: u32,
+    #[prost(uint32, tag = "11")]
+    pub bad_tokens: u32,
+}
+/// Asks every gateway who of dialect `workspace` is there, on
+/// `svc.gateway.stats`; each answers on the reply subject.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OccupancyRequest {}
+/// A part of a gateway's answer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OccupancyReply {
+    /// Clients; in the first part only.
+    #[prost(uint64, tag = "1")]
+    pub connections: u64,
+    /// Clients by room.
+    #[prost(map = "string, uint64", tag = "2")]
+    pub rooms: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// Whether another part follows.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}

@@ -42,6 +42,22 @@ pub struct Assembled {
 }
 
 impl Assembled {
+    /// A message without attachments, to be kept.
+    pub(crate) fn bare(header: Header<'_>, payload: &str) -> Self {
+        Self {
+            namespace: header.namespace.into(),
+            body: header.body,
+            payload: payload.into(),
+            attachments: Vec::new(),
+        }
+    }
+
+    /// Bytes of its payload and attachments.
+    pub(crate) fn bytes(&self) -> usize {
+        let attachments = self.attachments.iter().map(Bytes::len).sum::<usize>();
+        self.payload.len() + attachments
+    }
+
     /// What the message is, but for its payload.
     pub fn header(&self) -> Header<'_> {
         Header {
@@ -79,6 +95,25 @@ impl Assembler {
             missing: attachments,
             room,
         })
+    }
+
+    /// The message so far: its text as the client sent it, and the attachments that have come.
+    pub(crate) fn so_far(&self) -> (String, Vec<Bytes>) {
+        let count = self.attachments.len() + self.missing;
+        let (kind, id) = match self.body {
+            Body::Event { ack } => ('5', ack),
+            Body::Ack { id } => ('6', Some(id)),
+        };
+        let mut packet = format!("{kind}{count}-");
+        if &*self.namespace != "/" {
+            packet.push_str(&self.namespace);
+            packet.push(',');
+        }
+        if let Some(id) = id {
+            packet.push_str(&id.to_string());
+        }
+        packet.push_str(&self.payload);
+        (packet, self.attachments.clone())
     }
 
     /// Takes the next attachment; gives the message after the last.

@@ -63,6 +63,8 @@ pub(crate) struct Core {
     tasks: RefCell<JoinSet<()>>,
     /// Woken when there is something to do earlier than was known.
     pub(crate) wake: Notify,
+    /// Woken when something of a session is no longer in progress.
+    pub(crate) calmer: Notify,
     unsettled: RefCell<HashMap<IpAddr, usize>>,
     pub(crate) draining: Cell<bool>,
 }

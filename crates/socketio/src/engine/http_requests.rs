@@ -3,14 +3,15 @@
 use std::{error::Error, future::Future, net::IpAddr, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
 use signalbox_transport::{PendingUpgrade, upgrade};
 use tokio::{task::yield_now, time::timeout};
 
 use super::{
-    Answer, EndReason, Engine, Layer, Session, SessionRequest, Verb,
+    Answer, EndReason, Engine, Layer, Session, SessionRequest, TakeUpgrade, UpgradeElsewhere, Verb,
+    core::Core,
     poll::{BegunPoll, Given},
     polling::Polling,
     request::{Query, Refused, is_push},
@@ -49,7 +50,7 @@ impl<L: Layer> Engine<L> {
         }
     }
 
-    fn begin_request<B>(self: &Rc<Self>, mut request: Request<B>, peer: IpAddr) -> Begun<L, B> {
+    fn begin_request<B>(self: &Rc<Self>, request: Request<B>, peer: IpAddr) -> Begun<L, B> {
         self.turn();
         let query = match Query::parse(request.uri().query().unwrap_or_default()) {
             Ok(query) => query,
@@ -58,7 +59,7 @@ impl<L: Layer> Engine<L> {
         match (query.sid, query.websocket) {
             (None, false) => Begun::Answered(self.open_polling(request, peer).into_response()),
             (None, true) => Begun::Answered(self.open_websocket(request, peer)),
-            (Some(sid), true) => Begun::Answered(self.request_upgrade(&mut request, &sid)),
+            (Some(sid), true) => Begun::Answered(self.request_upgrade(request, &sid, peer)),
             (Some(sid), false) => self.begin_session_request(request, sid),
         }
     }
@@ -117,7 +118,8 @@ impl<L: Layer> Engine<L> {
         let (parts, _) = request.into_parts();
         match self.layer.admit(&parts, peer) {
             Ok(opening) => {
-                let session = self.begin(opening, unsettled, None);
+                let sid = self.layer.session_id().into();
+                let session = self.begin(sid, opening, unsettled, None);
                 Answer::ok(self.open_packet(&session.link))
             }
             Err(answer) => answer,
@@ -152,26 +154,45 @@ impl<L: Layer> Engine<L> {
 
     fn request_upgrade<B>(
         self: &Rc<Self>,
-        request: &mut Request<B>,
+        request: Request<B>,
         sid: &str,
+        peer: IpAddr,
     ) -> Response<Full<Bytes>> {
-        let here = self.by_sid.borrow().contains_key(sid);
-        let take = if here {
-            None
-        } else if let Some(take) = self.layer.upgrade_elsewhere(sid) {
-            Some(take)
-        } else {
-            return Refused::Sid.answer().into_response();
+        let (parts, body) = request.into_parts();
+        let take = match self.begin_upgrade(&parts, sid, peer) {
+            Ok(take) => take,
+            Err(answer) => return answer.into_response(),
         };
-        match upgrade::accept(request) {
+        match upgrade::accept(&mut Request::from_parts(parts, body)) {
             Ok((response, pending)) => {
-                match take {
-                    Some(take) => take(pending),
-                    None => self.upgrade(sid, pending),
-                }
+                take(pending);
                 response.map(|_| Full::default())
             }
             Err(rejection) => rejection.response(),
+        }
+    }
+
+    /// Who takes the connection of an upgrade.
+    fn begin_upgrade(
+        self: &Rc<Self>,
+        request: &Parts,
+        sid: &str,
+        peer: IpAddr,
+    ) -> Result<TakeUpgrade, Answer> {
+        let (engine, owned) = (Rc::clone(self), sid.to_owned());
+        if self.by_sid.borrow().contains_key(sid) {
+            return Ok(Box::new(move |pending| engine.upgrade(&owned, pending)));
+        }
+        match self.layer.upgrade_elsewhere(sid) {
+            Some(UpgradeElsewhere::HandOn(take)) => Ok(take),
+            Some(UpgradeElsewhere::Fetch(owner)) => {
+                let unsettled = self.make_room(peer).map_err(Refused::answer)?;
+                let opening = self.layer.admit(request, peer)?;
+                Ok(Box::new(move |pending| {
+                    engine.fetch(&owned, pending, owner, opening, unsettled);
+                }))
+            }
+            None => Err(Refused::Sid.answer()),
         }
     }
 
@@ -246,7 +267,7 @@ impl<L: Layer> Engine<L> {
         if link.is_ended() {
             return Err(Refused::Sid);
         }
-        let Some(polling) = link.polling.borrow().clone() else {
+        let Some(polling) = link.polling.borrow().clone().filter(|_| !link.frozen.get()) else {
             return Err(Refused::Bad);
         };
         if polling.pushing.replace(true) {
@@ -255,7 +276,10 @@ impl<L: Layer> Engine<L> {
         }
         Ok(BegunPush {
             unread: Given::new(&self.core, link.key),
-            _pushing: Pushing(polling),
+            _pushing: Pushing {
+                polling,
+                core: Rc::clone(&self.core),
+            },
             session,
         })
     }
@@ -306,11 +330,15 @@ struct BegunPush<L: Layer> {
 }
 
 /// Lets the next body in when dropped.
-struct Pushing(Rc<Polling>);
+struct Pushing {
+    polling: Rc<Polling>,
+    core: Rc<Core>,
+}
 
 impl Drop for Pushing {
     fn drop(&mut self) {
-        self.0.pushing.set(false);
+        self.polling.pushing.set(false);
+        self.core.calmer.notify_waiters();
     }
 }
 

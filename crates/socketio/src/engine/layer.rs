@@ -7,7 +7,7 @@ use http::request::Parts;
 use signalbox_transport::PendingUpgrade;
 use tokio::time::Instant;
 
-use super::{Answer, EndReason, Link, Session, SessionRequest};
+use super::{Answer, ClientState, EndReason, Link, Owner, Session, SessionRequest};
 use crate::Malformed;
 
 /// A message of a session.
@@ -21,6 +21,15 @@ pub enum Message<'a> {
 
 /// Takes an upgrade over on behalf of the shard that has the session.
 pub type TakeUpgrade = Box<dyn FnOnce(PendingUpgrade)>;
+
+/// What becomes of an upgrade of a session that is not here.
+pub enum UpgradeElsewhere {
+    /// The connection goes to the session: to another shard of this process, where
+    /// [`Engine::upgrade`](super::Engine::upgrade) goes on.
+    HandOn(TakeUpgrade),
+    /// The session comes to the connection, from an engine that no connection can be handed to.
+    Fetch(Box<dyn Owner>),
+}
 
 /// What a layer wants after a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,10 +92,40 @@ pub trait Layer: Sized + 'static {
         async { None }
     }
 
-    /// Who takes an upgrade of a session that is not here: another shard of this process, where
-    /// [`Engine::upgrade`](super::Engine::upgrade) goes on. `None` if nobody does; the client then
-    /// stays with polling.
-    fn upgrade_elsewhere(&self, _sid: &str) -> Option<TakeUpgrade> {
+    /// What becomes of an upgrade of a session that is not here. `None` if nobody has the session;
+    /// the client then stays with polling.
+    fn upgrade_elsewhere(&self, _sid: &str) -> Option<UpgradeElsewhere> {
         None
+    }
+
+    /// Whether something of a session is in progress that would be lost if it moved now.
+    fn is_busy(&self, _session: &Session<Self>) -> bool {
+        false
+    }
+
+    /// What another engine needs to go on with a session; `None` if it cannot. Changes nothing,
+    /// since it is also called to find out whether a session could move.
+    fn freeze(&self, _session: &Session<Self>) -> Option<ClientState> {
+        None
+    }
+
+    /// Called in place of [`ended`](Self::ended), right behind [`freeze`](Self::freeze), when a
+    /// session has moved to another engine.
+    fn moved(&self, _session: &Rc<Session<Self>>) {}
+
+    /// What to keep of the request that opened a session elsewhere, with `here` of the request that
+    /// has it come here.
+    fn thaw_opening(&self, _here: Self::Opening, _opening: &[u8]) -> Option<Self::Opening> {
+        None
+    }
+
+    /// Goes on with a session that has come from elsewhere, behind [`open`](Self::open). False if
+    /// it cannot; the session then ends. Nothing is taken from the client meanwhile.
+    fn thaw(
+        &self,
+        _session: &Rc<Session<Self>>,
+        _state: ClientState,
+    ) -> impl Future<Output = bool> {
+        async { false }
     }
 }

@@ -118,6 +118,10 @@ pub struct Link {
     pub(super) probing: Cell<bool>,
     /// Whether a poll was answered with nothing for it.
     pub(super) made_way: Cell<bool>,
+    /// Whether the session is on its way to another engine, and takes no requests.
+    pub(super) frozen: Cell<bool>,
+    /// Acknowledgements that this side owes.
+    owed: Cell<usize>,
     max_payload: Cell<usize>,
     /// The earliest deadline that the layer above has set.
     pub(super) deadline: Cell<Option<Instant>>,
@@ -153,6 +157,8 @@ impl Link {
             ended: Cell::default(),
             probing: Cell::default(),
             made_way: Cell::default(),
+            frozen: Cell::default(),
+            owed: Cell::default(),
             max_payload: Cell::new(options.max_payload),
             deadline: Cell::default(),
             polling: RefCell::new(polling),
@@ -207,9 +213,25 @@ impl Link {
         self.core.add_chore(Chore::End(self.key, reason));
     }
 
-    /// Says that the session is no stranger any more: it does not count against its address.
-    pub fn settle(&self) {
-        self.unsettled.take();
+    /// Says that the session is no stranger any more: it does not count against its address. Tells
+    /// whether that was known.
+    pub fn settle(&self) -> bool {
+        self.unsettled.take().is_none()
+    }
+
+    /// Counts an acknowledgement that this side owes.
+    pub(crate) fn owe(&self) {
+        self.owed.set(self.owed.get() + 1);
+    }
+
+    /// Counts one that was given, or never will be.
+    pub(crate) fn owe_less(&self) {
+        self.owed.set(self.owed.get() - 1);
+        self.core.calmer.notify_waiters();
+    }
+
+    pub(super) fn owes(&self) -> bool {
+        self.owed.get() > 0
     }
 
     /// Changes the longest message or polling body accepted, from the next one on.

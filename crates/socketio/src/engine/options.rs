@@ -22,6 +22,12 @@ pub struct EngineOptions {
     /// From the upgrade request to the end of the upgrade; default 10 s. Then the WebSocket
     /// connection is closed and the session goes on by polling.
     pub upgrade_timeout: Duration,
+    /// How long something of a session may be in progress that is to move to another engine;
+    /// default 2 s. Then it does not move.
+    pub move_patience: Duration,
+    /// Bytes that a session may take along to another engine, as packets that were not fetched;
+    /// default 3 MiB. One with more does not move, and its client returns as after a break.
+    pub max_move_bytes: usize,
     /// Sessions at once; default 100,000. The next is answered 503.
     pub max_sessions: usize,
     /// Sessions at once from one address (or IPv6 /64) that the layer above has not settled;
@@ -48,6 +54,8 @@ impl Default for EngineOptions {
             max_packets: 10_000,
             body_timeout: Duration::from_secs(30),
             upgrade_timeout: Duration::from_secs(10),
+            move_patience: Duration::from_secs(2),
+            max_move_bytes: 3 * 1024 * 1024,
             max_sessions: 100_000,
             max_unsettled_per_address: 1_000,
             send_buffer_bytes: SEND_BUFFER_BYTES,

@@ -22,7 +22,7 @@ impl<L: Layer> Engine<L> {
         session: Rc<Session<L>>,
     ) -> Result<BegunPoll<L>, Refused> {
         let link = &session.link;
-        let Some(polling) = link.polling.borrow().clone() else {
+        let Some(polling) = link.polling.borrow().clone().filter(|_| !link.frozen.get()) else {
             return Err(Refused::Bad);
         };
         let Some(waiting) = polling.begin() else {

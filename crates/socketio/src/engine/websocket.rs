@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use signalbox_transport::{CloseCode, Frame, Incoming, PendingUpgrade, WebSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use super::{Chore, EndReason, Engine, Layer, Session, Transport, core::Unsettled};
@@ -31,7 +31,8 @@ impl<L: Layer> Engine<L> {
         };
         match socket {
             Ok(socket) => {
-                let session = self.begin(opening, unsettled, Some(socket.outbound()));
+                let sid = self.layer.session_id().into();
+                let session = self.begin(sid, opening, unsettled, Some(socket.outbound()));
                 let open = Frame::text(&self.open_packet(&session.link));
                 // One that is gone already says so to its reader.
                 let _sent = session.link.outbound().send_frame(&open);
@@ -43,13 +44,9 @@ impl<L: Layer> Engine<L> {
 
     /// Reads a session's messages to the end of the connection, which may outlive the session by
     /// the closing grace.
-    async fn converse(&self, session: &Rc<Session<L>>, mut socket: WebSocket) {
+    pub(super) async fn converse(&self, session: &Rc<Session<L>>, mut socket: WebSocket) {
         let link = &session.link;
-        // Should the layer panic, the session still ends.
-        let _panicked = Unattended {
-            engine: self,
-            session,
-        };
+        let _panicked = self.unattended(session);
         let mut max_payload = self.options.max_payload;
         loop {
             if link.max_payload() != max_payload {
@@ -75,13 +72,8 @@ impl<L: Layer> Engine<L> {
 
     /// Lets a WebSocket connection take over a session that polls.
     pub(super) async fn probe(self: Rc<Self>, sid: &str, pending: PendingUpgrade) {
-        let began = tokio::time::Instant::now();
-        let limit = self.options.upgrade_timeout;
-        let Ok(Ok((stream, read_ahead))) = timeout(limit, pending.complete()).await else {
-            return;
-        };
-        let options = self.websocket_options(MAX_PROBE_BYTES);
-        let Ok(mut socket) = WebSocket::new(stream, read_ahead, &options) else {
+        let deadline = Instant::now() + self.options.upgrade_timeout;
+        let Some(mut socket) = self.take_connection(pending, deadline).await else {
             return;
         };
         let session = self.find(sid).filter(|session| {
@@ -96,14 +88,32 @@ impl<L: Layer> Engine<L> {
         session.link.made_way.set(false);
         let probed = {
             let _probing = Probing(&session);
-            let left = limit.saturating_sub(began.elapsed());
-            timeout(left, handshake(&session, &mut socket)).await == Ok(true)
+            timeout_at(deadline, handshake(&session, &mut socket)).await == Ok(true)
                 && self.take_over(&session, &mut socket)
         };
         if probed {
             self.converse(&session, socket).await;
         } else {
             turn_away(socket, "upgrade not completed").await;
+        }
+    }
+
+    /// A connection that is no session's yet.
+    pub(super) async fn take_connection(
+        &self,
+        pending: PendingUpgrade,
+        deadline: Instant,
+    ) -> Option<WebSocket> {
+        let (stream, read_ahead) = timeout_at(deadline, pending.complete()).await.ok()?.ok()?;
+        let options = self.websocket_options(MAX_PROBE_BYTES);
+        WebSocket::new(stream, read_ahead, &options).ok()
+    }
+
+    /// Sees to it that a session ends even should the layer panic.
+    pub(super) fn unattended<'a>(&'a self, session: &'a Session<L>) -> Unattended<'a, L> {
+        Unattended {
+            engine: self,
+            session,
         }
     }
 
@@ -131,14 +141,10 @@ impl<L: Layer> Engine<L> {
 
 /// The probe and its answer, then the end of the upgrade. False if the client does otherwise.
 async fn handshake<L: Layer>(session: &Session<L>, socket: &mut WebSocket) -> bool {
-    let Incoming::Text(probe) = socket.next().await else {
-        return false;
-    };
-    if decode_packet(&probe) != Ok(EnginePacket::Ping(PROBE)) {
+    if !is_probe(&socket.next().await) {
         return false;
     }
-    // One that is gone already says so to its reader.
-    let _sent = socket.outbound().send_frame(&Frame::text("3probe"));
+    answer_probe(socket);
     // The poll that waits would keep the client from going on.
     if let Some(polling) = &*session.link.polling.borrow()
         && polling.is_idle()
@@ -146,11 +152,24 @@ async fn handshake<L: Layer>(session: &Session<L>, socket: &mut WebSocket) -> bo
         session.link.made_way.set(true);
         polling.answer_noop();
     }
-    matches!(socket.next().await, Incoming::Text(end) if decode_packet(&end) == Ok(EnginePacket::Upgrade))
+    is_completion(&socket.next().await)
+}
+
+pub(super) fn is_probe(incoming: &Incoming) -> bool {
+    matches!(incoming, Incoming::Text(probe) if decode_packet(probe) == Ok(EnginePacket::Ping(PROBE)))
+}
+
+pub(super) fn answer_probe(socket: &WebSocket) {
+    // One that is gone already says so to its reader.
+    let _sent = socket.outbound().send_frame(&Frame::text("3probe"));
+}
+
+pub(super) fn is_completion(incoming: &Incoming) -> bool {
+    matches!(incoming, Incoming::Text(end) if decode_packet(end) == Ok(EnginePacket::Upgrade))
 }
 
 /// Closes a connection that is no session's.
-async fn turn_away(mut socket: WebSocket, reason: &str) {
+pub(super) async fn turn_away(mut socket: WebSocket, reason: &str) {
     socket.outbound().close(CloseCode::POLICY_VIOLATION, reason);
     socket.closed().await;
 }
@@ -165,7 +184,7 @@ impl<L: Layer> Drop for Probing<'_, L> {
 }
 
 /// Has a session ended at the next turn, if it has not been by then.
-struct Unattended<'a, L: Layer> {
+pub(super) struct Unattended<'a, L: Layer> {
     engine: &'a Engine<L>,
     session: &'a Session<L>,
 }

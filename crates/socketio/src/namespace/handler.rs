@@ -7,7 +7,7 @@ use http::request::Parts;
 use serde_json::value::RawValue;
 
 use super::{Ack, Connecting, Socket, Verdict};
-use crate::{Answer, EndReason, SessionRequest, engine::TakeUpgrade};
+use crate::{Answer, EndReason, Link, SessionRequest, UpgradeElsewhere};
 
 /// An event of a client.
 #[derive(Debug)]
@@ -30,6 +30,9 @@ pub enum DisconnectReason {
     ServerLeft,
     /// The whole session ended.
     Ended(EndReason),
+    /// The session goes on elsewhere, with what [`Handler::freeze`] gave: its client notices
+    /// nothing, and a [`Handler::thaw`] there takes the place of a CONNECT.
+    Moved,
 }
 
 impl fmt::Display for DisconnectReason {
@@ -39,14 +42,15 @@ impl fmt::Display for DisconnectReason {
             Self::ClientLeft => f.write_str("client namespace disconnect"),
             Self::ServerLeft => f.write_str("server namespace disconnect"),
             Self::Ended(reason) => reason.fmt(f),
+            Self::Moved => f.write_str("moved"),
         }
     }
 }
 
 /// What a server does with its sockets; one per shard.
 ///
-/// Apart from [`connect`](Self::connect) and [`elsewhere`](Self::elsewhere) nothing here waits:
-/// what takes longer is a task of the handler's own. All are called on the shard's thread, never
+/// Apart from [`connect`](Self::connect), [`thaw`](Self::thaw) and [`elsewhere`](Self::elsewhere)
+/// nothing here waits: what takes longer is a task of the handler's own. All are called on the shard's thread, never
 /// from within each other or from a call of [`Socket`].
 pub trait Handler: Sized + 'static {
     /// What is kept of the request that opened an Engine.IO session: a credential in its query, who
@@ -67,11 +71,15 @@ pub trait Handler: Sized + 'static {
     /// The answer for one that is refused, see [`Answer::denied`].
     fn open(&self, request: &Parts, peer: IpAddr) -> Result<Self::Opening, Answer>;
 
+    /// Called when a session begins, before anything of it is read: for its limits.
+    fn opened(&self, _link: &Rc<Link>, _opening: &Rc<Self::Opening>) {}
+
     /// Decides whether a client may join a namespace, and joins its rooms.
     ///
     /// The client has no answer yet, and hears of nothing before it but what is emitted here, which
     /// is how missed events are replayed. Join where nothing is awaited any more: the answer goes
-    /// out right behind the verdict, so that nothing comes between. The future is dropped when the
+    /// out right behind the verdict, so that nothing comes between. Events that come meanwhile are
+    /// kept, within bounds, and handed over once the client is in. The future is dropped when the
     /// client leaves.
     fn connect(
         self: Rc<Self>,
@@ -93,7 +101,55 @@ pub trait Handler: Sized + 'static {
     }
 
     /// See [`Layer::upgrade_elsewhere`](crate::Layer::upgrade_elsewhere).
-    fn upgrade_elsewhere(&self, _sid: &str) -> Option<TakeUpgrade> {
+    fn upgrade_elsewhere(&self, _sid: &str) -> Option<UpgradeElsewhere> {
         None
     }
+
+    /// Whether something is in progress for a socket that would be lost if it moved now. A move waits
+    /// for the end of it, for a while.
+    fn is_busy(&self, _socket: &Socket, _data: &Rc<Self::Data>) -> bool {
+        false
+    }
+
+    /// What another server's [`thaw`](Self::thaw) needs to go on with a socket: rooms, the position
+    /// up to which events were sent, who the user is. `None` if it cannot move now; its client
+    /// stays with polling. Changes nothing, since it is also called to find that out.
+    ///
+    /// When the socket does move, [`disconnect`](Self::disconnect) with
+    /// [`Moved`](DisconnectReason::Moved) follows at once, and nothing that is emitted from there
+    /// on is sent. Never called while an [`Ack`] of the session is held.
+    fn freeze(&self, _socket: &Socket, _data: &Rc<Self::Data>) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// What another server's [`thaw_opening`](Self::thaw_opening) needs; `None` if the session
+    /// cannot move.
+    fn freeze_opening(&self, _opening: &Self::Opening) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// What to keep of the request that opened a session on another server, as
+    /// [`freeze_opening`](Self::freeze_opening) there gave it. `here` is what [`open`](Self::open)
+    /// made of the upgrade request that has the session come here.
+    fn thaw_opening(&self, _here: Self::Opening, _opening: &[u8]) -> Option<Self::Opening> {
+        None
+    }
+
+    /// Goes on with a socket of another server, which has the id and the recovery that it had.
+    /// `None` if that cannot be; the session ends, and its client returns.
+    ///
+    /// What is emitted here reaches the client behind everything that was sent there. Send what was
+    /// missed, and join where nothing is awaited any more. Nothing is taken from the client
+    /// meanwhile; the future is dropped when it takes too long.
+    fn thaw(
+        self: Rc<Self>,
+        _socket: Socket,
+        _opening: Rc<Self::Opening>,
+        _data: Vec<u8>,
+    ) -> impl Future<Output = Option<Self::Data>> {
+        async { None }
+    }
+
+    /// Called right behind [`thaw`](Self::thaw), in place of [`connected`](Self::connected).
+    fn thawed(&self, _socket: &Socket, _data: &Rc<Self::Data>) {}
 }

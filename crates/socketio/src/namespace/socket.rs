@@ -14,7 +14,7 @@ use signalbox_transport::{Outbound, Sent};
 use tokio::time::Instant;
 
 use super::acks::{AckError, Acknowledgement, Acks};
-use crate::{Link, Packet, PacketBuilder};
+use crate::{Link, Packet, PacketBuilder, engine::SocketState};
 
 /// Where a socket stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +66,32 @@ impl Socket {
             max_acks,
             acks: RefCell::default(),
         }))
+    }
+
+    /// A socket as it was on another engine, and what the handler there kept. It may be sent to, and
+    /// is in its namespace with [`resume`](Self::resume).
+    pub(super) fn thaw(state: SocketState, link: Rc<Link>, max_acks: usize) -> (Self, Vec<u8>) {
+        let socket = Self::new(&state.namespace, link, max_acks);
+        socket.restore_id(state.id.into());
+        if let Some(pid) = state.pid {
+            socket.offer_recovery(pid.into());
+        }
+        // An acknowledgement of an event that was sent there is not taken for one of an event of
+        // here.
+        socket.0.next_ack.set(state.next_ack);
+        (socket, state.data)
+    }
+
+    /// What another engine needs beside what the handler keeps.
+    pub(super) fn freeze(&self, data: Vec<u8>) -> SocketState {
+        let inner = &*self.0;
+        SocketState {
+            namespace: inner.namespace.to_string(),
+            id: inner.id.borrow().to_string(),
+            pid: inner.pid.borrow().as_deref().map(str::to_owned),
+            next_ack: inner.next_ack.get(),
+            data,
+        }
     }
 
     /// The id that the client knows itself by; not a secret.
@@ -194,6 +220,13 @@ impl Socket {
         let _sent = inner.link.outbound().send(packet.frames());
     }
 
+    /// Lets a client go on that was let in elsewhere.
+    pub(super) fn resume(&self) {
+        if self.0.state.get() == State::Connecting {
+            self.0.state.set(State::Connected);
+        }
+    }
+
     /// Whether this side has ended the namespace.
     pub(super) fn was_disconnected(&self) -> bool {
         self.0.state.get() == State::Disconnected
@@ -253,6 +286,7 @@ pub struct Ack {
 
 impl Ack {
     pub(super) fn new(socket: Socket, id: u64) -> Self {
+        socket.link().owe();
         Self { socket, id }
     }
 
@@ -260,5 +294,11 @@ impl Ack {
     pub fn send(self, fill: impl FnOnce(PacketBuilder) -> PacketBuilder) -> Sent {
         let packet = fill(Packet::ack(self.socket.namespace(), self.id)).build();
         self.socket.emit(&packet)
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        self.socket.link().owe_less();
     }
 }

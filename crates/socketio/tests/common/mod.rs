@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod neighbours;
+
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
@@ -18,7 +20,7 @@ use hyper::service::service_fn;
 use serde_json::{Value, json};
 use signalbox_socketio::{
     Ack, Answer, Connecting, DisconnectReason, Engine, EngineOptions, Event, Handler, Layer,
-    Packet, Refusal, Socket, SocketIo, SocketIoOptions, Verdict,
+    Packet, Refusal, SessionRequest, Socket, SocketIo, SocketIoOptions, UpgradeElsewhere, Verdict,
 };
 use signalbox_transport::{HttpLimits, serve_http};
 use tokio::{
@@ -63,6 +65,16 @@ pub(crate) struct Desk {
     pub(crate) deciding: Rc<Cell<usize>>,
     /// Whether `/slow` has a verdict.
     pub(crate) decided: tokio::sync::Notify,
+    /// What was [published](Desk::publish), with its namespace.
+    pub(crate) log: RefCell<Vec<(String, Packet)>>,
+    /// Acknowledgements that `owe` keeps.
+    pub(crate) owed: RefCell<Vec<Ack>>,
+    /// Whether sockets may move away.
+    pub(crate) rooted: Cell<bool>,
+    /// Whether sockets that come are turned away.
+    pub(crate) closed: Cell<bool>,
+    /// Where sessions are that are not here.
+    pub(crate) elsewhere: RefCell<Option<Rc<dyn neighbours::Elsewhere>>>,
 }
 
 /// Counts down when dropped.
@@ -81,6 +93,13 @@ impl Desk {
                 let _sent = member.emit(packet);
             }
         }
+    }
+
+    /// As [`broadcast`](Self::broadcast), and keeps it for sockets that are on their way here.
+    pub(crate) fn publish(&self, namespace: &str, packet: &Packet) {
+        let entry = (namespace.to_owned(), packet.clone());
+        self.log.borrow_mut().push(entry);
+        self.broadcast(namespace, packet);
     }
 
     fn recover(&self, connecting: &Connecting<Self>) {
@@ -187,10 +206,61 @@ impl Handler for Desk {
                     let _sent = socket.emit(&packet.build());
                 });
             }
+            ("owe", Some(ack)) => self.owed.borrow_mut().push(ack),
             ("kick", _) => socket.disconnect(),
             ("drop", _) => socket.close(),
             _ => {}
         }
+    }
+
+    fn session_id(&self) -> String {
+        let elsewhere = self.elsewhere.borrow();
+        let id = elsewhere
+            .as_ref()
+            .and_then(|elsewhere| elsewhere.session_id());
+        id.unwrap_or_else(signalbox_socketio::random_id)
+    }
+
+    async fn elsewhere(&self, request: SessionRequest) -> Option<Answer> {
+        let elsewhere = self.elsewhere.borrow().clone()?;
+        elsewhere.request(request).await
+    }
+
+    fn upgrade_elsewhere(&self, sid: &str) -> Option<UpgradeElsewhere> {
+        self.elsewhere.borrow().as_ref()?.upgrade(sid)
+    }
+
+    fn freeze(&self, socket: &Socket, _: &Rc<()>) -> Option<Vec<u8>> {
+        let position = self.log.borrow().len();
+        let state = format!("{} {position}", socket.namespace());
+        (!self.rooted.get()).then(|| state.into_bytes())
+    }
+
+    fn freeze_opening(&self, opening: &String) -> Option<Vec<u8>> {
+        Some(opening.clone().into_bytes())
+    }
+
+    fn thaw_opening(&self, here: String, opening: &[u8]) -> Option<String> {
+        assert!(here.contains("transport=websocket"), "{here}");
+        String::from_utf8(opening.to_vec()).ok()
+    }
+
+    async fn thaw(self: Rc<Self>, socket: Socket, _: Rc<String>, data: Vec<u8>) -> Option<()> {
+        let data = String::from_utf8(data).unwrap();
+        let (namespace, position) = data.split_once(' ').unwrap();
+        assert_eq!(namespace, &**socket.namespace());
+        // As a handler that has to ask somebody.
+        tokio::task::yield_now().await;
+        if self.closed.get() {
+            return None;
+        }
+        for (of, packet) in self.log.borrow().iter().skip(position.parse().unwrap()) {
+            if of == namespace {
+                let _sent = socket.emit(packet);
+            }
+        }
+        self.members.borrow_mut().push(socket);
+        Some(())
     }
 
     fn disconnect(&self, socket: &Socket, _: &Rc<()>, reason: DisconnectReason) {

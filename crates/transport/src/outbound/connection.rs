@@ -270,6 +270,18 @@ impl Connection {
         true
     }
 
+    /// Ends the connection and gives the data frames that it has queued. `None`, and nothing has
+    /// happened, when it is closing or its socket has taken part of a frame.
+    pub(super) fn surrender(&self) -> Option<Vec<Frame>> {
+        let torn = self.queue.borrow().as_ref().is_some_and(|q| q.is_torn());
+        if torn || self.phase() >= Phase::Asking {
+            return None;
+        }
+        let queued = self.queue.borrow_mut().as_mut().map(|q| q.take_data());
+        self.end();
+        Some(queued.unwrap_or_default())
+    }
+
     /// Closes a connection whose peer broke the framing. The writing side is shut behind the Close
     /// frame, since the peer's answer cannot be told from noise and it should not have to wait for
     /// the grace to pass.

@@ -91,6 +91,12 @@ impl Queue {
         self.waiters.append(&mut other.waiters);
     }
 
+    /// Takes the data frames out, for another connection to send. The queue is not to be written
+    /// any more.
+    pub(super) fn take_data(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.data).into()
+    }
+
     /// Forgets everything but the frame in progress.
     pub(super) fn drop_unstarted(&mut self) {
         self.control = VecDeque::new();
