@@ -6,7 +6,6 @@ mod requests;
 mod stock;
 
 #[path = "../../../socketio/tests/common/mod.rs"]
-#[allow(dead_code, reason = "other tests use the rest of it")]
 mod desk;
 
 use std::rc::Rc;
