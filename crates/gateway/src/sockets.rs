@@ -25,6 +25,7 @@ mod holder;
 mod identity;
 mod keeping;
 mod occupancy;
+mod offences;
 mod opening;
 mod recovery;
 mod rooms;
@@ -54,6 +55,7 @@ use tracing::{debug, info};
 use self::clock::Clock;
 pub use self::hello::RefuseBy;
 pub(crate) use self::occupancy::{Occupancy, Occupants};
+pub(crate) use self::offences::Offences;
 pub(crate) use self::opening::{Guest, Opening};
 pub(crate) use self::seat::Seated;
 use self::tasks::Tasks;
@@ -251,6 +253,11 @@ impl Handler for Sockets {
         }
         if let Some(desk) = seat.desk.upgrade() {
             desk.let_go(seat);
+        }
+        if reason == DisconnectReason::Ended(EndReason::TooLarge)
+            && let Some(principal) = seat.principal()
+        {
+            self.shard.shared.offences.note(&principal.subject);
         }
         self.shard.counts.note(end_of(reason));
         info!(
