@@ -186,6 +186,7 @@ pub async fn run(
         history: Arc::new(History::new(bus.clone())),
         sessions: SessionStore::open(bus.clone()).await?,
         statistics: Arc::clone(&statistics),
+        offences: Arc::default(),
         occupancy,
         name: Uuid::new_v4().simple().to_string().into(),
         decisions,

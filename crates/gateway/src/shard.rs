@@ -41,7 +41,7 @@ use crate::neighbours::{Neighbours, Order};
 use crate::revocation::Withdrawal;
 use crate::routes::{Arrival, Doors};
 use crate::session;
-use crate::sockets::{self, CALLS_CAPACITY, Engine, Occupancy};
+use crate::sockets::{self, CALLS_CAPACITY, Engine, Occupancy, Offences};
 use crate::spans;
 use crate::statistics::Statistics;
 
@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) statistics: Arc<Statistics>,
     /// Who of dialect `workspace` is where on this gateway.
     pub(crate) occupancy: Arc<Occupancy>,
+    /// Who has sent too much at once over Socket.IO.
+    pub(crate) offences: Arc<Offences>,
     /// Tells this gateway from others.
     pub(crate) name: Arc<str>,
     pub(crate) decisions: Arc<Decisions>,

@@ -26,6 +26,7 @@ mod identity;
 mod keeping;
 mod moving;
 mod occupancy;
+mod offences;
 mod opening;
 mod recovery;
 mod rooms;
@@ -56,6 +57,7 @@ use tracing::{debug, info};
 use self::clock::Clock;
 pub use self::hello::RefuseBy;
 pub(crate) use self::occupancy::{Occupancy, Occupants};
+pub(crate) use self::offences::Offences;
 pub(crate) use self::opening::{Guest, Opening};
 pub(crate) use self::seat::Seated;
 use self::tasks::Tasks;
@@ -317,6 +319,11 @@ impl Handler for Sockets {
         }
         if let Some(desk) = seat.desk.upgrade() {
             desk.let_go(seat);
+        }
+        if reason == DisconnectReason::Ended(EndReason::TooLarge)
+            && let Some(principal) = seat.principal()
+        {
+            self.shard.shared.offences.note(&principal.subject);
         }
         if let Some(end) = end_of(reason) {
             self.shard.counts.note(end);

@@ -42,7 +42,8 @@ const MAX_HELD_BYTES: usize = 64 * 1024;
 /// Settings of the Socket.IO layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketIoOptions {
-    /// How long a session may be in no namespace; default 30 s. Then its transport is closed.
+    /// How long a session may be in no namespace; default 30 s. Then its transport is closed, unless
+    /// the handler still decides on a CONNECT.
     pub connect_timeout: Duration,
     /// Namespaces of one session; default 16. The next is refused with CONNECT_ERROR.
     pub max_namespaces: usize,
@@ -151,6 +152,13 @@ impl<H: Handler> Client<H> {
         }
         held.push(message);
         Some(Ok(()))
+    }
+
+    fn is_awaiting_verdict(&self) -> bool {
+        let members = self.members.borrow();
+        members
+            .iter()
+            .any(|member| matches!(member.state, MemberState::Connecting(..)))
     }
 
     fn is_lonely(&self) -> bool {

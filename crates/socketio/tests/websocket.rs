@@ -354,3 +354,24 @@ async fn a_polls_long_wait_ends_for_an_upgrade() {
     ws.send("421[\"echo\"]").await;
     assert_eq!(ws.text().await, "431[]");
 }
+
+#[tokio::test(flavor = "local")]
+async fn what_comes_ahead_of_the_verdict_waits_for_it() {
+    let server = TestServer::start().await;
+    let mut ws = server.websocket().await;
+    ws.send("40/slow,").await;
+    ws.send("42/slow,1[\"echo\",1]").await;
+    ws.send("42/slow,2[\"echo\",2]").await;
+    common::until("the handler decides", || server.desk.deciding.get() == 1).await;
+    server.desk.decided.notify_one();
+    assert!(ws.text().await.starts_with("40/slow,"));
+    assert_eq!(ws.text().await, "43/slow,1[1]");
+    assert_eq!(ws.text().await, "43/slow,2[2]");
+    // Not without bounds.
+    let mut ws = server.websocket().await;
+    ws.send("40/slow,").await;
+    for _ in 0..33 {
+        ws.send("42/slow,[\"echo\"]").await;
+    }
+    assert_eq!(ws.close_code().await, 1002);
+}

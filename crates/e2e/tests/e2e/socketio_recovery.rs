@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 use signalbox_bus::Bus;
-use signalbox_testkit::{DEADLINE, Platform, eventually};
+use signalbox_testkit::{DEADLINE, Direction, Flow, Platform, Proxy, eventually};
 
 use crate::io::{Io, producer, send, token};
 
@@ -231,7 +231,11 @@ async fn old_connections_are_taken_over() {
             }
         }
         touch(&bus, "p-1", &format!("live-{round}")).await;
-        new.message("project.updated").await;
+        // Without an offset everything comes since the session began.
+        for earlier in 0..=round {
+            let event = new.message("project.updated").await;
+            assert_eq!(event[0]["id"], json!(format!("live-{earlier}")));
+        }
         assert_eq!(new.leftovers().await, Vec::<Value>::new());
         kept = Some((new, id));
     }
@@ -392,4 +396,47 @@ async fn an_ended_token_is_waited_for() {
     assert_eq!(answer[0]["recovered"], true, "{answer}");
     assert_eq!(io.next_message().await.1[0]["id"], "missed");
     // Another user gets nothing of it.
+}
+
+/// G9: a reader that takes nothing is sent away, hurts nobody else, and gets
+/// everything, once and in order, when it returns.
+#[tokio::test]
+async fn slow_readers_return_to_everything() {
+    const EVENTS: usize = 400;
+    let buffer = ["--send-buffer-bytes", "16384"];
+    let platform = Platform::start_with(1, &buffer).await;
+    let bus = producer(&platform).await;
+    let proxy = Proxy::start(platform.gateways[0].listener()).await;
+    let auth = json!({"token": ada(&platform)});
+    let slow = Io::connect(proxy.addr(), auth.clone()).await;
+    slow.message("connection_established").await;
+    slow.ask("subscribe", &json!({"room": "project:p-1"})).await;
+    let (quick, _) = member(&platform, auth).await;
+    let stalled = Flow {
+        stalled: true,
+        ..Flow::default()
+    };
+    proxy.shape(Direction::Back, stalled);
+    let numbers = ids("event", EVENTS);
+    for id in &numbers {
+        let data =
+            json!({"project_id": "p-1", "updated_by": "nobody", "notes": "n".repeat(20_000)});
+        send(&bus, "project.updated", id, &data).await;
+    }
+    for id in &numbers {
+        assert_eq!(quick.message("project.updated").await[0]["id"], json!(id));
+    }
+    let lines = platform.gateways[0].process.stderr();
+    let sent_away = |line: &String| line.contains("disconnected") && line.contains("too slow");
+    eventually("the slow reader is sent away", DEADLINE, async || {
+        lines.lines().iter().any(sent_away).then_some(())
+    })
+    .await;
+    proxy.shape(Direction::Back, Flow::default());
+    for id in &numbers {
+        assert_eq!(slow.message("project.updated").await[0]["id"], json!(id));
+    }
+    slow.event("disconnect").await;
+    slow.event("connect").await;
+    assert_eq!(slow.event("connect").await["recovered"], true);
 }

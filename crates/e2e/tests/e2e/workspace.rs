@@ -281,6 +281,29 @@ async fn garbage_is_answered_and_ends_it_in_the_end() {
     assert_eq!(left["reason"], "io server disconnect");
 }
 
+/// G3: what is too large closes the transport, from which clients return, and
+/// the second time sends them away.
+#[tokio::test]
+async fn what_is_too_large_does_not_loop() {
+    let platform = platform().await;
+    let address = platform.gateways[0].listener();
+    let io = Io::connect(address, json!({"token": hour(&platform, "ada", &[])})).await;
+    io.message("connection_established").await;
+    let large = json!({"room": "x".repeat(1_100_000)});
+    io.emit("subscribe", &large);
+    assert_eq!(io.event("disconnect").await["active"], true);
+    io.message("connection_established").await;
+    io.emit("subscribe", &large);
+    assert_eq!(io.event("disconnect").await["active"], true);
+    let error = io.message("connection_error").await;
+    assert_eq!(error[0]["data"]["error_code"], "TOO_LARGE");
+    let left = io.event("disconnect").await;
+    assert_eq!(
+        (&left["active"], &left["reason"]),
+        (&json!(false), &json!("io server disconnect"))
+    );
+}
+
 /// W2, W4, W6 with the Python library, whose handlers take what they name.
 #[tokio::test]
 async fn python_clients_take_part() {

@@ -40,6 +40,8 @@ pub(super) enum Due {
     },
     /// The end of its credential.
     End,
+    /// Its end, for sending too much at once again and again.
+    TooLarge,
 }
 
 impl Sockets {
@@ -171,6 +173,10 @@ impl Sockets {
             "authenticated"
         );
         self.expect_end(seat, principal.expires_at);
+        if self.shard.shared.offences.settle(&principal.subject) {
+            seat.due.set(Due::TooLarge);
+            self.clock.set(seat, Instant::now());
+        }
     }
 
     /// Sets the alarm for the end of a credential and its announcement.
@@ -213,6 +219,11 @@ impl Sockets {
                 let message = "not authenticated in time";
                 self.part(seat, ErrorCode::AuthFailed, message);
             }
+            Due::TooLarge => self.part(
+                seat,
+                ErrorCode::TooLarge,
+                "messages that are too large were sent again and again",
+            ),
             Due::End => self.part(seat, ErrorCode::TokenExpired, "the token has expired"),
         }
     }

@@ -162,7 +162,14 @@ impl Sockets {
                 rooms: true,
             });
         }
-        info!(target: AUDIT, session = %name, recovered = within_reach, "session taken over");
+        info!(
+            target: AUDIT,
+            session = %name,
+            recovered = within_reach,
+            brought = offset.is_some(),
+            from = %place,
+            "session taken over"
+        );
         Verdict::Accept(seated)
     }
 

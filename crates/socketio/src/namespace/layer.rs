@@ -50,9 +50,14 @@ impl<H: Handler> Layer for SocketIo<H> {
 
     fn deadline(&self, session: &Rc<Session<Self>>, now: Instant) -> Deadline {
         let client = &session.data;
-        let lonely = client.lonely_until.get();
+        let mut lonely = client.lonely_until.get();
         if lonely.is_some_and(|until| until <= now) {
-            return Deadline::End;
+            if !client.is_awaiting_verdict() {
+                return Deadline::End;
+            }
+            // The handler takes its time; the client has done its part.
+            lonely = Some(now + self.options.connect_timeout);
+            client.lonely_until.set(lonely);
         }
         let sockets: Vec<Socket> = client
             .members
