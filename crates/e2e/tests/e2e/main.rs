@@ -53,6 +53,7 @@ mod routers;
 mod signed;
 mod slow_readers;
 mod socketio;
+mod socketio_crowds;
 mod socketio_recovery;
 mod speech;
 mod telemetry;

@@ -68,6 +68,13 @@ impl Polling {
         }
     }
 
+    /// Whether a frame is the close packet, which has a response of its own: the stock client
+    /// hands events of a response over only after it has looked at the whole of it. Those ahead of
+    /// a close would find it closed, be kept, and come once more when the session is recovered.
+    fn is_parting(&self, frame: &[u8]) -> bool {
+        !self.client_left.get() && matches!(Frame::dissect(frame), Some((FrameKind::Close, _)))
+    }
+
     fn append(&self, frame: &[u8]) {
         let payload = &mut *self.payload.borrow_mut();
         match Frame::dissect(frame) {
@@ -138,7 +145,7 @@ impl Socket for PollingSocket {
         if polling.waiting.get() {
             for slice in slices {
                 let len = polling.payload.borrow().len();
-                if len > 0 && len + slice.len() > self.max_bytes {
+                if len > 0 && (len + slice.len() > self.max_bytes || polling.is_parting(slice)) {
                     break;
                 }
                 polling.append(slice);
