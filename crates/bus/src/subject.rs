@@ -328,7 +328,12 @@ mod tests {
         for subject in [log(LogKind::Term, id), live_log(LogKind::Term, id)] {
             assert_eq!(log_id(LogKind::Term, &subject).as_deref(), Some(id));
         }
-        for subject in ["log.term.x", "log.chat.=x", "topics.term.=x", "log.terms.=x"] {
+        for subject in [
+            "log.term.x",
+            "log.chat.=x",
+            "topics.term.=x",
+            "log.terms.=x",
+        ] {
             assert_eq!(log_id(LogKind::Term, subject), None, "{subject}");
         }
     }

@@ -39,7 +39,8 @@ impl Answer {
     pub(crate) async fn command(self, outcome: command_reply::Outcome) {
         self.send(&CommandReply {
             outcome: Some(outcome),
-        }).await;
+        })
+        .await;
     }
 
     /// Turns a user's request down.
@@ -48,19 +49,22 @@ impl Answer {
             code: code.into(),
             message: message.to_owned(),
             agent_id: agent_id.to_owned(),
-        })).await;
+        }))
+        .await;
     }
 
     /// Answers an agent's report.
     pub(crate) async fn report(self, outcome: agent_reply::Outcome) {
         self.send(&AgentReply {
             outcome: Some(outcome),
-        }).await;
+        })
+        .await;
     }
 
     /// Says that a report is not of the agent's connection.
     pub(crate) async fn stale(self, unknown: bool) {
-        self.report(agent_reply::Outcome::Stale(StaleSession { unknown })).await;
+        self.report(agent_reply::Outcome::Stale(StaleSession { unknown }))
+            .await;
     }
 
     /// Says that there is no room for a report now.

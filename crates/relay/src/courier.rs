@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
+use async_nats::client::RequestErrorKind;
 use prost::Message as _;
+use signalbox_bus::trace::{Kind, Span, TraceContext};
 use signalbox_bus::{Bus, subject};
+use signalbox_protocol::trace::TraceParent;
 use signalbox_protocol::wire::{
     AgentDelivery, CommandDone, CommandError, DeliveryOutcome, DeliveryReply, ReplacedConnection,
     agent_delivery::Delivery, command_reply,
 };
-use async_nats::client::RequestErrorKind;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
@@ -20,6 +23,10 @@ use crate::agent::{Delivered, Session};
 use crate::answer::Answer;
 use crate::metrics::Metrics;
 
+/// The part of the system that these spans are of.
+pub(crate) const SCOPE: &str = "signalbox.relay";
+/// Which command a span is about.
+pub(crate) const COMMAND: &str = "signalbox.command.id";
 /// Things that wait to be told to one agent; beyond it input is turned down, and
 /// whatever must not be left out waits.
 const PARCEL_CAPACITY: usize = 256;
@@ -38,9 +45,26 @@ pub(crate) struct Parcel {
     pub(crate) delivery: Delivery,
     /// Why, for whoever wants to know what became of it.
     pub(crate) purpose: Purpose,
+    /// The `traceparent` that it belongs to.
+    pub(crate) trace: Option<String>,
+}
+
+impl Parcel {
+    /// One that belongs to no trace.
+    pub(crate) const fn new(delivery: Delivery, purpose: Purpose) -> Self {
+        Self {
+            delivery,
+            purpose,
+            trace: None,
+        }
+    }
 }
 
 /// Why an agent is told something.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved through one channel; a box would cost more"
+)]
 pub(crate) enum Purpose {
     /// A command is to run.
     Execute(String),
@@ -173,7 +197,7 @@ impl Task {
                 Purpose::Input { until, .. } => Some(*until),
                 _ => None,
             };
-            let said = self.deliver(parcel.delivery, until).await;
+            let said = self.deliver(parcel.delivery, parcel.trace, until).await;
             let told = match (parcel.purpose, said) {
                 (_, Said::Stale) => Some(Told::Superseded),
                 (Purpose::Execute(id), Said::Delivered) => {
@@ -221,7 +245,23 @@ impl Task {
         }
     }
 
-    async fn deliver(&self, delivery: Delivery, until: Option<Instant>) -> Said {
+    async fn deliver(
+        &self,
+        delivery: Delivery,
+        trace: Option<String>,
+        until: Option<Instant>,
+    ) -> Said {
+        let (mut headers, mut span) = (HeaderMap::new(), None);
+        if let Some(trace) = trace.and_then(|trace| trace.parse::<TraceParent>().ok()) {
+            let parent = TraceContext::from(trace);
+            span = Span::behind(&parent, SCOPE, Kind::Client, || "tell agent".into());
+            let context = span.as_ref().map_or(&parent, Span::context);
+            context.inject(&mut headers);
+        }
+        if let (Some(span), Delivery::Execute(execute)) = (&mut span, &delivery) {
+            span.set(COMMAND, execute.command_id.clone());
+            span.set("signalbox.command.attempt", i64::from(execute.attempt));
+        }
         let delivery = AgentDelivery {
             agent_id: self.agent_id.clone(),
             connection_id: self.session.connection.clone(),
@@ -234,7 +274,7 @@ impl Task {
             if until.is_some_and(|until| Instant::now() >= until) {
                 return Said::TooLate;
             }
-            match ask(&self.bus, &self.session.gateway, &delivery).await {
+            match ask(&self.bus, &self.session.gateway, &headers, &delivery).await {
                 Asked::Outcome(DeliveryOutcome::Delivered) => {
                     self.metrics.deliveries.add(1);
                     return Said::Delivered;
@@ -261,10 +301,13 @@ enum Asked {
     Silence,
 }
 
-async fn ask(bus: &Bus, gateway: &str, delivery: &AgentDelivery) -> Asked {
+async fn ask(bus: &Bus, gateway: &str, headers: &HeaderMap, delivery: &AgentDelivery) -> Asked {
     let subject = subject::gateway_agent(gateway);
     let body = delivery.encode_to_vec().into();
-    match timeout(ATTEMPT, bus.client().request(subject, body)).await {
+    let request = bus
+        .client()
+        .request_with_headers(subject, headers.clone(), body);
+    match timeout(ATTEMPT, request).await {
         Ok(Ok(message)) => match DeliveryReply::decode(message.payload) {
             Ok(reply) => Asked::Outcome(reply.outcome()),
             Err(error) => {
@@ -292,7 +335,7 @@ pub(crate) async fn tell_replaced(bus: Bus, agent_id: String, session: Session, 
         delivery: Some(Delivery::Replaced(ReplacedConnection {})),
     };
     for _ in 0..REPLACED_ATTEMPTS {
-        if let Asked::Outcome(_) = ask(&bus, &session.gateway, &delivery).await {
+        if let Asked::Outcome(_) = ask(&bus, &session.gateway, &HeaderMap::new(), &delivery).await {
             return;
         }
         sleep(PAUSE).await;

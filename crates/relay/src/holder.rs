@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use signalbox_bus::document::Document as Stored;
 use signalbox_bus::fenced::FenceError;
+use signalbox_bus::trace::{Span, TraceContext};
 use signalbox_bus::{Bus, key};
 use signalbox_protocol::wire::{
-    AgentReport, AgentState, CommandReply, CommandRequest, EmergencyState, QueueState,
-    agent_reply, command_reply,
+    AgentReport, AgentState, CommandReply, CommandRequest, EmergencyState, QueueState, agent_reply,
+    command_reply,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -66,7 +67,7 @@ pub(crate) struct Shared {
 /// What an agent's holder is to see to.
 pub(crate) enum Input {
     /// A user's request.
-    Command(CommandRequest, Answer, Option<String>),
+    Command(CommandRequest, Answer, Option<TraceContext>),
     /// An agent's report.
     Report(AgentReport, Answer),
     /// Its gateway has said that this connection is there.
@@ -119,9 +120,13 @@ pub(crate) enum Ended {
 
 /// An answer that is sent once what it says is stored.
 enum Reply {
-    Command(Answer, command_reply::Outcome),
+    /// To a user, with the step of the trace that ends with it.
+    Command(Answer, command_reply::Outcome, Option<Span>),
     Report(Answer, agent_reply::Outcome),
 }
+
+/// Both ends of what tasks tell their holder.
+type Channel<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 
 /// An agent that this relay holds.
 pub(crate) struct Holder {
@@ -135,13 +140,11 @@ pub(crate) struct Holder {
     recorders: HashMap<String, Recorder>,
     courier: Option<(String, Courier)>,
     tasks: JoinSet<()>,
-    recorded: (mpsc::Sender<Recorded>, mpsc::Receiver<Recorded>),
-    told: (
-        mpsc::Sender<(String, Told)>,
-        mpsc::Receiver<(String, Told)>,
-    ),
+    recorded: Channel<Recorded>,
+    told: Channel<(String, Told)>,
     replies: Vec<Reply>,
     shown: Option<AgentState>,
+    shown_connection: Option<String>,
     shown_queue: Option<QueueState>,
     /// When metrics alone may be shown next.
     metrics_at: Instant,
@@ -177,6 +180,7 @@ impl Holder {
             told: mpsc::channel(TOLD_CAPACITY),
             replies: Vec::new(),
             shown: None,
+            shown_connection: None,
             shown_queue: None,
             metrics_at: Instant::now(),
             passing: 0,
@@ -297,9 +301,10 @@ impl Holder {
         self.show().await;
         for reply in std::mem::take(&mut self.replies) {
             match reply {
-                Reply::Command(answer, outcome) => {
+                Reply::Command(answer, outcome, span) => {
                     let outcome = Some(outcome);
                     answer.send(&CommandReply { outcome }).await;
+                    drop(span);
                 }
                 Reply::Report(answer, outcome) => answer.report(outcome).await,
             }
@@ -396,17 +401,23 @@ impl Holder {
         };
         let is_ours = |phase: &Phase| matches!(phase, Phase::Starting { connection: on } if *on == connection);
         if is_ours(&command.phase) {
-            let delivery = telling::execute(command);
-            let purpose = Purpose::Execute(id.to_owned());
-            self.tell(Parcel { delivery, purpose });
+            let parcel = Parcel {
+                delivery: telling::execute(command),
+                purpose: Purpose::Execute(id.to_owned()),
+                trace: command.trace.clone(),
+            };
+            self.tell(parcel);
         }
     }
 
     fn tell_interrupt(&mut self, id: String) {
-        let interrupt = self.agent.command(&id).and_then(|one| one.interrupt.clone());
+        let interrupt = self
+            .agent
+            .command(&id)
+            .and_then(|one| one.interrupt.clone());
         let delivery = telling::interrupt(id, interrupt.map(|one| one.by).unwrap_or_default());
         let purpose = Purpose::Interrupt;
-        self.tell(Parcel { delivery, purpose });
+        self.tell(Parcel::new(delivery, purpose));
     }
 
     fn tell_emergency(&mut self) {
@@ -414,7 +425,7 @@ impl Holder {
         let under = self.agent.document().stop.as_ref();
         let purpose = Purpose::Emergency(under.map_or_else(String::new, |stop| stop.id.clone()));
         let delivery = telling::emergency(state);
-        self.tell(Parcel { delivery, purpose });
+        self.tell(Parcel::new(delivery, purpose));
     }
 }
 
@@ -430,8 +441,8 @@ pub(crate) async fn claim(
     loop {
         let subject = key::agent(&document.agent_id);
         let mut stored = Stored::new(bus.clone(), key::AGENTS_STREAM, subject, revision);
-        let body = serde_json::to_vec(&document)
-            .expect("a document has nothing that JSON cannot express");
+        let body =
+            serde_json::to_vec(&document).expect("a document has nothing that JSON cannot express");
         match stored.write(body.into()).await {
             Ok(_) => return Ok((document, stored)),
             // The former holder was faster once more.

@@ -88,8 +88,12 @@ impl Output {
         self.hashed
     }
 
-    /// Makes up the hashes from all chunks of the log, in order.
+    /// Makes up the hashes from all chunks of the log, in order, those that were
+    /// admitted here among them.
     pub(crate) fn rehash<'a>(&mut self, chunks: impl Iterator<Item = &'a OutputChunk>) {
+        for tally in &mut self.streams {
+            tally.hash = Sha256::new();
+        }
         for chunk in chunks {
             if let Some(stream) = index(chunk.stream) {
                 self.streams[stream].hash.update(&chunk.data);
@@ -237,7 +241,10 @@ mod tests {
         let mut bytes = Vec::new();
         for step in steps {
             if let Record::Output(output) = &step.record {
-                output.chunks.iter().for_each(|chunk| bytes.extend(&chunk.data));
+                output
+                    .chunks
+                    .iter()
+                    .for_each(|chunk| bytes.extend(&chunk.data));
             }
         }
         bytes
@@ -273,6 +280,12 @@ mod tests {
         assert_eq!(resumed.admit(chunk(8, b"i", false)).steps, []);
         assert!(!resumed.is_hashed());
         resumed.rehash([chunk(0, b"abcd", false)].iter());
+        assert_eq!(resumed.sums(true)[0].sha256, sums[0].sha256);
+        let mut longer = Output::resume(9, &Output::new(9).sums(true));
+        longer.admit(chunk(0, b"ab", false));
+        let mut resumed = Output::resume(9, &longer.sums(true));
+        resumed.admit(chunk(2, b"cd", false));
+        resumed.rehash([chunk(0, b"ab", false), chunk(2, b"cd", false)].iter());
         assert_eq!(resumed.sums(true)[0].sha256, sums[0].sha256);
     }
 

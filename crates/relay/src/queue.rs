@@ -83,10 +83,7 @@ pub(crate) fn estimates(waiting: usize, places: usize, busy: &[u64], each_ms: u6
     free.resize(places, 0);
     (0..waiting)
         .map(|_| {
-            let first = free
-                .iter_mut()
-                .min()
-                .expect("there is at least one place");
+            let first = free.iter_mut().min().expect("there is at least one place");
             let wait = *first;
             *first += each_ms;
             wait

@@ -15,9 +15,9 @@ use signalbox_bus::subject::{self, LogKind};
 use signalbox_bus::{Bus, BusError};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::wire::{
-    CommandState, LogProgress, OutputChunk, OutputOffset, OutputTaken, StreamSum,
-    TermCleared, TermEnded, TermOutput, TermQueued, TermRecord, TermStarted, TermTaken,
-    agent_reply, term_record::Record,
+    CommandState, LogProgress, OutputChunk, OutputOffset, OutputTaken, StreamSum, TermCleared,
+    TermEnded, TermOutput, TermQueued, TermRecord, TermStarted, TermTaken, agent_reply,
+    term_record::Record,
 };
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -43,6 +43,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAGE: usize = 64;
 
 /// What is to be written.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "output is what there is most of; a box would cost more"
+)]
 pub(crate) enum Entry {
     /// Whatever the log lacks of this.
     State(Box<Command>),

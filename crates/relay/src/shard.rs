@@ -9,9 +9,8 @@ use futures_util::StreamExt as _;
 use prost::Message as _;
 use signalbox_bus::lease::Tenure;
 use signalbox_bus::trace::TraceContext;
-use signalbox_bus::{BusError, document, header, key, subject};
+use signalbox_bus::{BusError, document, key, subject};
 use signalbox_protocol::fleet::Shard;
-use signalbox_protocol::trace::TRACEPARENT;
 use signalbox_protocol::wire::{
     AgentReport, AgentStatus, BeatHeard, CommandError, CommandRequest, FleetSnapshot, GatewayBeat,
     agent_reply, agent_report, command_request, fleet_update,
@@ -250,16 +249,9 @@ impl Holding {
                 .refuse(CommandError::AgentNotFound, words, &agent_id)
                 .await;
         };
-        let trace = message
-            .headers
-            .as_ref()
-            .filter(|headers| TraceContext::of(Some(headers)).is_some())
-            .and_then(|headers| header::value(headers, TRACEPARENT))
-            .map(str::to_owned);
+        let trace = TraceContext::of(message.headers.as_ref());
         // Without room it is not answered, and comes again.
-        holder
-            .try_send(Input::Command(request, answer, trace))
-            .ok();
+        holder.try_send(Input::Command(request, answer, trace)).ok();
     }
 
     async fn hear(&mut self, message: Message) {

@@ -34,7 +34,10 @@ pub(crate) fn plan(id: &str, holders: &Leaseholders, own: &BTreeMap<Shard, Stand
     if !holders.contains_key(&key::relay_member(id)) {
         return plan;
     }
-    let relays = holders.keys().filter(|key| key::is_relay_member(key)).count();
+    let relays = holders
+        .keys()
+        .filter(|key| key::is_relay_member(key))
+        .count();
     let share = Shard::COUNT.div_ceil(relays.max(1));
     let holding: Vec<Shard> = own
         .iter()

@@ -38,7 +38,7 @@ pub use self::{
     proxy::{Direction, Flow, Proxy},
     python::PythonClient,
     redis::RedisServer,
-    relay::RelayBus,
+    relay::{RelayBus, relay},
     subscriber::{LiveLedger, Subscriber},
     threat::{Follower, Record},
     websocket::{Closed, Refused, WsClient},

@@ -36,12 +36,7 @@ impl RelayBus {
     /// # Panics
     /// When it does not start.
     pub async fn relay(&self, arguments: &[&str]) -> Service {
-        let mut relay = command(&self.nats, User::Relay, "relay");
-        relay
-            .env("SIGNALBOX_LEASE_TTL", "1")
-            .env("SIGNALBOX_AGENT_BEAT", "200")
-            .args(arguments);
-        spawn(relay).await
+        relay(&self.nats, arguments).await
     }
 
     /// A connection to the bus as `user`, as services have it.
@@ -57,4 +52,18 @@ impl RelayBus {
             .await
             .expect("the bus is there")
     }
+}
+
+/// Starts a relay beside whatever else is on the bus, with a short lease and
+/// these arguments.
+///
+/// # Panics
+/// When it does not start.
+pub async fn relay(nats: &NatsServer, arguments: &[&str]) -> Service {
+    let mut relay = command(nats, User::Relay, "relay");
+    relay
+        .env("SIGNALBOX_LEASE_TTL", "1")
+        .env("SIGNALBOX_AGENT_BEAT", "200")
+        .args(arguments);
+    spawn(relay).await
 }

@@ -282,7 +282,9 @@ impl LogFeed {
         let page = history::page(&self.bus, stream, &self.filter, from + 1, PAGE).await?;
         let last = page.messages.last().map(|last| last.sequence);
         let is_last = page.is_last;
-        page.messages.into_iter().for_each(|found| self.offer(found));
+        page.messages
+            .into_iter()
+            .for_each(|found| self.offer(found));
         self.catching_up = match (last, is_last) {
             (Some(last), false) => Some(last),
             (None, false) => Some(from),
@@ -299,10 +301,11 @@ impl LogFeed {
         let (id, until) = (fill.id.clone(), fill.until);
         let behind = self.order.behind(&id);
         let filter = subject::log(self.kind, &id);
-        let page =
-            history::page(&self.bus, self.kind.stream(), &filter, behind + 1, PAGE).await?;
+        let page = history::page(&self.bus, self.kind.stream(), &filter, behind + 1, PAGE).await?;
         let found = page.messages.len();
-        page.messages.into_iter().for_each(|found| self.offer(found));
+        page.messages
+            .into_iter()
+            .for_each(|found| self.offer(found));
         if self.order.last(&id).is_some_and(|last| last >= until) {
             self.fills.pop_front();
         } else if found == 0 {

@@ -45,7 +45,11 @@ impl Order {
     /// Where a record of a live log stands.
     pub(super) fn place(&mut self, id: &str, number: u64, now: Instant) -> Place {
         let Some(mark) = self.marks.get_mut(id) else {
-            return if number == 1 { Place::Next } else { Place::Ahead };
+            return if number == 1 {
+                Place::Next
+            } else {
+                Place::Ahead
+            };
         };
         mark.heard = now;
         match number {

@@ -338,7 +338,11 @@ mod tests {
                 "$KV.leases.relay.shard.0",
             ] {
                 let also = subject.starts_with("$KV.leases") && user == User::Router;
-                assert_eq!(publishes(user, subject), trusted || also, "{user} {subject}");
+                assert_eq!(
+                    publishes(user, subject),
+                    trusted || also,
+                    "{user} {subject}"
+                );
             }
             let asks = matches!(user, User::Admin | User::Gateway);
             assert_eq!(publishes(user, "svc.relay.0.command"), asks, "{user}");

@@ -21,8 +21,8 @@ use signalbox_protocol::wire::{
     EmergencyConfirmed, EmergencyReply, EmergencyRequest, EmergencyState, FleetRequest,
     FleetSnapshot, GatewayBeat, InterruptCommand, KnownCommand, OutputChunk, OutputStream,
     RunCommand, StreamSum, TermEnded, TermRecord, TerminalOutput, agent_delivery::Delivery,
-    agent_reply, agent_report, command_reply, command_request, emergency_reply,
-    emergency_request, term_record::Record,
+    agent_reply, agent_report, command_reply, command_request, emergency_reply, emergency_request,
+    term_record::Record,
 };
 use signalbox_testkit::{DEADLINE, eventually};
 use tokio::sync::{mpsc, watch};
@@ -61,6 +61,9 @@ pub(crate) async fn ask<Rep: prost::Message + Default>(
 pub(crate) struct Agent {
     pub(crate) id: String,
     pub(crate) concurrency: u32,
+    /// Whether it keeps no journal, lists nothing, and says nothing but output
+    /// and ends: as a client that knows the documented messages and no more.
+    pub(crate) is_plain: bool,
     state: Arc<Mutex<Runs>>,
     /// Lets commands that hold go on.
     released: watch::Sender<u64>,
@@ -74,6 +77,7 @@ struct Runs {
     /// Ends that no relay has confirmed.
     ended: BTreeMap<String, CommandComplete>,
     stopped: Vec<String>,
+    typed: Vec<u8>,
 }
 
 struct Run {
@@ -86,6 +90,7 @@ impl Agent {
         Self {
             id: id.to_owned(),
             concurrency: 1,
+            is_plain: false,
             state: Arc::default(),
             released: watch::Sender::new(0),
         }
@@ -99,6 +104,11 @@ impl Agent {
     /// The emergency stops that it was told of.
     pub(crate) fn stops(&self) -> Vec<String> {
         self.state.lock().stopped.clone()
+    }
+
+    /// What was typed into its terminals.
+    pub(crate) fn typed(&self) -> Vec<u8> {
+        self.state.lock().typed.clone()
     }
 
     /// Lets one more command that holds end.
@@ -125,9 +135,12 @@ impl Agent {
             agent_type: "scripted".to_owned(),
             version: "1".to_owned(),
             concurrency: self.concurrency,
-            commands: running.chain(ended).collect(),
-            lists_commands: true,
-            keeps_journal: true,
+            commands: match self.is_plain {
+                true => Vec::new(),
+                false => running.chain(ended).collect(),
+            },
+            lists_commands: !self.is_plain,
+            keeps_journal: !self.is_plain,
             connected_at: "2026-01-01T00:00:00Z".to_owned(),
             ..AgentConnected::default()
         }
@@ -160,6 +173,8 @@ pub(crate) struct Gateway {
 
 struct Link {
     agent_id: String,
+    /// Whether the relay has taken it: beats do not name it before.
+    is_open: bool,
     highest: (u64, u64),
     deliveries: mpsc::Sender<Delivery>,
 }
@@ -202,6 +217,7 @@ impl Gateway {
         let (sender, mut deliveries) = mpsc::channel(1_024);
         let link = Link {
             agent_id: agent.id.clone(),
+            is_open: false,
             highest: (0, 0),
             deliveries: sender,
         };
@@ -214,6 +230,9 @@ impl Gateway {
             agent: agent.clone(),
         };
         let opened = line.announce().await;
+        if let Some(link) = self.links.lock().get_mut(&id) {
+            link.is_open = true;
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut work = JoinSet::new();
@@ -237,7 +256,8 @@ impl Gateway {
             agent: agent.clone(),
         };
         let report = AgentDisconnected { graceful: true };
-        line.report(agent_report::Report::Disconnected(report)).await;
+        line.report(agent_report::Report::Disconnected(report))
+            .await;
     }
 }
 
@@ -262,7 +282,7 @@ async fn beat(bus: Bus, gateway: String, links: Arc<Mutex<HashMap<String, Link>>
     loop {
         beats.tick().await;
         let mut shards: BTreeMap<Shard, Vec<AgentConnection>> = BTreeMap::new();
-        for (connection, link) in links.lock().iter() {
+        for (connection, link) in links.lock().iter().filter(|(_, link)| link.is_open) {
             let shard = Shard::of_agent(&link.agent_id);
             shards.entry(shard).or_default().push(AgentConnection {
                 agent_id: link.agent_id.clone(),
@@ -355,7 +375,7 @@ impl Line {
             Delivery::Execute(execute) => {
                 let mut state = self.agent.state.lock();
                 let id = execute.command_id;
-                if !state.journal.contains(&id) {
+                if self.agent.is_plain || !state.journal.contains(&id) {
                     state.journal.push(id.clone());
                     let output = match execute.command.strip_prefix("flow ") {
                         Some(bytes) => flow(&id, bytes.parse().unwrap()),
@@ -391,7 +411,8 @@ impl Line {
                     line.report(report).await;
                 });
             }
-            Delivery::Emergency(_) | Delivery::Input(_) | Delivery::Resize(_) => {}
+            Delivery::Input(input) => self.agent.state.lock().typed.extend(input.data),
+            Delivery::Emergency(_) | Delivery::Resize(_) => {}
             Delivery::Replaced(_) => work.abort_all(),
         }
     }
@@ -402,7 +423,9 @@ impl Line {
             state: CommandState::Running.into(),
             ..CommandStatus::default()
         };
-        self.report(agent_report::Report::Status(status)).await;
+        if !self.agent.is_plain {
+            self.report(agent_report::Report::Status(status)).await;
+        }
         if let Some(mut released) = released {
             let interrupted = {
                 let state = self.agent.state.lock();
@@ -558,7 +581,9 @@ impl User {
         let (mut log, mut from, mut number) = (Log::default(), 1, 0);
         loop {
             let stream = LogKind::Term.stream();
-            let page = history::page(&self.bus, stream, &filter, from, 64).await.ok()?;
+            let page = history::page(&self.bus, stream, &filter, from, 64)
+                .await
+                .ok()?;
             for message in page.messages {
                 from = message.sequence + 1;
                 number += 1;
@@ -618,7 +643,10 @@ impl Log {
         assert!(self.gaps.is_empty());
         assert!(self.output == output, "output is another");
         let sum = &self.ended.as_ref().unwrap().sums[0];
-        assert_eq!((sum.bytes, sum.recorded), (output.len() as u64, output.len() as u64));
+        assert_eq!(
+            (sum.bytes, sum.recorded),
+            (output.len() as u64, output.len() as u64)
+        );
         assert_eq!(sum.sha256.to_vec(), Sha256::digest(output).to_vec());
     }
 }

@@ -1,19 +1,20 @@
 //! Queues, priorities, positions, interrupts, idempotency, output and the
 //! emergency stop of a relay, with scripted gateways and agents (F3 to F7, F9).
 
-
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use signalbox_bus::log::feed::{Fed, LogFeed};
+use signalbox_bus::publish::{self, Outgoing};
 use signalbox_bus::server::User as BusUser;
 use signalbox_bus::subject::{self, LogKind};
 use signalbox_protocol::fleet::{Shard, command_id};
 use signalbox_protocol::wire::{
     AgentReply, AgentReport, AgentStatus, ClearTerminal, CommandError, CommandPriority,
     CommandState, EmergencyQuery, EmergencyResume, EmergencyStop, FleetUpdate, OutputChunk,
-    RunCommand, StopConfirmation, TermRecord, TerminalOutput, agent_reply, agent_report,
-    command_request, emergency_request, fleet_update,
+    RunCommand, StopConfirmation, TermRecord, TerminalInput, TerminalOutput, agent_reply,
+    agent_report, command_reply, command_request, emergency_request, fleet_update,
 };
 use signalbox_testkit::{DEADLINE, RelayBus, Service};
 use tokio::time::timeout;
@@ -78,19 +79,36 @@ async fn commands_wait_by_priority_and_move_up_when_one_is_removed() {
     let other_high = other_high.command_id;
     let expected = [&one_high, &other_high, &normal, &low].map(Clone::clone);
     assert_eq!(stage.waiting(&agent).await, expected);
-    until("the first to run", async || agent.journal() == [first.clone()]).await;
+    until("the first to run", async || {
+        agent.journal() == [first.clone()]
+    })
+    .await;
     stage.user.interrupt(&other_high).await.unwrap();
     assert_eq!(
         stage.waiting(&agent).await,
         [&one_high, &normal, &low].map(Clone::clone)
     );
     let removed = stage.user.log_of(&other_high).await;
-    assert_eq!((removed.end().0, removed.started), (CommandState::Interrupted, 0));
+    assert_eq!(
+        (removed.end().0, removed.started),
+        (CommandState::Interrupted, 0)
+    );
     for id in [&first, &one_high, &normal, &low] {
         until("its turn", async || agent.journal().last() == Some(id)).await;
-        until("it is held", async || stage.user.read_log(id).await.is_some_and(|log| log.started == 1)).await;
+        until("it is held", async || {
+            stage
+                .user
+                .read_log(id)
+                .await
+                .is_some_and(|log| log.started == 1)
+        })
+        .await;
         agent.release();
-        stage.user.log_of(id).await.assert_whole(b"hold says hello\n");
+        stage
+            .user
+            .log_of(id)
+            .await
+            .assert_whole(b"hold says hello\n");
     }
     assert_eq!(agent.journal().len(), 4);
 }
@@ -116,7 +134,11 @@ async fn a_low_command_is_never_starved() {
     // High ones went first until then, and some waited when its turn came.
     assert!(at > 4, "{at}");
     assert!(high.iter().any(|id| !journal[..at].contains(id)));
-    stage.user.log_of(&low).await.assert_whole(b"quick says hello\n");
+    stage
+        .user
+        .log_of(&low)
+        .await
+        .assert_whole(b"quick says hello\n");
 }
 
 /// F4: the reasons not to accept a command.
@@ -125,9 +147,15 @@ async fn commands_are_refused_for_what_is_wrong() {
     let stage = stage(&["--command-queue", "2"]).await;
     let agent = Agent::new("agent-1");
     let code = async |run: RunCommand| stage.user.run(run).await.unwrap_err().code();
-    assert_eq!(code(run("agent-1", "x", Normal)).await, CommandError::AgentNotFound);
+    assert_eq!(
+        code(run("agent-1", "x", Normal)).await,
+        CommandError::AgentNotFound
+    );
     let connection = stage.gateway.connect(&agent).await;
-    assert_eq!(code(run("agent-1", " ", Normal)).await, CommandError::Invalid);
+    assert_eq!(
+        code(run("agent-1", " ", Normal)).await,
+        CommandError::Invalid
+    );
     let strange = RunCommand {
         nonce: "no".to_owned(),
         ..run("agent-1", "x", Normal)
@@ -141,9 +169,15 @@ async fn commands_are_refused_for_what_is_wrong() {
     for _ in 0..3 {
         stage.accept(&agent, "hold", Normal).await;
     }
-    assert_eq!(code(run("agent-1", "x", Normal)).await, CommandError::QueueFull);
+    assert_eq!(
+        code(run("agent-1", "x", Normal)).await,
+        CommandError::QueueFull
+    );
     stage.gateway.disconnect(&agent, connection).await;
-    assert_eq!(code(run("agent-1", "x", Normal)).await, CommandError::AgentOffline);
+    assert_eq!(
+        code(run("agent-1", "x", Normal)).await,
+        CommandError::AgentOffline
+    );
     let unknown = command_id(Shard::of_agent("agent-1"), &"0".repeat(32)).unwrap();
     let refused = stage.user.interrupt(&unknown).await.unwrap_err();
     assert_eq!(refused.code(), CommandError::CommandNotFound);
@@ -157,7 +191,11 @@ async fn commands_are_refused_for_what_is_wrong() {
     };
     let id = stage.user.run(patient).await.unwrap().command_id;
     let _connection = stage.gateway.connect(&other).await;
-    stage.user.log_of(&id).await.assert_whole(b"quick says hello\n");
+    stage
+        .user
+        .log_of(&id)
+        .await
+        .assert_whole(b"quick says hello\n");
 }
 
 /// F4: the same key is the same command, while it waits, runs, and when it is
@@ -176,7 +214,11 @@ async fn the_same_idempotency_key_is_the_same_command() {
     assert_eq!(first.command_id, again.command_id);
     assert_eq!((first.repeated, again.repeated), (false, true));
     until("it runs", async || {
-        stage.user.read_log(&first.command_id).await.is_some_and(|log| log.started == 1)
+        stage
+            .user
+            .read_log(&first.command_id)
+            .await
+            .is_some_and(|log| log.started == 1)
     })
     .await;
     agent.release();
@@ -188,7 +230,10 @@ async fn the_same_idempotency_key_is_the_same_command() {
     // The same nonce as well: the gateway asks again when it got no answer.
     let nonce = run("agent-1", "quick", Normal);
     let one = stage.user.run(nonce.clone()).await.unwrap();
-    assert_eq!(stage.user.run(nonce).await.unwrap().command_id, one.command_id);
+    assert_eq!(
+        stage.user.run(nonce).await.unwrap().command_id,
+        one.command_id
+    );
 }
 
 /// F7: all output, in order; a viewer who follows the live logs has the same as
@@ -217,7 +262,9 @@ async fn viewers_get_every_byte_in_order() {
             }
         }
     };
-    timeout(DEADLINE, seen).await.expect("all logs are seen to their ends");
+    timeout(DEADLINE, seen)
+        .await
+        .expect("all logs are seen to their ends");
     for id in &ids {
         let written = flow(id, 300_000);
         logs[id].assert_whole(&written);
@@ -283,7 +330,11 @@ async fn gaps_are_explicit_and_output_is_bounded() {
     let connection = stage.gateway.connect(&agent).await;
     let id = stage.accept(&agent, "hold", Normal).await;
     until("it runs", async || {
-        stage.user.read_log(&id).await.is_some_and(|log| log.started == 1)
+        stage
+            .user
+            .read_log(&id)
+            .await
+            .is_some_and(|log| log.started == 1)
     })
     .await;
     let hand = Hand {
@@ -322,7 +373,10 @@ async fn gaps_are_explicit_and_output_is_bounded() {
         chunks: vec![],
     };
     let outcome = hand.report(agent_report::Report::Output(late)).await;
-    assert!(matches!(outcome, agent_reply::Outcome::Refusal(_)), "{outcome:?}");
+    assert!(
+        matches!(outcome, agent_reply::Outcome::Refusal(_)),
+        "{outcome:?}"
+    );
 }
 
 /// F2, F3: dashboards hear of agents and of changes, by numbers that show what
@@ -369,7 +423,8 @@ async fn dashboards_follow_the_fleet() {
             status: AgentStatus::Online.into(),
             metrics: format!("{{\"cpuUsage\":{usage}}}"),
         };
-        hand.report(agent_report::Report::Condition(condition)).await;
+        hand.report(agent_report::Report::Condition(condition))
+            .await;
     }
     let mut told = 0;
     loop {
@@ -390,7 +445,9 @@ async fn dashboards_follow_the_fleet() {
     let other = stage.gateway.connect(&agent).await;
     assert_ne!(first.id, other.id);
     let condition = signalbox_protocol::wire::AgentCondition::default();
-    let outcome = hand.report(agent_report::Report::Condition(condition)).await;
+    let outcome = hand
+        .report(agent_report::Report::Condition(condition))
+        .await;
     let agent_reply::Outcome::Stale(stale) = outcome else {
         panic!("{outcome:?}")
     };
@@ -413,7 +470,10 @@ async fn events_say(stage: &Stage, names: &[&str]) {
         let subject = format!("events.agent.{name}");
         until(&subject, async || {
             let stream = admin.jetstream().get_stream("EVENTS").await.unwrap();
-            stream.get_last_raw_message_by_subject(&subject).await.is_ok()
+            stream
+                .get_last_raw_message_by_subject(&subject)
+                .await
+                .is_ok()
         })
         .await;
     }
@@ -431,7 +491,11 @@ async fn an_emergency_stop_outlives_the_relay() {
     let running = stage.accept(&agent, "hold", Normal).await;
     let waiting = stage.accept(&agent, "hold", Normal).await;
     until("it runs", async || {
-        stage.user.read_log(&running).await.is_some_and(|log| log.started == 1)
+        stage
+            .user
+            .read_log(&running)
+            .await
+            .is_some_and(|log| log.started == 1)
     })
     .await;
     let stop = emergency_request::Verb::Stop(EmergencyStop {
@@ -439,11 +503,18 @@ async fn an_emergency_stop_outlives_the_relay() {
     });
     let state = stage.user.emergency(stop.clone()).await;
     assert!(state.active);
-    let refused = stage.user.run(run("agent-1", "x", Normal)).await.unwrap_err();
+    let refused = stage
+        .user
+        .run(run("agent-1", "x", Normal))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), CommandError::EmergencyStop);
     for id in [&running, &waiting] {
         let (end, reason) = stage.user.log_of(id).await.end();
-        assert_eq!((end, reason.as_str()), (CommandState::Interrupted, "emergency_stop"));
+        assert_eq!(
+            (end, reason.as_str()),
+            (CommandState::Interrupted, "emergency_stop")
+        );
     }
     // Again, it is the same stop.
     assert_eq!(stage.user.emergency(stop).await.stop_id, state.stop_id);
@@ -457,18 +528,110 @@ async fn an_emergency_stop_outlives_the_relay() {
         stops
     };
     let expected = [StopConfirmation::Confirmed, StopConfirmation::Unreachable];
-    until("confirmations", async || confirmations(&stage).await == expected).await;
-    assert_eq!(agent.stops(), [state.stop_id.clone()]);
+    until("confirmations", async || {
+        confirmations(&stage).await == expected
+    })
+    .await;
+    assert_eq!(agent.stops(), std::slice::from_ref(&state.stop_id));
     stage._relay.process.kill9();
     stage._relay = stage.bus.relay(&["--confirm-within", "1"]).await;
-    let refused = stage.user.run(run("agent-1", "x", Normal)).await.unwrap_err();
+    let refused = stage
+        .user
+        .run(run("agent-1", "x", Normal))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), CommandError::EmergencyStop);
-    until("confirmations", async || confirmations(&stage).await == expected).await;
+    until("confirmations", async || {
+        confirmations(&stage).await == expected
+    })
+    .await;
     let query = emergency_request::Verb::Query(EmergencyQuery {});
     let known = stage.user.emergency(query).await;
-    assert_eq!((known.reason.as_str(), &known.stop_id), ("drill", &state.stop_id));
+    assert_eq!(
+        (known.reason.as_str(), &known.stop_id),
+        ("drill", &state.stop_id)
+    );
     let resume = emergency_request::Verb::Resume(EmergencyResume {});
     assert!(!stage.user.emergency(resume).await.active);
     let id = stage.accept(&agent, "quick", Normal).await;
-    stage.user.log_of(&id).await.assert_whole(b"quick says hello\n");
+    stage
+        .user
+        .log_of(&id)
+        .await
+        .assert_whole(b"quick says hello\n");
+}
+
+/// What is typed reaches the command that runs, in order; a command that does not
+/// run takes none.
+#[tokio::test]
+async fn input_reaches_the_command_that_runs() {
+    let stage = stage(&[]).await;
+    let agent = Agent::new("agent-1");
+    let _connection = stage.gateway.connect(&agent).await;
+    let id = stage.accept(&agent, "hold", Normal).await;
+    let waiting = stage.accept(&agent, "hold", Normal).await;
+    until("it runs", async || {
+        stage
+            .user
+            .read_log(&id)
+            .await
+            .is_some_and(|log| log.started == 1)
+    })
+    .await;
+    let shard = Shard::of_agent("agent-1");
+    let typed = async |id: &str, text: &str| {
+        let input = command_request::Verb::Input(TerminalInput {
+            command_id: id.to_owned(),
+            data: Bytes::copy_from_slice(text.as_bytes()),
+        });
+        stage.user.request(shard, input).await
+    };
+    for text in ["one ", "two ", "three"] {
+        let outcome = typed(&id, text).await;
+        assert!(
+            matches!(outcome, command_reply::Outcome::Done(_)),
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(agent.typed(), b"one two three");
+    let outcome = typed(&waiting, "x").await;
+    let command_reply::Outcome::Refusal(refusal) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(refusal.code(), CommandError::CommandNotFound);
+    let clear = command_request::Verb::Clear(ClearTerminal {
+        agent_id: agent.id.clone(),
+    });
+    stage.user.request(shard, clear).await;
+    agent.release();
+    assert_eq!(stage.user.log_of(&id).await.cleared, 1);
+}
+
+/// The relay's user of the bus may do its work and no more, and nobody else does
+/// it.
+#[tokio::test]
+async fn the_bus_refuses_what_is_not_the_relays() {
+    let bus = RelayBus::start().await;
+    for (user, subject) in [
+        (BusUser::Relay, "topics.threat_alerts.-.-"),
+        (BusUser::Relay, "events.threat.threat_alert"),
+        (BusUser::Relay, "$KV.leases.router.threat"),
+        (BusUser::Gateway, "log.term.=x"),
+        (BusUser::Gateway, "$KV.fleet.stop"),
+        (BusUser::Gateway, "svc.gateway.x.agent"),
+        (BusUser::Producer, "svc.relay.0.command"),
+        (BusUser::Router, "$KV.agents.0.x"),
+    ] {
+        let message = Outgoing {
+            subject: subject.to_owned(),
+            message_id: "x".to_owned(),
+            headers: HeaderMap::new(),
+            payload: Bytes::new(),
+        };
+        let refused = publish::publish(&bus.bus(user).await, &message, DEADLINE).await;
+        assert!(
+            matches!(refused, Err(publish::PublishError::Forbidden(_))),
+            "{user} {subject}: {refused:?}"
+        );
+    }
 }

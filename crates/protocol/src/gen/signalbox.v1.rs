@@ -870,7 +870,8 @@ pub struct OutputOffset {
     #[prost(uint64, tag = "3")]
     pub offset: u64,
 }
-/// The gateway lives, and has these connections. Sent every beat_interval_ms.
+/// The gateway lives, and has these connections, for which SessionOpened has come.
+/// Sent every beat_interval_ms to each shard of which it has any.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GatewayBeat {
     #[prost(message, repeated, tag = "1")]

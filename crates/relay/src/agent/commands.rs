@@ -27,7 +27,10 @@ impl Agent {
         by: &str,
         now_ms: u64,
     ) -> Result<(), CommandRefusal> {
-        let unknown = self.refusal(CommandError::CommandNotFound, "no such command runs or waits");
+        let unknown = self.refusal(
+            CommandError::CommandNotFound,
+            "no such command runs or waits",
+        );
         let Some(command) = self.command_mut(id) else {
             return Err(unknown);
         };
@@ -44,9 +47,9 @@ impl Agent {
             }
             Phase::Starting { .. } | Phase::Running { .. } => {
                 let first = command.interrupt.is_none();
-                command.interrupt.get_or_insert_with(|| Interrupt {
-                    by: by.to_owned(),
-                });
+                command
+                    .interrupt
+                    .get_or_insert_with(|| Interrupt { by: by.to_owned() });
                 // Again, where somebody insists.
                 self.effects.push(Effect::Interrupt(id.to_owned()));
                 self.changed |= first;
@@ -154,12 +157,7 @@ impl Agent {
         self.complete_as(complete, None, now_ms);
     }
 
-    fn complete_as(
-        &mut self,
-        complete: &CommandComplete,
-        said: Option<CommandState>,
-        now_ms: u64,
-    ) {
+    fn complete_as(&mut self, complete: &CommandComplete, said: Option<CommandState>, now_ms: u64) {
         let Some(command) = self.command(&complete.command_id) else {
             return;
         };

@@ -142,7 +142,11 @@ fn interrupts_remove_what_waits_and_tell_what_runs() {
     assert_eq!(outcome(&agent, "2"), (End::Interrupted, String::new()));
     assert_eq!(waiting(&agent, 1), ["3"]);
     agent.interrupt("1", "u", 1).unwrap();
-    assert!(agent.take_effects().contains(&Effect::Interrupt("1".to_owned())));
+    assert!(
+        agent
+            .take_effects()
+            .contains(&Effect::Interrupt("1".to_owned()))
+    );
     complete(&mut agent, "1", 130, 2);
     assert_eq!(outcome(&agent, "1").0, End::Interrupted);
     assert!(agent.interrupt("1", "u", 3).is_err());
@@ -166,7 +170,10 @@ fn an_agent_that_returns_goes_on_with_what_it_has() {
     run(&mut agent, "1", CommandPriority::Normal, 0);
     agent.confirm("1", 1);
     agent.lose("c", 2);
-    assert_eq!(agent.status_now(), signalbox_protocol::wire::AgentStatus::Offline);
+    assert_eq!(
+        agent.status_now(),
+        signalbox_protocol::wire::AgentStatus::Offline
+    );
     agent.tick(1_001);
     connect(&mut agent, "d", &report(true, &["1", "strange"]), 1_001);
     agent.tick(5_000);
@@ -193,7 +200,10 @@ fn an_agent_that_stays_away_loses_its_commands() {
     // What waits goes on waiting; what it reports too late is to be stopped.
     assert_eq!(waiting(&agent, 1_300), ["2"]);
     agent.recorded("1");
-    assert_eq!(connect(&mut agent, "d", &report(true, &["1"]), 2_000), ["1"]);
+    assert_eq!(
+        connect(&mut agent, "d", &report(true, &["1"]), 2_000),
+        ["1"]
+    );
     assert!(sent(&mut agent).contains(&"2".to_owned()));
 }
 
@@ -215,7 +225,10 @@ fn what_a_journal_does_not_have_is_sent_again_and_what_it_has_lost_is_unknown() 
     connect(&mut agent, "d", &connected, 3);
     assert_eq!(sent(&mut agent), ["1"]);
     assert_eq!(agent.command("1").unwrap().attempt, 1);
-    assert_eq!(outcome(&agent, "2"), (End::Failed, "outcome_unknown".to_owned()));
+    assert_eq!(
+        outcome(&agent, "2"),
+        (End::Failed, "outcome_unknown".to_owned())
+    );
 }
 
 #[test]
@@ -233,7 +246,10 @@ fn an_agent_without_journal_gets_a_command_once() {
     assert_eq!(agent.busy(), 1);
     agent.hear("d", 1_002).unwrap();
     agent.tick(1_002);
-    assert_eq!(outcome(&agent, "1"), (End::Failed, "outcome_unknown".to_owned()));
+    assert_eq!(
+        outcome(&agent, "1"),
+        (End::Failed, "outcome_unknown".to_owned())
+    );
 }
 
 #[test]
@@ -248,7 +264,10 @@ fn what_surely_never_left_waits_again() {
     assert_eq!(sent(&mut agent), ["1"]);
     assert_eq!(agent.command("1").unwrap().attempt, 2);
     agent.executed("1", "d", Delivered::Done, 3);
-    assert_eq!(agent.command("1").unwrap().phase, Phase::Running { since_ms: 3 });
+    assert_eq!(
+        agent.command("1").unwrap().phase,
+        Phase::Running { since_ms: 3 }
+    );
 }
 
 #[test]
@@ -256,9 +275,10 @@ fn only_the_last_connection_is_the_agents() {
     let mut agent = agent();
     connect(&mut agent, "c", &report(true, &[]), 0);
     connect(&mut agent, "d", &report(true, &[]), 1);
-    let replaced = agent.take_effects().into_iter().any(
-        |effect| matches!(effect, Effect::Replace(session) if session.connection == "c"),
-    );
+    let replaced = agent
+        .take_effects()
+        .into_iter()
+        .any(|effect| matches!(effect, Effect::Replace(session) if session.connection == "c"));
     assert!(replaced);
     assert!(!agent.hear("c", 2).unwrap_err().unknown);
     agent.lose("c", 2);
@@ -283,7 +303,10 @@ fn an_emergency_stop_ends_everything_until_it_is_lifted() {
     agent.confirm("1", 0);
     agent.take_effects();
     agent.emergency(&stop, 1);
-    assert_eq!(outcome(&agent, "2"), (End::Interrupted, "emergency_stop".to_owned()));
+    assert_eq!(
+        outcome(&agent, "2"),
+        (End::Interrupted, "emergency_stop".to_owned())
+    );
     let effects = agent.take_effects();
     assert!(effects.contains(&Effect::Emergency));
     assert!(effects.contains(&Effect::Interrupt("1".to_owned())));
@@ -292,7 +315,10 @@ fn an_emergency_stop_ends_everything_until_it_is_lifted() {
     assert_eq!(confirmation(&agent, 2), StopConfirmation::Unspecified);
     assert_eq!(confirmation(&agent, 501), StopConfirmation::Unreachable);
     complete(&mut agent, "1", 130, 502);
-    assert_eq!(outcome(&agent, "1"), (End::Interrupted, "emergency_stop".to_owned()));
+    assert_eq!(
+        outcome(&agent, "1"),
+        (End::Interrupted, "emergency_stop".to_owned())
+    );
     assert_eq!(confirmation(&agent, 503), StopConfirmation::Confirmed);
     // Once more, and after a take-over: nothing new.
     agent.take_effects();

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
+use signalbox_bus::BusError;
 use signalbox_bus::history;
 use signalbox_bus::subject::{self, LogKind};
-use signalbox_bus::BusError;
+use signalbox_bus::trace::{Kind, Span, TraceContext};
 use signalbox_protocol::fleet::{Shard, command_id};
 use signalbox_protocol::wire::{
-    AgentConnected, AgentReport, CommandAccepted, CommandComplete,
-    CommandDone, CommandError, CommandRefusal, CommandRequest, CommandState, OutputOffset,
-    OutputTaken, ReportTaken, RunCommand, SessionOpened, TerminalOutput, TermRecord,
-    agent_delivery::Delivery, agent_reply, agent_report, command_reply, command_request,
-    term_record::Record,
+    AgentConnected, AgentReport, CommandAccepted, CommandComplete, CommandDone, CommandError,
+    CommandRefusal, CommandRequest, CommandState, OutputOffset, OutputTaken, ReportTaken,
+    RunCommand, SessionOpened, TermRecord, TerminalOutput, agent_delivery::Delivery, agent_reply,
+    agent_report, command_reply, command_request, term_record::Record,
 };
 use tracing::{debug, warn};
 
@@ -21,7 +21,7 @@ use super::{Change, Holder, Input, Reply};
 use crate::agent::Connecting;
 use crate::answer::Answer;
 use crate::clock::millis;
-use crate::courier::{Parcel, Purpose};
+use crate::courier::{COMMAND, Parcel, Purpose, SCOPE};
 use crate::emergency;
 use crate::recorder::Entry;
 
@@ -54,30 +54,49 @@ impl Holder {
         }
     }
 
-    async fn request(&mut self, request: CommandRequest, answer: Answer, trace: Option<String>) {
+    async fn request(
+        &mut self,
+        request: CommandRequest,
+        answer: Answer,
+        trace: Option<TraceContext>,
+    ) {
         let (by, now) = (request.by, self.now());
         match request.verb {
             Some(command_request::Verb::Run(run)) => {
+                let mut span = trace.as_ref().and_then(|caller| {
+                    Span::behind(caller, SCOPE, Kind::Server, || "accept command".into())
+                });
+                let trace = span.as_ref().map(Span::context).or(trace.as_ref());
+                let trace = trace.map(|trace| trace.parent().to_string());
                 let outcome = match self.run_command(&run, &by, trace).await {
                     Ok(accepted) => command_reply::Outcome::Accepted(accepted),
                     Err(refusal) => {
                         self.shared.metrics.refused.add(1);
+                        if let Some(span) = &mut span {
+                            span.fail("command refused");
+                        }
                         command_reply::Outcome::Refusal(refusal)
                     }
                 };
-                self.replies.push(Reply::Command(answer, outcome));
+                if let (Some(span), command_reply::Outcome::Accepted(accepted)) =
+                    (&mut span, &outcome)
+                {
+                    span.set(COMMAND, accepted.command_id.clone());
+                    span.set("signalbox.command.position", i64::from(accepted.position));
+                }
+                self.replies.push(Reply::Command(answer, outcome, span));
             }
             Some(command_request::Verb::Interrupt(verb)) => {
                 let outcome = match self.agent.interrupt(&verb.command_id, &by, now) {
                     Ok(()) => self.done(verb.command_id),
                     Err(refusal) => command_reply::Outcome::Refusal(refusal),
                 };
-                self.replies.push(Reply::Command(answer, outcome));
+                self.replies.push(Reply::Command(answer, outcome, None));
             }
             Some(command_request::Verb::Clear(_)) => {
                 self.clear(by).await;
                 let outcome = self.done(String::new());
-                self.replies.push(Reply::Command(answer, outcome));
+                self.replies.push(Reply::Command(answer, outcome, None));
             }
             Some(command_request::Verb::Input(input)) => {
                 let id = input.command_id.clone();
@@ -88,9 +107,11 @@ impl Holder {
                 self.pass_on(Delivery::Resize(resize), &id, answer);
             }
             None => {
-                let refusal = self.agent.refusal(CommandError::Invalid, "the verb is missing");
+                let refusal = self
+                    .agent
+                    .refusal(CommandError::Invalid, "the verb is missing");
                 let outcome = command_reply::Outcome::Refusal(refusal);
-                self.replies.push(Reply::Command(answer, outcome));
+                self.replies.push(Reply::Command(answer, outcome, None));
             }
         }
     }
@@ -122,14 +143,14 @@ impl Holder {
             match self.courier() {
                 None => Some((CommandError::AgentOffline, "the agent is not connected")),
                 Some(courier) => courier
-                    .send(Parcel { delivery, purpose })
+                    .send(Parcel::new(delivery, purpose))
                     .is_err()
                     .then_some((CommandError::Unavailable, "too much waits for the agent")),
             }
         };
         if let Some((code, words)) = refused {
             let outcome = command_reply::Outcome::Refusal(self.agent.refusal(code, words));
-            self.replies.push(Reply::Command(answer, outcome));
+            self.replies.push(Reply::Command(answer, outcome, None));
         }
     }
 
@@ -145,13 +166,19 @@ impl Holder {
         }
         let bytes = run.command.len() + run.args.iter().map(String::len).sum::<usize>();
         if bytes > MOST_COMMAND_BYTES || run.args.len() > MOST_ARGUMENTS {
-            return refuse(CommandError::Invalid, "command: too long with its arguments");
+            return refuse(
+                CommandError::Invalid,
+                "command: too long with its arguments",
+            );
         }
         if run.idempotency_key.len() > MOST_KEY_BYTES {
             return refuse(CommandError::Invalid, "idempotencyKey: too long");
         }
         let Some(id) = id_of(run, by) else {
-            return refuse(CommandError::Invalid, "nonce: expected 32 hexadecimal digits");
+            return refuse(
+                CommandError::Invalid,
+                "nonce: expected 32 hexadecimal digits",
+            );
         };
         if let Some(accepted) = self.agent.repeat(&id, self.now()) {
             return Ok(accepted);
@@ -209,7 +236,9 @@ impl Holder {
     async fn report(&mut self, report: AgentReport, answer: Answer) {
         let now = self.now();
         let Some(what) = report.report else {
-            let refusal = self.agent.refusal(CommandError::Invalid, "the report is missing");
+            let refusal = self
+                .agent
+                .refusal(CommandError::Invalid, "the report is missing");
             return answer.report(agent_reply::Outcome::Refusal(refusal)).await;
         };
         if let agent_report::Report::Connected(connected) = &what {
@@ -322,7 +351,10 @@ impl Holder {
         if !runs || complete.incomplete || complete.sums.is_empty() {
             return None;
         }
-        let stored = self.recorder(&complete.command_id).offsets().unwrap_or_default();
+        let stored = self
+            .recorder(&complete.command_id)
+            .offsets()
+            .unwrap_or_default();
         let offset = |stream: i32| {
             let found = stored.iter().find(|offset| offset.stream == stream);
             found.map_or(0, |offset| offset.offset)

@@ -53,7 +53,11 @@ impl Holder {
             }
         };
         let shown = self.shown.as_ref();
-        let is_new = !shown.is_some_and(|shown| same(shown, &state));
+        let session = self.agent.document().session.as_ref();
+        let connection = session.map(|session| session.connection.clone());
+        // Whose connection it is, too: the shard answers beats by it.
+        let is_new = self.shown_connection != connection
+            || !shown.is_some_and(|shown| same(shown, &state));
         let has_metrics = shown.is_some_and(|shown| shown.metrics != state.metrics);
         if is_new || (has_metrics && Instant::now() >= self.metrics_at) {
             self.metrics_at = Instant::now() + METRICS_PAUSE;
@@ -72,8 +76,7 @@ impl Holder {
                 ..state
             };
             self.shown = Some(shown.clone());
-            let session = self.agent.document().session.as_ref();
-            let connection = session.map(|session| session.connection.clone());
+            self.shown_connection.clone_from(&connection);
             self.change(Change::Agent {
                 state: shown,
                 connection,
