@@ -56,8 +56,8 @@ impl Holder {
         let session = self.agent.document().session.as_ref();
         let connection = session.map(|session| session.connection.clone());
         // Whose connection it is, too: the shard answers beats by it.
-        let is_new = self.shown_connection != connection
-            || !shown.is_some_and(|shown| same(shown, &state));
+        let is_new =
+            self.shown_connection != connection || !shown.is_some_and(|shown| same(shown, &state));
         let has_metrics = shown.is_some_and(|shown| shown.metrics != state.metrics);
         if is_new || (has_metrics && Instant::now() >= self.metrics_at) {
             self.metrics_at = Instant::now() + METRICS_PAUSE;
