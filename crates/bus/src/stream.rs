@@ -5,17 +5,21 @@
 //! | EVENTS | `events.<known domain>.>` | until a router has stored or refused it |
 //! | TOPICS | `topics.*.*.*` | by age and bytes |
 //! | DLQ | `dlq.>` | refused events for 30 days |
+//! | TERM | `log.term.*` | the logs of commands by age and bytes; repeated on `live.` |
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{self, kv};
 use signalbox_protocol::cursor::Epoch;
 use signalbox_protocol::domain::Domain;
 
 use crate::connection::{Bus, BusError};
 use crate::key::SESSIONS_STREAM;
+use crate::subject::LogKind;
 use crate::{key, subject};
 
 /// The producers' work queue.
@@ -24,6 +28,8 @@ pub const EVENTS: &str = "EVENTS";
 pub const TOPICS: &str = "TOPICS";
 /// The refused events.
 pub const DLQ: &str = "DLQ";
+/// The logs of commands.
+pub const TERM: &str = "TERM";
 
 /// How long a bucket whose entries expire remembers that one has.
 pub const LEASE_MARKER: Duration = Duration::from_secs(60);
@@ -63,6 +69,10 @@ pub struct StreamSettings {
     /// The most that sessions may take, in bytes; those that were refreshed
     /// the longest ago go first.
     pub sessions_bytes: u64,
+    /// How long TERM keeps what commands have written.
+    pub term_age: Duration,
+    /// The most that TERM keeps, in bytes; the oldest goes first.
+    pub term_bytes: u64,
 }
 
 impl Default for StreamSettings {
@@ -77,6 +87,8 @@ impl Default for StreamSettings {
             dlq_bytes: GIB,
             sessions_age: 2 * DAY,
             sessions_bytes: GIB,
+            term_age: DAY,
+            term_bytes: 4 * GIB,
         }
     }
 }
@@ -85,7 +97,11 @@ impl StreamSettings {
     /// The same, with all streams together in at most half of `free_bytes`.
     #[must_use]
     pub fn fitted_to(self, free_bytes: u64) -> Self {
-        let wanted = self.events_bytes + self.topics_bytes + self.dlq_bytes + self.sessions_bytes;
+        let wanted = self.events_bytes
+            + self.topics_bytes
+            + self.dlq_bytes
+            + self.sessions_bytes
+            + self.term_bytes;
         let room = free_bytes / 2;
         if wanted <= room {
             return self;
@@ -96,6 +112,7 @@ impl StreamSettings {
             topics_bytes: share(self.topics_bytes),
             dlq_bytes: share(self.dlq_bytes),
             sessions_bytes: share(self.sessions_bytes),
+            term_bytes: share(self.term_bytes),
             ..self
         }
     }
@@ -112,6 +129,7 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
         topics(settings),
         dlq(settings),
         sessions(settings),
+        term(settings),
     ] {
         let name = config.name.clone();
         bus.jetstream()
@@ -120,7 +138,13 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
             .map_err(|error| BusError::api(format!("make stream {name}"), error))?;
     }
     let expiring = [key::LEASES, key::REFRESH_FAMILIES, key::REVOCATIONS];
-    let lasting = [key::API_KEYS, key::SIGNING_KEYS, key::USERS];
+    let lasting = [
+        key::AGENTS,
+        key::API_KEYS,
+        key::FLEET,
+        key::SIGNING_KEYS,
+        key::USERS,
+    ];
     for bucket in lasting.into_iter().chain(expiring) {
         let config = kv::Config {
             bucket: bucket.to_owned(),
@@ -166,6 +190,7 @@ pub async fn verify(bus: &Bus, name: &'static str) -> Result<StreamState, BusErr
     let wanted = match name {
         EVENTS => events(&StreamSettings::default()),
         TOPICS => topics(&StreamSettings::default()),
+        TERM => term(&StreamSettings::default()),
         _ => dlq(&StreamSettings::default()),
     };
     let problem = |problem: &str| BusError::Stream {
@@ -186,8 +211,11 @@ pub async fn verify(bus: &Bus, name: &'static str) -> Result<StreamState, BusErr
     if config.discard != wanted.discard {
         return Err(problem("its discard policy is another"));
     }
-    if name == TOPICS && !config.allow_direct {
+    if matches!(name, TOPICS | TERM) && !config.allow_direct {
         return Err(problem("it does not allow direct get"));
+    }
+    if name == TERM && config.republish.is_none() {
+        return Err(problem("it does not repeat what it stores"));
     }
     Ok(StreamState::from(&info))
 }
@@ -331,6 +359,27 @@ fn sessions(settings: &StreamSettings) -> Config {
     }
 }
 
+fn term(settings: &StreamSettings) -> Config {
+    let logs = subject::logs_of(LogKind::Term);
+    Config {
+        name: TERM.to_owned(),
+        description: Some("what commands have written, a log for each".to_owned()),
+        subjects: vec![logs.clone()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_bytes: bytes(settings.term_bytes),
+        max_age: settings.term_age,
+        duplicate_window: settings.duplicate_window.min(settings.term_age),
+        allow_direct: true,
+        republish: Some(Republish {
+            source: logs,
+            destination: format!("{}.term.{{{{wildcard(1)}}}}", subject::LIVE_LOG_PREFIX),
+            headers_only: false,
+        }),
+        ..base(settings)
+    }
+}
+
 fn base(settings: &StreamSettings) -> Config {
     Config {
         storage: StorageType::File,
@@ -357,7 +406,7 @@ mod tests {
         let wanted = StreamSettings::default();
         assert_eq!(wanted.fitted_to(100 * GIB), wanted);
         let small = wanted.fitted_to(2 * GIB);
-        let logs = small.events_bytes + small.topics_bytes + small.dlq_bytes;
+        let logs = small.events_bytes + small.topics_bytes + small.dlq_bytes + small.term_bytes;
         assert!(logs + small.sessions_bytes <= GIB);
         assert_eq!(small.topics_bytes / small.events_bytes, 2);
     }

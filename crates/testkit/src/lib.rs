@@ -20,6 +20,7 @@ mod process;
 mod proxy;
 mod python;
 mod redis;
+mod relay;
 mod resources;
 mod round_robin;
 mod subscriber;
@@ -38,6 +39,7 @@ pub use self::{
     proxy::{Direction, Flow, Proxy},
     python::PythonClient,
     redis::RedisServer,
+    relay::{RelayBus, relay},
     round_robin::RoundRobin,
     subscriber::{LiveLedger, Subscriber},
     threat::{Follower, Record},

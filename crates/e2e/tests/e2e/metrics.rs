@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use signalbox_auth::api::event_service_client::EventServiceClient;
 use signalbox_bus::server::User;
-use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually, get};
+use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually, get, relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -398,11 +398,13 @@ async fn the_documentation_lists_what_is_served() {
     let mut grpc = EventServiceClient::new(grpc::channel(&platform).await);
     let nobody = grpc::one(grpc::event("2"));
     grpc.publish(nobody).await.unwrap_err();
+    let relay = relay(&platform.nats, &[]).await;
     let mut table = String::new();
     for (title, service) in [
         ("Gateway", gateway),
         ("Router", &platform.router),
         ("Auth", &platform.auth),
+        ("Relay", &relay),
     ] {
         let page = Page::of(service).await;
         writeln!(
