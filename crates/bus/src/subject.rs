@@ -5,6 +5,11 @@
 //! topics.<channel>.<object|->.<user|global|->   routers -> gateways
 //! dlq.<domain>.<type>                           routers -> operators
 //! svc.<service>.<method>                        requests between services
+//! svc.relay.<shard>.<method>                    gateways -> the shard's relay
+//! svc.gateway.<gateway>.agent                   relays -> an agent's gateway
+//! log.<kind>.<id>                               a log's owner -> its stream
+//! live.log.<kind>.<id>                          the server, as it stores them
+//! live.fleet.<shard>                            relays -> all gateways
 //! ```
 //! Ids in slots are prefixed `=` and have every byte outside `[A-Za-z0-9_-]`
 //! written as `%XX`, so that no id can be mistaken for a reserved word or
@@ -12,6 +17,7 @@
 
 use signalbox_protocol::catalogue::{Audience, Channel, Topic};
 use signalbox_protocol::domain::Domain;
+use signalbox_protocol::fleet::Shard;
 
 /// Everything that producers publish.
 pub const EVENTS_PREFIX: &str = "events";
@@ -36,6 +42,102 @@ pub const REFRESH_ISSUER: &str = "svc.auth.refresh_issuer";
 pub const ADMIN_MANAGE: &str = "svc.admin.manage";
 /// The queue group that auth replicas share.
 pub const AUTH_GROUP: &str = "auth";
+
+/// Everything that relays are asked.
+pub const RELAY_PREFIX: &str = "svc.relay";
+/// Requests to stop all agents, to let them go on, or how that stands.
+pub const EMERGENCY: &str = "svc.relay.emergency";
+/// The queue group that relays share for what any of them can answer.
+pub const RELAY_GROUP: &str = "relay";
+/// Everything that gateways are asked about their connections with agents.
+pub const GATEWAY_AGENTS: &str = "svc.gateway.*.agent";
+/// What changes in the fleet.
+pub const FLEET_PREFIX: &str = "live.fleet";
+/// Everything in logs.
+pub const LOG_PREFIX: &str = "log";
+/// Everything in logs, as the server repeats it when it stores it.
+pub const LIVE_LOG_PREFIX: &str = "live.log";
+
+/// A kind of log, which has a stream of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogKind {
+    /// The output of a command.
+    Term,
+}
+
+impl LogKind {
+    /// The kind as it stands in subjects.
+    #[must_use]
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::Term => "term",
+        }
+    }
+}
+
+/// Requests for commands on the agents of a shard.
+#[must_use]
+pub fn relay_commands(shard: Shard) -> String {
+    format!("{RELAY_PREFIX}.{shard}.command")
+}
+
+/// Reports of the agents of a shard.
+#[must_use]
+pub fn relay_agents(shard: Shard) -> String {
+    format!("{RELAY_PREFIX}.{shard}.agent")
+}
+
+/// Requests for all that is known of a shard.
+#[must_use]
+pub fn relay_snapshot(shard: Shard) -> String {
+    format!("{RELAY_PREFIX}.{shard}.snapshot")
+}
+
+/// What a gateway is to tell agents that are connected to it.
+#[must_use]
+pub fn gateway_agent(gateway: &str) -> String {
+    format!("svc.gateway.{gateway}.agent")
+}
+
+/// What changes in a shard.
+#[must_use]
+pub fn fleet(shard: Shard) -> String {
+    format!("{FLEET_PREFIX}.{shard}")
+}
+
+/// A log in its stream.
+#[must_use]
+pub fn log(kind: LogKind, id: &str) -> String {
+    let mut subject = format!("{LOG_PREFIX}.{}.", kind.token());
+    push_id(&mut subject, id);
+    subject
+}
+
+/// A log as it grows.
+#[must_use]
+pub fn live_log(kind: LogKind, id: &str) -> String {
+    format!("live.{}", log(kind, id))
+}
+
+/// All logs of a kind in their stream.
+#[must_use]
+pub fn logs_of(kind: LogKind) -> String {
+    format!("{LOG_PREFIX}.{}.*", kind.token())
+}
+
+/// All logs of a kind as they grow.
+#[must_use]
+pub fn live_logs_of(kind: LogKind) -> String {
+    format!("live.{}", logs_of(kind))
+}
+
+/// The id of a log of this kind, by its subject in the stream or live.
+#[must_use]
+pub fn log_id(kind: LogKind, subject: &str) -> Option<String> {
+    let subject = subject.strip_prefix("live.").unwrap_or(subject);
+    let rest = subject.strip_prefix(LOG_PREFIX)?.strip_prefix('.')?;
+    parse_id(rest.strip_prefix(kind.token())?.strip_prefix('.')?)
+}
 
 /// The prefix of the inboxes of a user, who may subscribe to no other.
 #[must_use]
@@ -217,6 +319,27 @@ mod tests {
         );
         let one = topics_of(Channel::InvestigationProgress, Some("a.b"));
         assert_eq!(one, "topics.investigation_progress.=a%2Eb.*");
+    }
+
+    #[test]
+    fn a_log_is_found_by_both_of_its_subjects() {
+        let id = "a.b/c";
+        assert_eq!(log(LogKind::Term, id), "log.term.=a%2Eb%2Fc");
+        for subject in [log(LogKind::Term, id), live_log(LogKind::Term, id)] {
+            assert_eq!(log_id(LogKind::Term, &subject).as_deref(), Some(id));
+        }
+        for subject in ["log.term.x", "log.chat.=x", "topics.term.=x", "log.terms.=x"] {
+            assert_eq!(log_id(LogKind::Term, subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn every_shard_has_its_subjects() {
+        let shard = Shard::of_agent("agent-1");
+        assert_eq!(relay_commands(shard), format!("svc.relay.{shard}.command"));
+        assert_eq!(relay_agents(shard), format!("svc.relay.{shard}.agent"));
+        assert_eq!(relay_snapshot(shard), format!("svc.relay.{shard}.snapshot"));
+        assert_eq!(fleet(shard), format!("live.fleet.{shard}"));
     }
 
     proptest! {

@@ -10,6 +10,7 @@
 //! | [`envelope`] | a producer's message -> [`event::Event`] |
 //! | [`decision`] | what users decide on response actions |
 //! | [`event`] | an event after validation |
+//! | [`fleet`] | shards of agents, ids of commands |
 //! | [`cursor`] | epochs and resume offsets |
 //! | [`frame`] | the JSON frames of each dialect |
 //! | [`wire`] | protobuf messages between services, generated from `proto/` |
@@ -22,6 +23,7 @@ pub mod domain;
 pub mod envelope;
 pub mod error_code;
 pub mod event;
+pub mod fleet;
 pub mod frame;
 pub mod json;
 pub mod name;

@@ -1,7 +1,11 @@
 // Shared by the example that writes the generated code and the test that
 // compares it, so that the two can't drift apart.
 
-const FILES: [&str; 2] = ["signalbox/v1/auth.proto", "signalbox/v1/event.proto"];
+const FILES: [&str; 3] = [
+    "signalbox/v1/auth.proto",
+    "signalbox/v1/event.proto",
+    "signalbox/v1/relay.proto",
+];
 
 fn generate(proto: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, [proto])?;
