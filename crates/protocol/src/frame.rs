@@ -2,6 +2,7 @@
 //! send and what they are sent, named from the speaker.
 
 pub mod fields;
+pub mod fleet;
 pub mod mesh;
 pub mod shape;
 pub mod threat;

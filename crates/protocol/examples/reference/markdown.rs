@@ -18,19 +18,20 @@ pub(crate) fn page(shape: &Shape) -> String {
     let prose = match shape.dialect {
         Dialect::Threat => include_str!("threat.md"),
         Dialect::Mesh => include_str!("mesh.md"),
+        Dialect::Fleet => include_str!("fleet.md"),
         other => panic!("there is no prose for dialect {other}"),
     };
-    let page = fill(
-        prose,
-        &[
-            ("client", client(shape)),
-            ("server", server(shape)),
-            ("channels", channels(shape)),
-            ("events", events(shape)),
-            ("errors", errors(shape)),
-            ("closes", closes(shape)),
-        ],
-    );
+    let mut parts = vec![
+        ("client", client(shape)),
+        ("server", server(shape)),
+        ("errors", errors(shape)),
+        ("closes", closes(shape)),
+    ];
+    // A dialect without channels tells nothing of the catalogue.
+    if !shape.offers.is_empty() {
+        parts.extend([("channels", channels(shape)), ("events", events(shape))]);
+    }
+    let page = fill(prose, &parts);
     format!("{NOTICE}\n{page}")
 }
 
@@ -54,7 +55,11 @@ fn client(shape: &Shape) -> String {
                 .refusals
                 .iter()
                 .map(|refusal| code(refusal.as_str()));
-            answer.push(format!("an `error` with {}", alternatives(words)));
+            let refusal = match shape.dialect {
+                Dialect::Fleet => "a refusal",
+                _ => "an `error`",
+            };
+            answer.push(format!("{refusal} with {}", alternatives(words)));
         }
         if !answer.is_empty() {
             writeln!(text, "Answered by {}.\n", answer.join(", or ")).expect(MEMORY);

@@ -12,14 +12,18 @@ use std::borrow::Cow;
 
 pub use self::check::Misfit;
 pub use self::values::Wrong;
-use super::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use super::fields::{MAX_COUNT, MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
 use crate::catalogue::{self, Channel, EventType};
 use crate::dialect::Dialect;
 use crate::error_code::ErrorCode;
 use crate::name::MAX_NAME_BYTES;
 
 /// The shapes of the dialects that have them, in the order of documentation.
-pub const ALL: &[&Shape] = &[&super::threat::shape::SHAPE, &super::mesh::shape::SHAPE];
+pub const ALL: &[&Shape] = &[
+    &super::threat::shape::SHAPE,
+    &super::mesh::shape::SHAPE,
+    &super::fleet::shape::SHAPE,
+];
 
 /// One dialect's conversation.
 #[derive(Debug)]
@@ -91,6 +95,12 @@ pub enum Kind {
     Id,
     /// A position in the stream of events.
     Cursor,
+    /// A position in the streams of events and logs.
+    FleetCursor,
+    /// A whole number of any size that JSON has in every language.
+    Count,
+    /// Messages of the same direction.
+    Messages,
     /// The name of a channel that is offered.
     Channel(&'static [Offer]),
     /// Lists of accepted values by the filter keys of the channel.
@@ -122,6 +132,8 @@ pub enum Kind {
     Object(&'static [Field]),
     /// Any object.
     AnyObject,
+    /// A list of objects with these fields.
+    List(&'static [Field]),
     /// An event's data.
     Data {
         /// The fields that the catalogue checks; others pass.
@@ -273,7 +285,10 @@ impl Kind {
             Self::Channel(_) => format!("a string of 1 to {MAX_NAME_BYTES} bytes"),
             Self::AnyText => "a string".to_owned(),
             Self::Id => format!("an id of 1 to {MAX_NAME_BYTES} bytes without white space"),
-            Self::Cursor => "a `seq` that this server gave out".to_owned(),
+            Self::Cursor | Self::FleetCursor => "a `seq` that this server gave out".to_owned(),
+            Self::Count => format!("a whole number from 0 to {MAX_COUNT}"),
+            Self::List(_) => "a list of objects".to_owned(),
+            Self::Messages => format!("a list of 1 to {MAX_LIST_ENTRIES} messages"),
             Self::Code => "an error code".to_owned(),
             Self::Integer { least, most } => format!("a whole number from {least} to {most}"),
             Self::Number => "a number".to_owned(),

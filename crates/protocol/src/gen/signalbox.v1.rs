@@ -502,3 +502,1057 @@ pub struct Event {
     #[prost(bytes = "bytes", tag = "5")]
     pub data: ::prost::bytes::Bytes,
 }
+/// A verb of a user, whose permission the gateway has checked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandRequest {
+    /// Who asks: the subject of the token.
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(oneof = "command_request::Verb", tags = "10, 11, 12, 13, 14")]
+    pub verb: ::core::option::Option<command_request::Verb>,
+}
+/// Nested message and enum types in `CommandRequest`.
+pub mod command_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Verb {
+        #[prost(message, tag = "10")]
+        Run(super::RunCommand),
+        #[prost(message, tag = "11")]
+        Interrupt(super::InterruptCommand),
+        #[prost(message, tag = "12")]
+        Clear(super::ClearTerminal),
+        #[prost(message, tag = "13")]
+        Input(super::TerminalInput),
+        #[prost(message, tag = "14")]
+        Resize(super::TerminalResize),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandReply {
+    #[prost(oneof = "command_reply::Outcome", tags = "1, 2, 3")]
+    pub outcome: ::core::option::Option<command_reply::Outcome>,
+}
+/// Nested message and enum types in `CommandReply`.
+pub mod command_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "1")]
+        Refusal(super::CommandRefusal),
+        /// The command is stored, and no fault loses it any more.
+        #[prost(message, tag = "2")]
+        Accepted(super::CommandAccepted),
+        /// The verb has been carried out, or will be whatever happens.
+        #[prost(message, tag = "3")]
+        Done(super::CommandDone),
+    }
+}
+/// Harmless to repeat as it is: the idempotency key or the nonce names it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunCommand {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub command: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "CommandPriority", tag = "4")]
+    pub priority: i32,
+    /// The user's: the same key of the same user for the same agent is the same
+    /// command, for as long as TERM keeps its log. Empty = none.
+    #[prost(string, tag = "5")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Accept the command for an agent that is known and not connected.
+    #[prost(bool, tag = "6")]
+    pub queue_if_offline: bool,
+    /// Without an idempotency key: 32 hexadecimal digits drawn by the gateway, the
+    /// same when it sends the request again. They become the command's id, the
+    /// first of them replaced by the shard's.
+    #[prost(string, tag = "7")]
+    pub nonce: ::prost::alloc::string::String,
+    /// Unix milliseconds, after which the command is not accepted any more; 0 =
+    /// whenever. A gateway that has told TIMEOUT interrupts the command as well,
+    /// whose id it can tell from the nonce: the answer alone may have been lost.
+    #[prost(uint64, tag = "8")]
+    pub expires_at_ms: u64,
+}
+/// Ends a command: one that waits is removed, one that runs is told to stop.
+/// Harmless to repeat.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InterruptCommand {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+}
+/// Moves the late joiners' start; the log keeps everything.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClearTerminal {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+}
+/// Bytes for the command's terminal. Not stored: answered once the agent's
+/// connection has taken it. Not to be sent again when there is no answer, or it
+/// might be typed twice.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalInput {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalResize {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub columns: u32,
+    #[prost(uint32, tag = "3")]
+    pub rows: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandRefusal {
+    #[prost(enumeration = "CommandError", tag = "1")]
+    pub code: i32,
+    /// A fixed sentence.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// Where known.
+    #[prost(string, tag = "3")]
+    pub agent_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandAccepted {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// From 1; 0 = it does not wait (any more).
+    #[prost(uint32, tag = "3")]
+    pub position: u32,
+    #[prost(uint64, tag = "4")]
+    pub estimated_wait_ms: u64,
+    #[prost(enumeration = "CommandState", tag = "5")]
+    pub state: i32,
+    /// Whether the same request was accepted before.
+    #[prost(bool, tag = "6")]
+    pub repeated: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandDone {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+}
+/// Reports of one connection are sent one after the other per command; reports
+/// about a session that is no longer the agent's are answered `stale`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentReport {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// The gateway, whose deliveries come on svc.gateway.<gateway>.agent.
+    #[prost(string, tag = "2")]
+    pub gateway_id: ::prost::alloc::string::String,
+    /// The connection, unique among all gateways and for ever.
+    #[prost(string, tag = "3")]
+    pub connection_id: ::prost::alloc::string::String,
+    #[prost(oneof = "agent_report::Report", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    pub report: ::core::option::Option<agent_report::Report>,
+}
+/// Nested message and enum types in `AgentReport`.
+pub mod agent_report {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Report {
+        #[prost(message, tag = "10")]
+        Connected(super::AgentConnected),
+        #[prost(message, tag = "11")]
+        Disconnected(super::AgentDisconnected),
+        #[prost(message, tag = "12")]
+        Condition(super::AgentCondition),
+        #[prost(message, tag = "13")]
+        Status(super::CommandStatus),
+        #[prost(message, tag = "14")]
+        Complete(super::CommandComplete),
+        #[prost(message, tag = "15")]
+        Output(super::TerminalOutput),
+        #[prost(message, tag = "16")]
+        Stopped(super::EmergencyConfirmed),
+        /// By the agent itself.
+        #[prost(message, tag = "17")]
+        Clear(super::ClearTerminal),
+        /// Of all the gateway's connections in the shard; agent_id and connection_id
+        /// are empty.
+        #[prost(message, tag = "18")]
+        Beat(super::GatewayBeat),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentReply {
+    #[prost(oneof = "agent_reply::Outcome", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub outcome: ::core::option::Option<agent_reply::Outcome>,
+}
+/// Nested message and enum types in `AgentReply`.
+pub mod agent_reply {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Outcome {
+        /// Taken into account, and stored where it must last.
+        #[prost(message, tag = "1")]
+        Taken(super::ReportTaken),
+        #[prost(message, tag = "2")]
+        Opened(super::SessionOpened),
+        #[prost(message, tag = "3")]
+        Output(super::OutputTaken),
+        #[prost(message, tag = "4")]
+        Heard(super::BeatHeard),
+        /// The connection is not the agent's (any more): it is to be closed as
+        /// replaced, unless the relay just does not know it, in which case it is to
+        /// be announced with AgentConnected and the report repeated.
+        #[prost(message, tag = "5")]
+        Stale(super::StaleSession),
+        /// Not now: memory or bus are short. To be sent again after so many ms.
+        #[prost(uint32, tag = "6")]
+        LaterMs(u32),
+        #[prost(message, tag = "7")]
+        Refusal(super::CommandRefusal),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportTaken {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StaleSession {
+    #[prost(bool, tag = "1")]
+    pub unknown: bool,
+}
+/// The first report of a connection; repeated until it is answered, and again
+/// whenever a beat is answered with the connection among the unknown.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentConnected {
+    #[prost(string, tag = "1")]
+    pub agent_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Commands that it runs at once; 0 = 1.
+    #[prost(uint32, tag = "4")]
+    pub concurrency: u32,
+    /// What it knows of commands: those that run, and those that have ended and
+    /// whose end it has not got confirmed (it reports that anew).
+    #[prost(message, repeated, tag = "5")]
+    pub commands: ::prost::alloc::vec::Vec<KnownCommand>,
+    /// Whether `commands` is complete: one that is not in it does not run there.
+    #[prost(bool, tag = "6")]
+    pub lists_commands: bool,
+    /// Whether it records each command before it starts it and never starts one
+    /// again that is in the record: executing may be repeated then.
+    #[prost(bool, tag = "7")]
+    pub keeps_journal: bool,
+    /// When the connection was made; RFC 3339.
+    #[prost(string, tag = "8")]
+    pub connected_at: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KnownCommand {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub ended: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionOpened {
+    /// How often the gateway is to report the session in a beat.
+    #[prost(uint32, tag = "1")]
+    pub beat_interval_ms: u32,
+    /// What is stored of the output of commands that the agent still has: it goes
+    /// on from there. An agent that counts no bytes has its gateway count, from
+    /// these offsets, or 0 for commands that come later.
+    #[prost(message, repeated, tag = "2")]
+    pub offsets: ::prost::alloc::vec::Vec<OutputOffset>,
+    /// Commands that it reported and that were given up: to be interrupted there,
+    /// and not to be reported any more.
+    #[prost(string, repeated, tag = "3")]
+    pub abandoned: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The emergency stop that is in force; it is delivered as well.
+    #[prost(message, optional, tag = "4")]
+    pub emergency: ::core::option::Option<EmergencyState>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentDisconnected {
+    /// Whether the agent said so itself.
+    #[prost(bool, tag = "1")]
+    pub graceful: bool,
+}
+/// What the agent says of itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentCondition {
+    #[prost(enumeration = "AgentStatus", tag = "1")]
+    pub status: i32,
+    /// One JSON object; empty = unchanged.
+    #[prost(string, tag = "2")]
+    pub metrics: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandStatus {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    /// RUNNING confirms the command; a final state is taken as the outcome.
+    #[prost(enumeration = "CommandState", tag = "2")]
+    pub state: i32,
+    #[prost(int32, optional, tag = "3")]
+    pub exit_code: ::core::option::Option<i32>,
+    #[prost(string, tag = "4")]
+    pub signal: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "5")]
+    pub duration_ms: ::core::option::Option<u64>,
+}
+/// The end of a command. Sent after all its output is acknowledged; repeated
+/// until it is answered. For a command that is known to have ended it is answered
+/// `taken`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommandComplete {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(int32, optional, tag = "2")]
+    pub exit_code: ::core::option::Option<i32>,
+    /// Such as SIGTERM; empty = none.
+    #[prost(string, tag = "3")]
+    pub signal: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "4")]
+    pub duration_ms: ::core::option::Option<u64>,
+    /// What the agent has produced of each stream. Where it says so and less is
+    /// stored, the answer is OutputTaken, and the rest is to come first.
+    #[prost(message, repeated, tag = "5")]
+    pub sums: ::prost::alloc::vec::Vec<StreamSum>,
+    /// The agent gives no more, though it may have lost output.
+    #[prost(bool, tag = "6")]
+    pub incomplete: bool,
+    /// Why it failed, in the agent's words; empty = exit code or signal say it.
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// Output of a command, at most 1 MiB in one report. Several reports may be under
+/// way; the answer to each says how far everything is stored. What is not
+/// answered, or lies behind what is stored, is sent again from there.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TerminalOutput {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub chunks: ::prost::alloc::vec::Vec<OutputChunk>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutputChunk {
+    #[prost(enumeration = "OutputStream", tag = "1")]
+    pub stream: i32,
+    /// Of the first byte, in the stream.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
+    /// When it was written; RFC 3339.
+    #[prost(string, tag = "4")]
+    pub time: ::prost::alloc::string::String,
+    /// What is missing in front of it is lost for good: the agent says so, or takes
+    /// no acknowledgements. Without this, a chunk behind a gap is not taken.
+    #[prost(bool, tag = "5")]
+    pub after_loss: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OutputTaken {
+    /// For each stream of the report: the offset up to which everything is stored.
+    #[prost(message, repeated, tag = "1")]
+    pub offsets: ::prost::alloc::vec::Vec<OutputOffset>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutputOffset {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(enumeration = "OutputStream", tag = "2")]
+    pub stream: i32,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+}
+/// The gateway lives, and has these connections. Sent every beat_interval_ms.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GatewayBeat {
+    #[prost(message, repeated, tag = "1")]
+    pub connections: ::prost::alloc::vec::Vec<AgentConnection>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentConnection {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub connection_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeatHeard {
+    /// Connections that the relay does not know: announce them.
+    #[prost(string, repeated, tag = "1")]
+    pub unknown: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Connections that another has replaced: close them.
+    #[prost(string, repeated, tag = "2")]
+    pub replaced: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmergencyConfirmed {
+    #[prost(string, tag = "1")]
+    pub stop_id: ::prost::alloc::string::String,
+}
+/// One at a time per agent, repeated until it is answered. The gateway keeps for
+/// each connection the highest (term, number) that it has carried out: of a lower
+/// term, or of the same term and no higher number, it carries out nothing more.
+/// It answers `delivered` for what it has carried out before, and `stale` for a
+/// lower term. Beyond that it never writes the same Execute (command, attempt) on
+/// one connection twice.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentDelivery {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub connection_id: ::prost::alloc::string::String,
+    /// Which of the agent's holders speaks; later ones have greater terms.
+    #[prost(uint64, tag = "3")]
+    pub term: u64,
+    /// Counts this holder's deliveries to the agent.
+    #[prost(uint64, tag = "4")]
+    pub number: u64,
+    #[prost(oneof = "agent_delivery::Delivery", tags = "10, 11, 12, 13, 14, 15")]
+    pub delivery: ::core::option::Option<agent_delivery::Delivery>,
+}
+/// Nested message and enum types in `AgentDelivery`.
+pub mod agent_delivery {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Delivery {
+        #[prost(message, tag = "10")]
+        Execute(super::ExecuteCommand),
+        #[prost(message, tag = "11")]
+        Interrupt(super::DeliverInterrupt),
+        #[prost(message, tag = "12")]
+        Input(super::TerminalInput),
+        #[prost(message, tag = "13")]
+        Resize(super::TerminalResize),
+        #[prost(message, tag = "14")]
+        Emergency(super::EmergencyState),
+        /// Another connection has taken the agent's place: close this one, 1008.
+        #[prost(message, tag = "15")]
+        Replaced(super::ReplacedConnection),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecuteCommand {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    /// From 1; greater where it is known that no earlier attempt reached the agent.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub command: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeliverInterrupt {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    /// Who asked; empty = an emergency stop.
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplacedConnection {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeliveryReply {
+    #[prost(enumeration = "DeliveryOutcome", tag = "1")]
+    pub outcome: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmergencyRequest {
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(oneof = "emergency_request::Verb", tags = "10, 11, 12")]
+    pub verb: ::core::option::Option<emergency_request::Verb>,
+}
+/// Nested message and enum types in `EmergencyRequest`.
+pub mod emergency_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Verb {
+        /// Harmless to repeat: a stop in force stays as it is.
+        #[prost(message, tag = "10")]
+        Stop(super::EmergencyStop),
+        #[prost(message, tag = "11")]
+        Resume(super::EmergencyResume),
+        #[prost(message, tag = "12")]
+        Query(super::EmergencyQuery),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmergencyStop {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmergencyResume {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmergencyQuery {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmergencyReply {
+    #[prost(oneof = "emergency_reply::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<emergency_reply::Outcome>,
+}
+/// Nested message and enum types in `EmergencyReply`.
+pub mod emergency_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        /// What is stored now.
+        #[prost(message, tag = "1")]
+        State(super::EmergencyState),
+        #[prost(message, tag = "2")]
+        Refusal(super::CommandRefusal),
+    }
+}
+/// The lock. `active: false` says that it was lifted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmergencyState {
+    #[prost(bool, tag = "1")]
+    pub active: bool,
+    /// Names the stop; a later one has another.
+    #[prost(string, tag = "2")]
+    pub stop_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who stopped, or resumed.
+    #[prost(string, tag = "4")]
+    pub by: ::prost::alloc::string::String,
+    /// RFC 3339.
+    #[prost(string, tag = "5")]
+    pub at: ::prost::alloc::string::String,
+    /// Orders the states: later ones have greater revisions.
+    #[prost(uint64, tag = "6")]
+    pub revision: u64,
+}
+/// What has changed in a shard. Not stored: (term, number) tells a gap, upon which
+/// a gateway asks for a snapshot. Every update says all about its subject, so that
+/// applying one again does no harm. Sent at least every second.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FleetUpdate {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// The shard's holder; another than before = ask for a snapshot.
+    #[prost(string, tag = "2")]
+    pub term: ::prost::alloc::string::String,
+    /// Counts the holder's updates; a tip has the number of the last.
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+    #[prost(oneof = "fleet_update::Change", tags = "10, 11, 12, 13, 14, 15")]
+    pub change: ::core::option::Option<fleet_update::Change>,
+}
+/// Nested message and enum types in `FleetUpdate`.
+pub mod fleet_update {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Change {
+        /// Nothing new: this is where the shard is.
+        #[prost(message, tag = "10")]
+        Tip(super::FleetTip),
+        #[prost(message, tag = "11")]
+        Agent(super::AgentState),
+        #[prost(message, tag = "12")]
+        Queue(super::QueueState),
+        #[prost(message, tag = "13")]
+        Emergency(super::EmergencyState),
+        /// Cleared while no command ran; otherwise the logs say it.
+        #[prost(message, tag = "14")]
+        Cleared(super::TerminalCleared),
+        /// Known no longer.
+        #[prost(string, tag = "15")]
+        ForgottenAgentId(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FleetTip {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentState {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub agent_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(enumeration = "AgentStatus", tag = "4")]
+    pub status: i32,
+    /// One JSON object, as the agent sent it; empty = none.
+    #[prost(string, tag = "5")]
+    pub metrics: ::prost::alloc::string::String,
+    /// RFC 3339; empty = it is not connected.
+    #[prost(string, tag = "6")]
+    pub connected_at: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "7")]
+    pub concurrency: u32,
+    /// The commands that run, with those that are being started, interrupted or
+    /// ended.
+    #[prost(string, repeated, tag = "8")]
+    pub running: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "StopConfirmation", tag = "9")]
+    pub stop: i32,
+    /// When it changed; RFC 3339.
+    #[prost(string, tag = "10")]
+    pub at: ::prost::alloc::string::String,
+}
+/// The commands that wait for an agent, in the order in which they will run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueueState {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub commands: ::prost::alloc::vec::Vec<QueuedCommand>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueuedCommand {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub position: u32,
+    #[prost(uint64, tag = "3")]
+    pub estimated_wait_ms: u64,
+    #[prost(enumeration = "CommandPriority", tag = "4")]
+    pub priority: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalCleared {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub at: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FleetRequest {}
+/// All agents of a shard that are known, connected or not, and what waits for
+/// each. Updates up to `number` are contained.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FleetSnapshot {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    #[prost(string, tag = "2")]
+    pub term: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub agents: ::prost::alloc::vec::Vec<AgentState>,
+    #[prost(message, repeated, tag = "5")]
+    pub queues: ::prost::alloc::vec::Vec<QueueState>,
+    #[prost(message, optional, tag = "6")]
+    pub emergency: ::core::option::Option<EmergencyState>,
+}
+/// One record of the log of a command. Its number in the log, from 1 and dense,
+/// is the header Log-Number.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TermRecord {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// When it happened; RFC 3339.
+    #[prost(string, tag = "2")]
+    pub at: ::prost::alloc::string::String,
+    /// What is stored up to and including this record.
+    #[prost(message, optional, tag = "3")]
+    pub progress: ::core::option::Option<LogProgress>,
+    #[prost(oneof = "term_record::Record", tags = "10, 11, 12, 13, 14, 15, 16")]
+    pub record: ::core::option::Option<term_record::Record>,
+}
+/// Nested message and enum types in `TermRecord`.
+pub mod term_record {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Record {
+        #[prost(message, tag = "10")]
+        Queued(super::TermQueued),
+        #[prost(message, tag = "11")]
+        Started(super::TermStarted),
+        #[prost(message, tag = "12")]
+        Output(super::TermOutput),
+        #[prost(message, tag = "13")]
+        Gap(super::TermGap),
+        #[prost(message, tag = "14")]
+        Cleared(super::TermCleared),
+        #[prost(message, tag = "15")]
+        Ended(super::TermEnded),
+        /// Another relay goes on with the log: nothing for viewers.
+        #[prost(message, tag = "16")]
+        Taken(super::TermTaken),
+    }
+}
+/// How far the log is; what a relay goes on from.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LogProgress {
+    #[prost(bool, tag = "1")]
+    pub started: bool,
+    #[prost(bool, tag = "2")]
+    pub ended: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub sums: ::prost::alloc::vec::Vec<StreamSum>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamSum {
+    #[prost(enumeration = "OutputStream", tag = "1")]
+    pub stream: i32,
+    /// Bytes that the command has written.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Those of them that the log has.
+    #[prost(uint64, tag = "3")]
+    pub recorded: u64,
+    /// In the end record, of what the log has; from an agent, of what the command
+    /// has written; empty = not known.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub sha256: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TermQueued {
+    #[prost(string, tag = "1")]
+    pub command: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "CommandPriority", tag = "3")]
+    pub priority: i32,
+    #[prost(string, tag = "4")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub position: u32,
+    #[prost(uint64, tag = "6")]
+    pub estimated_wait_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TermStarted {
+    #[prost(uint32, tag = "1")]
+    pub attempt: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TermOutput {
+    #[prost(message, repeated, tag = "1")]
+    pub chunks: ::prost::alloc::vec::Vec<OutputChunk>,
+}
+/// These bytes of the stream are not in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TermGap {
+    #[prost(enumeration = "OutputStream", tag = "1")]
+    pub stream: i32,
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    /// 0 = all that follow.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+    #[prost(enumeration = "GapReason", tag = "4")]
+    pub reason: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TermCleared {
+    /// The agent itself, where empty.
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    /// The same in the logs of all commands that ran then.
+    #[prost(string, tag = "2")]
+    pub clear_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TermTaken {}
+/// The last record.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TermEnded {
+    /// COMPLETED, FAILED or INTERRUPTED.
+    #[prost(enumeration = "CommandState", tag = "1")]
+    pub state: i32,
+    #[prost(int32, optional, tag = "2")]
+    pub exit_code: ::core::option::Option<i32>,
+    #[prost(string, tag = "3")]
+    pub signal: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "4")]
+    pub duration_ms: ::core::option::Option<u64>,
+    /// Why it failed: `agent_lost`, `outcome_unknown`, `emergency_stop`, or the
+    /// agent's words; empty = exit code or signal say it.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "6")]
+    pub sums: ::prost::alloc::vec::Vec<StreamSum>,
+    /// Output may be missing at the end.
+    #[prost(bool, tag = "7")]
+    pub incomplete: bool,
+    /// Who interrupted it.
+    #[prost(string, tag = "8")]
+    pub by: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CommandPriority {
+    Normal = 0,
+    High = 1,
+    Low = 2,
+}
+impl CommandPriority {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Normal => "COMMAND_PRIORITY_NORMAL",
+            Self::High => "COMMAND_PRIORITY_HIGH",
+            Self::Low => "COMMAND_PRIORITY_LOW",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMMAND_PRIORITY_NORMAL" => Some(Self::Normal),
+            "COMMAND_PRIORITY_HIGH" => Some(Self::High),
+            "COMMAND_PRIORITY_LOW" => Some(Self::Low),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CommandError {
+    Unspecified = 0,
+    AgentNotFound = 1,
+    AgentOffline = 2,
+    QueueFull = 3,
+    EmergencyStop = 4,
+    /// It never was, or it has ended.
+    CommandNotFound = 5,
+    /// Not now: the bus does not answer, or the shard is changing hands. Nobody
+    /// knows whether it was carried out; to be sent again until the gateway's
+    /// patience ends.
+    Unavailable = 6,
+    /// A field is not as it must be; the message names it.
+    Invalid = 7,
+}
+impl CommandError {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "COMMAND_ERROR_UNSPECIFIED",
+            Self::AgentNotFound => "COMMAND_ERROR_AGENT_NOT_FOUND",
+            Self::AgentOffline => "COMMAND_ERROR_AGENT_OFFLINE",
+            Self::QueueFull => "COMMAND_ERROR_QUEUE_FULL",
+            Self::EmergencyStop => "COMMAND_ERROR_EMERGENCY_STOP",
+            Self::CommandNotFound => "COMMAND_ERROR_COMMAND_NOT_FOUND",
+            Self::Unavailable => "COMMAND_ERROR_UNAVAILABLE",
+            Self::Invalid => "COMMAND_ERROR_INVALID",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMMAND_ERROR_UNSPECIFIED" => Some(Self::Unspecified),
+            "COMMAND_ERROR_AGENT_NOT_FOUND" => Some(Self::AgentNotFound),
+            "COMMAND_ERROR_AGENT_OFFLINE" => Some(Self::AgentOffline),
+            "COMMAND_ERROR_QUEUE_FULL" => Some(Self::QueueFull),
+            "COMMAND_ERROR_EMERGENCY_STOP" => Some(Self::EmergencyStop),
+            "COMMAND_ERROR_COMMAND_NOT_FOUND" => Some(Self::CommandNotFound),
+            "COMMAND_ERROR_UNAVAILABLE" => Some(Self::Unavailable),
+            "COMMAND_ERROR_INVALID" => Some(Self::Invalid),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CommandState {
+    Queued = 0,
+    Running = 1,
+    Completed = 2,
+    Failed = 3,
+    Interrupted = 4,
+}
+impl CommandState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Queued => "COMMAND_STATE_QUEUED",
+            Self::Running => "COMMAND_STATE_RUNNING",
+            Self::Completed => "COMMAND_STATE_COMPLETED",
+            Self::Failed => "COMMAND_STATE_FAILED",
+            Self::Interrupted => "COMMAND_STATE_INTERRUPTED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMMAND_STATE_QUEUED" => Some(Self::Queued),
+            "COMMAND_STATE_RUNNING" => Some(Self::Running),
+            "COMMAND_STATE_COMPLETED" => Some(Self::Completed),
+            "COMMAND_STATE_FAILED" => Some(Self::Failed),
+            "COMMAND_STATE_INTERRUPTED" => Some(Self::Interrupted),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AgentStatus {
+    /// Unchanged, where an agent reports; never told.
+    Unspecified = 0,
+    Online = 1,
+    Busy = 2,
+    Error = 3,
+    Offline = 4,
+}
+impl AgentStatus {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AGENT_STATUS_UNSPECIFIED",
+            Self::Online => "AGENT_STATUS_ONLINE",
+            Self::Busy => "AGENT_STATUS_BUSY",
+            Self::Error => "AGENT_STATUS_ERROR",
+            Self::Offline => "AGENT_STATUS_OFFLINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AGENT_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "AGENT_STATUS_ONLINE" => Some(Self::Online),
+            "AGENT_STATUS_BUSY" => Some(Self::Busy),
+            "AGENT_STATUS_ERROR" => Some(Self::Error),
+            "AGENT_STATUS_OFFLINE" => Some(Self::Offline),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OutputStream {
+    Stdout = 0,
+    Stderr = 1,
+    System = 2,
+    Command = 3,
+}
+impl OutputStream {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Stdout => "OUTPUT_STREAM_STDOUT",
+            Self::Stderr => "OUTPUT_STREAM_STDERR",
+            Self::System => "OUTPUT_STREAM_SYSTEM",
+            Self::Command => "OUTPUT_STREAM_COMMAND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OUTPUT_STREAM_STDOUT" => Some(Self::Stdout),
+            "OUTPUT_STREAM_STDERR" => Some(Self::Stderr),
+            "OUTPUT_STREAM_SYSTEM" => Some(Self::System),
+            "OUTPUT_STREAM_COMMAND" => Some(Self::Command),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DeliveryOutcome {
+    Unspecified = 0,
+    /// It is in the connection's queue of outgoing frames, now or since earlier.
+    Delivered = 1,
+    /// There is no such connection here, nor will there be: nothing was written.
+    Gone = 2,
+    /// A later holder has spoken; nothing was written.
+    Stale = 3,
+}
+impl DeliveryOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DELIVERY_OUTCOME_UNSPECIFIED",
+            Self::Delivered => "DELIVERY_OUTCOME_DELIVERED",
+            Self::Gone => "DELIVERY_OUTCOME_GONE",
+            Self::Stale => "DELIVERY_OUTCOME_STALE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DELIVERY_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "DELIVERY_OUTCOME_DELIVERED" => Some(Self::Delivered),
+            "DELIVERY_OUTCOME_GONE" => Some(Self::Gone),
+            "DELIVERY_OUTCOME_STALE" => Some(Self::Stale),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StopConfirmation {
+    /// No stop is in force, or nothing is known yet.
+    Unspecified = 0,
+    /// The agent has said so, or it has been told and nothing runs there any more.
+    Confirmed = 1,
+    Unreachable = 2,
+}
+impl StopConfirmation {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STOP_CONFIRMATION_UNSPECIFIED",
+            Self::Confirmed => "STOP_CONFIRMATION_CONFIRMED",
+            Self::Unreachable => "STOP_CONFIRMATION_UNREACHABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STOP_CONFIRMATION_UNSPECIFIED" => Some(Self::Unspecified),
+            "STOP_CONFIRMATION_CONFIRMED" => Some(Self::Confirmed),
+            "STOP_CONFIRMATION_UNREACHABLE" => Some(Self::Unreachable),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum GapReason {
+    Unspecified = 0,
+    /// The agent or the connection has lost them.
+    Lost = 1,
+    /// The command has written more than a log takes.
+    Capped = 2,
+}
+impl GapReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "GAP_REASON_UNSPECIFIED",
+            Self::Lost => "GAP_REASON_LOST",
+            Self::Capped => "GAP_REASON_CAPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "GAP_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "GAP_REASON_LOST" => Some(Self::Lost),
+            "GAP_REASON_CAPPED" => Some(Self::Capped),
+            _ => None,
+        }
+    }
+}
