@@ -25,6 +25,16 @@ pub const SIGNATURE: &str = "Signalbox-Signature";
 /// thumbprint, or the name of the router's file of it without the extension.
 /// Without this header, any of the type's keys may have.
 pub const KEY_ID: &str = "Signalbox-Key-Id";
+/// In logs: which record of its log this is, from 1 and without gaps.
+pub const LOG_NUMBER: &str = "Log-Number";
+/// In logs: which of the log's owners has written the record; later ones have
+/// greater numbers.
+pub const LOG_OWNER: &str = "Log-Owner";
+/// Beside logs, without a body: the number of the last record.
+pub const LOG_TIP: &str = "Log-Tip";
+/// In what the server repeats, and in answers to reads: the sequence in the
+/// stream.
+pub const SEQUENCE: &str = "Nats-Sequence";
 /// In answers to reads: when the stream stored the message.
 pub const STORED_AT: &str = "Nats-Time-Stamp";
 

@@ -2,6 +2,7 @@
 
 use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::domain::Domain;
+use signalbox_protocol::fleet::Shard;
 
 /// Bucket: API keys by id.
 pub const API_KEYS: &str = "api_keys";
@@ -41,6 +42,53 @@ pub fn decision(action_id: &str) -> String {
 pub fn replay(letter: Cursor) -> String {
     letter.to_string()
 }
+
+/// Bucket: all that must last about the agents of the fleet, by shard and id.
+pub const AGENTS: &str = "agents";
+/// The stream that the bucket of agents is.
+pub const AGENTS_STREAM: &str = "KV_agents";
+
+/// An agent's document, as a subject of [`AGENTS_STREAM`].
+#[must_use]
+pub fn agent(agent_id: &str) -> String {
+    let shard = Shard::of_agent(agent_id);
+    format!("$KV.{AGENTS}.{shard}.{}", plain(agent_id))
+}
+
+/// The wildcard for a shard's documents in [`AGENTS_STREAM`].
+#[must_use]
+pub fn agents_of(shard: Shard) -> String {
+    format!("$KV.{AGENTS}.{shard}.*")
+}
+
+/// Bucket: what holds for the whole fleet.
+pub const FLEET: &str = "fleet";
+/// The stream that the bucket of the fleet is.
+pub const FLEET_STREAM: &str = "KV_fleet";
+/// The emergency stop, as a subject of [`FLEET_STREAM`].
+pub const EMERGENCY_STOP: &str = "$KV.fleet.stop";
+
+/// The lease of the relay that holds a shard.
+#[must_use]
+pub fn relay_lease(shard: Shard) -> String {
+    format!("{RELAY}shard.{shard}")
+}
+
+/// The lease by which a relay says that it is alive.
+#[must_use]
+pub fn relay_member(id: &str) -> String {
+    format!("{RELAY}member.{id}")
+}
+
+/// Whether a key of the bucket of leases is a relay's sign of life.
+#[must_use]
+pub fn is_relay_member(key: &str) -> bool {
+    key.strip_prefix(RELAY)
+        .is_some_and(|rest| rest.starts_with(MEMBER))
+}
+
+/// What the keys of relays begin with in the bucket of leases.
+pub const RELAY: &str = "relay.";
 
 /// Bucket: who does what of the things that one at a time may do, and who is
 /// there to do them.

@@ -12,6 +12,9 @@
 //! | [`intake`] | events from other protocols become messages, checked |
 //! | [`publish`] | publish with acknowledgement, retry and deadline |
 //! | [`work_queue`] | a router's consumer of one domain |
+//! | [`fenced`] | writing what one owner at a time may write |
+//! | [`document`] | state in a bucket that has one owner |
+//! | [`log`] | logs of one owner: appending, and following from anywhere |
 //! | [`lease`] | who may do what only one may do, for a while |
 //! | [`reader`] | a gateway's one ordered reader of TOPICS |
 //! | [`history`] | reading stored events back |
@@ -25,11 +28,14 @@
 pub mod connection;
 pub mod dead_letter;
 pub mod decision;
+pub mod document;
+pub mod fenced;
 pub mod header;
 pub mod history;
 pub mod intake;
 pub mod key;
 pub mod lease;
+pub mod log;
 pub mod metrics;
 pub mod publish;
 pub mod reader;

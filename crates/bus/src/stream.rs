@@ -5,16 +5,20 @@
 //! | EVENTS | `events.<known domain>.>` | until a router has stored or refused it |
 //! | TOPICS | `topics.*.*.*` | by age and bytes |
 //! | DLQ | `dlq.>` | refused events for 30 days |
+//! | TERM | `log.term.*` | the logs of commands by age and bytes; repeated on `live.` |
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{self, kv};
 use signalbox_protocol::cursor::Epoch;
 use signalbox_protocol::domain::Domain;
 
 use crate::connection::{Bus, BusError};
+use crate::subject::LogKind;
 use crate::{key, subject};
 
 /// The producers' work queue.
@@ -23,6 +27,8 @@ pub const EVENTS: &str = "EVENTS";
 pub const TOPICS: &str = "TOPICS";
 /// The refused events.
 pub const DLQ: &str = "DLQ";
+/// The logs of commands.
+pub const TERM: &str = "TERM";
 
 /// How long a bucket whose entries expire remembers that one has.
 pub const LEASE_MARKER: Duration = Duration::from_secs(60);
@@ -55,6 +61,10 @@ pub struct StreamSettings {
     pub dlq_age: Duration,
     /// The most that DLQ keeps, in bytes.
     pub dlq_bytes: u64,
+    /// How long TERM keeps what commands have written.
+    pub term_age: Duration,
+    /// The most that TERM keeps, in bytes; the oldest goes first.
+    pub term_bytes: u64,
 }
 
 impl Default for StreamSettings {
@@ -67,6 +77,8 @@ impl Default for StreamSettings {
             duplicate_window: Duration::from_secs(600),
             dlq_age: 30 * DAY,
             dlq_bytes: GIB,
+            term_age: DAY,
+            term_bytes: 4 * GIB,
         }
     }
 }
@@ -75,7 +87,7 @@ impl StreamSettings {
     /// The same, with all streams together in at most half of `free_bytes`.
     #[must_use]
     pub fn fitted_to(self, free_bytes: u64) -> Self {
-        let wanted = self.events_bytes + self.topics_bytes + self.dlq_bytes;
+        let wanted = self.events_bytes + self.topics_bytes + self.dlq_bytes + self.term_bytes;
         let room = free_bytes / 2;
         if wanted <= room {
             return self;
@@ -85,6 +97,7 @@ impl StreamSettings {
             events_bytes: share(self.events_bytes),
             topics_bytes: share(self.topics_bytes),
             dlq_bytes: share(self.dlq_bytes),
+            term_bytes: share(self.term_bytes),
             ..self
         }
     }
@@ -96,7 +109,12 @@ impl StreamSettings {
 /// # Errors
 /// When the bus refuses or does not answer.
 pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> {
-    for config in [events(settings), topics(settings), dlq(settings)] {
+    for config in [
+        events(settings),
+        topics(settings),
+        dlq(settings),
+        term(settings),
+    ] {
         let name = config.name.clone();
         bus.jetstream()
             .create_or_update_stream(config)
@@ -104,7 +122,13 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
             .map_err(|error| BusError::api(format!("make stream {name}"), error))?;
     }
     let expiring = [key::LEASES, key::REFRESH_FAMILIES, key::REVOCATIONS];
-    let lasting = [key::API_KEYS, key::SIGNING_KEYS, key::USERS];
+    let lasting = [
+        key::AGENTS,
+        key::API_KEYS,
+        key::FLEET,
+        key::SIGNING_KEYS,
+        key::USERS,
+    ];
     for bucket in lasting.into_iter().chain(expiring) {
         let config = kv::Config {
             bucket: bucket.to_owned(),
@@ -150,6 +174,7 @@ pub async fn verify(bus: &Bus, name: &'static str) -> Result<StreamState, BusErr
     let wanted = match name {
         EVENTS => events(&StreamSettings::default()),
         TOPICS => topics(&StreamSettings::default()),
+        TERM => term(&StreamSettings::default()),
         _ => dlq(&StreamSettings::default()),
     };
     let problem = |problem: &str| BusError::Stream {
@@ -170,8 +195,11 @@ pub async fn verify(bus: &Bus, name: &'static str) -> Result<StreamState, BusErr
     if config.discard != wanted.discard {
         return Err(problem("its discard policy is another"));
     }
-    if name == TOPICS && !config.allow_direct {
+    if matches!(name, TOPICS | TERM) && !config.allow_direct {
         return Err(problem("it does not allow direct get"));
+    }
+    if name == TERM && config.republish.is_none() {
+        return Err(problem("it does not repeat what it stores"));
     }
     Ok(StreamState::from(&info))
 }
@@ -282,6 +310,27 @@ fn dlq(settings: &StreamSettings) -> Config {
     }
 }
 
+fn term(settings: &StreamSettings) -> Config {
+    let logs = subject::logs_of(LogKind::Term);
+    Config {
+        name: TERM.to_owned(),
+        description: Some("what commands have written, a log for each".to_owned()),
+        subjects: vec![logs.clone()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_bytes: bytes(settings.term_bytes),
+        max_age: settings.term_age,
+        duplicate_window: settings.duplicate_window.min(settings.term_age),
+        allow_direct: true,
+        republish: Some(Republish {
+            source: logs,
+            destination: format!("{}.term.{{{{wildcard(1)}}}}", subject::LIVE_LOG_PREFIX),
+            headers_only: false,
+        }),
+        ..base(settings)
+    }
+}
+
 fn base(settings: &StreamSettings) -> Config {
     Config {
         storage: StorageType::File,
@@ -308,7 +357,8 @@ mod tests {
         let wanted = StreamSettings::default();
         assert_eq!(wanted.fitted_to(100 * GIB), wanted);
         let small = wanted.fitted_to(2 * GIB);
-        assert!(small.events_bytes + small.topics_bytes + small.dlq_bytes <= GIB);
+        let all = small.events_bytes + small.topics_bytes + small.dlq_bytes + small.term_bytes;
+        assert!(all <= GIB);
         assert_eq!(small.topics_bytes / small.events_bytes, 2);
     }
 }

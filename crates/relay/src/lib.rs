@@ -86,3 +86,104 @@
 //!   that implies it is stored; whoever takes over does what the document implies
 //!   and is not done.
 //! - A command is in its agent's document until its end is in its log.
+
+mod agent;
+mod answer;
+mod assignment;
+mod clock;
+mod config;
+mod courier;
+mod emergency;
+mod error;
+mod fleet;
+mod holder;
+mod metrics;
+mod output;
+mod publisher;
+mod queue;
+mod recorder;
+mod shard;
+mod share;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signalbox_bus::connection::follow_link;
+use signalbox_bus::lease::{self, Leases};
+use signalbox_bus::{Bus, key, stream};
+use signalbox_service::{Condition, Health, Shutdown, Tasks};
+use tokio::sync::{Semaphore, watch};
+use tracing::info;
+
+use crate::assignment::Assignment;
+use crate::clock::Clock;
+pub use crate::config::{FleetArgs, Options, RelayArgs};
+pub use crate::error::Error;
+use crate::holder::Shared;
+use crate::metrics::Metrics;
+
+/// How long the leases may take to be released.
+const RELEASE: Duration = Duration::from_secs(5);
+/// How long the relay may be without the bus before it is not ready.
+const BUS_ABSENCE: Duration = Duration::from_secs(5);
+const KIB: u64 = 1024;
+
+/// Runs the relay until `shutdown`.
+///
+/// # Errors
+/// When the bus is out of reach at start, or its streams are not as needed.
+pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Result<(), Error> {
+    let ready: Condition = health.condition("relay");
+    let bus = Bus::connect(&options.bus, "signalbox-relay").await?;
+    stream::verify(&bus, stream::TERM).await?;
+    for name in [key::AGENTS_STREAM, key::FLEET_STREAM] {
+        stream::state(&bus, name).await?;
+    }
+    lease::verify(&bus).await?;
+    let metrics = Metrics::new();
+    Metrics::observe_bus(&bus);
+    let tasks = Tasks::new(shutdown.clone());
+    let id = format!("{:016x}", rand::random::<u64>());
+    // Known before anything starts: an emergency stop outlives all relays.
+    let (lock_sender, lock) = watch::channel(emergency::read(&bus).await?);
+    let memory = usize::try_from(options.output_memory / KIB).unwrap_or(usize::MAX);
+    let shared = Shared {
+        bus: bus.clone(),
+        metrics,
+        clock: Clock::start(),
+        bounds: options.bounds,
+        beat: options.beat,
+        output_bytes: options.output_bytes,
+        memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
+        lock,
+    };
+    let (of_stop, stop) = (bus.clone(), shutdown.clone());
+    tasks.spawn("emergency stop", async move {
+        tokio::select! {
+            () = emergency::follow(of_stop.clone(), lock_sender) => {}
+            () = emergency::serve(of_stop) => {}
+            () = stop.wait() => {}
+        }
+    });
+    let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
+    let assignment = Assignment::new(shared, leases, shutdown.clone());
+    tasks.spawn_critical("relay assignment", assignment.run());
+    // With or without a share: a relay in reserve is as ready as the others.
+    ready.set_ready();
+    let (link, stop) = (bus.link(), shutdown.clone());
+    tasks.spawn("readiness", async move {
+        let following = follow_link(link, BUS_ABSENCE, move |up| match up {
+            true => ready.set_ready(),
+            false => ready.set_not_ready("the bus has been out of reach for 5 s"),
+        });
+        tokio::select! {
+            () = following => {}
+            () = stop.wait() => {}
+        }
+    });
+    info!(relay = %id, "relaying");
+    shutdown.wait().await;
+    tasks.drain(RELEASE).await;
+    bus.drain().await;
+    Ok(())
+}

@@ -8,6 +8,7 @@ use signalbox_auth::{AuthArgs, BackOffArgs, GrpcArgs, LifetimeArgs, TokenArgs};
 use signalbox_bus::BusArgs;
 use signalbox_gateway::{EdgeArgs, GatewayArgs};
 use signalbox_identity::Role;
+use signalbox_relay::{FleetArgs, RelayArgs};
 use signalbox_router::{RouterArgs, RoutingArgs};
 use signalbox_service::{LogArgs, OtlpArgs};
 
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Gateway(GatewayCommand),
     /// Run the router: checks events and puts them in order
     Router(RouterCommand),
+    /// Run the relay: keeps queues of commands for agents, and what they write
+    Relay(RelayCommand),
     /// Run the auth service: issues tokens, verifies API keys
     Auth(AuthCommand),
     /// Publish events and wait for their acknowledgement
@@ -81,6 +84,7 @@ impl Command {
             Self::Up(_) => Some("signalbox"),
             Self::Gateway(_) => Some("signalbox-gateway"),
             Self::Router(_) => Some("signalbox-router"),
+            Self::Relay(_) => Some("signalbox-relay"),
             Self::Auth(_) => Some("signalbox-auth"),
             Self::Publish(_) => Some("signalbox-publish"),
             Self::Init(_)
@@ -97,9 +101,12 @@ impl Command {
     /// Whether it runs until it is stopped and logs what it does.
     pub(crate) const fn is_service(&self) -> bool {
         match self {
-            Self::Up(_) | Self::Init(_) | Self::Gateway(_) | Self::Router(_) | Self::Auth(_) => {
-                true
-            }
+            Self::Up(_)
+            | Self::Init(_)
+            | Self::Gateway(_)
+            | Self::Router(_)
+            | Self::Relay(_)
+            | Self::Auth(_) => true,
             Self::Publish(_)
             | Self::Tail(_)
             | Self::Token(_)
@@ -145,6 +152,8 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) routing: RoutingArgs,
     #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
     #[command(flatten)]
     pub(crate) grpc: GrpcArgs,
@@ -185,6 +194,14 @@ pub(crate) struct GatewayCommand {
 pub(crate) struct RouterCommand {
     #[command(flatten)]
     pub(crate) router: RouterArgs,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RelayCommand {
+    #[command(flatten)]
+    pub(crate) relay: RelayArgs,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
 }

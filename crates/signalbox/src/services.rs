@@ -11,7 +11,7 @@ use signalbox_service::{AdminError, AdminFallback, AdminServer, ExitError, Healt
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::cli::{AdminArgs, AuthCommand, GatewayCommand, InitArgs, RouterCommand};
+use crate::cli::{AdminArgs, AuthCommand, GatewayCommand, InitArgs, RelayCommand, RouterCommand};
 use crate::output;
 
 /// The largest number of hours that retention may be set to: ten years.
@@ -53,6 +53,15 @@ pub(crate) fn router(command: RouterCommand, metrics: Registry) -> Result<(), Ex
                 .map_err(anyhow::Error::from)
         },
     )
+}
+
+pub(crate) fn relay(command: RelayCommand, metrics: Registry) -> Result<(), ExitError> {
+    let options = signalbox_relay::Options::from(command.relay);
+    serve("relay", &command.admin, metrics, async |health, shutdown| {
+        signalbox_relay::run(options, health, shutdown)
+            .await
+            .map_err(anyhow::Error::from)
+    })
 }
 
 pub(crate) fn auth(command: AuthCommand, metrics: Registry) -> Result<(), ExitError> {

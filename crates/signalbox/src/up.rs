@@ -40,6 +40,7 @@ struct BusUrls {
     admin: String,
     auth: String,
     router: String,
+    relay: String,
     gateway: String,
     producer: String,
     observer: String,
@@ -53,6 +54,7 @@ impl BusUrls {
             admin: server.url(User::Admin),
             auth: server.url(User::Auth),
             router: server.url(User::Router),
+            relay: server.url(User::Relay),
             gateway: server.url(User::Gateway),
             producer: server.url(User::Producer),
             observer: server.url(User::Observer),
@@ -68,6 +70,7 @@ impl BusUrls {
             admin: url.clone(),
             auth: url.clone(),
             router: url.clone(),
+            relay: url.clone(),
             gateway: url.clone(),
             producer: url.clone(),
             observer: url.clone(),
@@ -168,6 +171,7 @@ fn start(
     auth.grpc = GrpcOptions::new(args.grpc, Some(options(&urls.producer)), true);
     let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone())
         .map_err(ExitError::config)?;
+    let relay = signalbox_relay::Options::new(options(&urls.relay), &args.fleet);
     let mut gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
     // What people develop in front of `up` comes from a server of its own.
     gateway.local_origins = true;
@@ -186,6 +190,11 @@ fn start(
     tasks.spawn_critical("router", async move {
         let outcome = signalbox_router::run(router, &its_health, stop.clone()).await;
         service("router", outcome.map_err(|error| error.to_string()), &stop);
+    });
+    let (its_health, stop) = (health.clone(), shutdown.clone());
+    tasks.spawn_critical("relay", async move {
+        let outcome = signalbox_relay::run(relay, &its_health, stop.clone()).await;
+        service("relay", outcome.map_err(|error| error.to_string()), &stop);
     });
     let (its_health, stop) = (health.clone(), shutdown.clone());
     tasks.spawn_critical("gateway", async move {

@@ -20,6 +20,7 @@ mod process;
 mod proxy;
 mod python;
 mod redis;
+mod relay;
 mod resources;
 mod subscriber;
 mod threat;
@@ -37,6 +38,7 @@ pub use self::{
     proxy::{Direction, Flow, Proxy},
     python::PythonClient,
     redis::RedisServer,
+    relay::RelayBus,
     subscriber::{LiveLedger, Subscriber},
     threat::{Follower, Record},
     websocket::{Closed, Refused, WsClient},

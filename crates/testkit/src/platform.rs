@@ -338,7 +338,12 @@ fn router(nats: &NatsServer, arguments: &[&str]) -> Command {
     router
 }
 
-fn command(nats: &NatsServer, user: User, subcommand: &str) -> Command {
+/// Starts a service whose command takes `--admin`, and waits until it is ready.
+pub(crate) async fn spawn(command: Command) -> Service {
+    Service::spawn(command).ready().await
+}
+
+pub(crate) fn command(nats: &NatsServer, user: User, subcommand: &str) -> Command {
     let mut command = signalbox();
     command
         .arg(subcommand)

@@ -7,12 +7,18 @@
 
 use std::fmt;
 
+use signalbox_protocol::domain::Domain;
+
 use crate::{
     key::{
-        API_KEYS, DECISIONS, LEASES, REFRESH_FAMILIES, REPLAYS, REVOCATIONS, SIGNING_KEYS, USERS,
+        AGENTS, API_KEYS, DECISIONS, FLEET, LEASES, REFRESH_FAMILIES, RELAY, REPLAYS, REVOCATIONS,
+        SIGNING_KEYS, USERS,
     },
-    stream::{DLQ, EVENTS, TOPICS},
-    subject::{self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, TOPICS_PREFIX},
+    stream::{DLQ, EVENTS, TERM, TOPICS},
+    subject::{
+        self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, FLEET_PREFIX, GATEWAY_AGENTS,
+        LIVE_LOG_PREFIX, LOG_PREFIX, LogKind, RELAY_PREFIX, TOPICS_PREFIX,
+    },
 };
 
 /// The requests that the auth service answers.
@@ -37,6 +43,9 @@ pub enum User {
     /// Answers the auth requests and owns the buckets of keys, users, refresh
     /// families and revocations.
     Auth,
+    /// Holds agents and their commands: owns their bucket and the logs of
+    /// commands, and publishes what becomes of agents.
+    Relay,
     /// Reads topics and dead letters for people who look on.
     Observer,
     /// Reads dead letters and publishes them again as events.
@@ -58,12 +67,13 @@ pub struct Permissions {
 
 impl User {
     /// Every user of the generated configuration.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Admin,
         Self::Producer,
         Self::Router,
         Self::Gateway,
         Self::Auth,
+        Self::Relay,
         Self::Observer,
         Self::Operator,
         Self::Registrar,
@@ -78,6 +88,7 @@ impl User {
             Self::Router => "router",
             Self::Gateway => "gateway",
             Self::Auth => "auth",
+            Self::Relay => "relay",
             Self::Observer => "observer",
             Self::Operator => "operator",
             Self::Registrar => "registrar",
@@ -117,6 +128,30 @@ impl User {
                 publish.push(format!("$KV.{DECISIONS}.>"));
                 publish.extend(read_bucket(DECISIONS));
                 publish.extend(read_bucket(REVOCATIONS));
+                publish.push(below(RELAY_PREFIX));
+                publish.extend([stream_info(TERM)]);
+                publish.extend(get_messages(TERM));
+                let logs = subject::live_logs_of(LogKind::Term);
+                subscribe.extend([GATEWAY_AGENTS.to_owned(), logs, below(FLEET_PREFIX)]);
+                allow_responses = true;
+            }
+            Self::Relay => {
+                let term = LogKind::Term.token();
+                publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
+                publish.push(format!("{EVENTS_PREFIX}.{}.>", Domain::Agent));
+                publish.push(format!("{LOG_PREFIX}.{term}.*"));
+                // Tips of logs, beside what the server repeats.
+                publish.push(format!("{LIVE_LOG_PREFIX}.{term}.*"));
+                publish.extend([below(FLEET_PREFIX), GATEWAY_AGENTS.to_owned()]);
+                publish.push(stream_info(TERM));
+                publish.extend(get_messages(TERM));
+                publish.push(format!("$KV.{LEASES}.{RELAY}>"));
+                publish.extend([AGENTS, FLEET].map(|bucket| format!("$KV.{bucket}.>")));
+                for bucket in [LEASES, AGENTS, FLEET] {
+                    publish.extend(read_bucket(bucket));
+                }
+                subscribe.push(below(RELAY_PREFIX));
+                allow_responses = true;
             }
             Self::Auth => {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
@@ -219,8 +254,16 @@ mod tests {
             .iter()
             .any(|pattern| match pattern.strip_suffix('>') {
                 Some(prefix) => subject.starts_with(prefix),
-                None => subject == pattern,
+                None => matches(pattern, subject),
             })
+    }
+
+    fn matches(pattern: &str, subject: &str) -> bool {
+        let (pattern, subject) = (pattern.split('.'), subject.split('.'));
+        pattern.clone().count() == subject.clone().count()
+            && pattern
+                .zip(subject)
+                .all(|(pattern, token)| pattern == "*" || pattern == token)
     }
 
     #[test]
@@ -278,6 +321,36 @@ mod tests {
             assert_eq!(publishes(user, ADMIN_MANAGE), trusted, "{user}");
             let asks = matches!(user, User::Admin | User::Gateway);
             assert_eq!(publishes(user, subject::MANAGE), asks, "{user}");
+        }
+    }
+
+    #[test]
+    fn only_the_relay_writes_agents_logs_and_the_emergency_stop() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Relay);
+            for subject in [
+                "$KV.agents.0.a",
+                "$KV.fleet.stop",
+                "log.term.=cmd-0",
+                "live.log.term.=cmd-0",
+                "live.fleet.0",
+                "svc.gateway.g.agent",
+                "$KV.leases.relay.shard.0",
+            ] {
+                let also = subject.starts_with("$KV.leases") && user == User::Router;
+                assert_eq!(publishes(user, subject), trusted || also, "{user} {subject}");
+            }
+            let asks = matches!(user, User::Admin | User::Gateway);
+            assert_eq!(publishes(user, "svc.relay.0.command"), asks, "{user}");
+        }
+        for subject in [
+            "events.threat.x",
+            "topics.x.-.-",
+            "$KV.leases.router.threat",
+            "$KV.leases.member.x",
+            "log.chat.=x",
+        ] {
+            assert!(!publishes(User::Relay, subject), "{subject}");
         }
     }
 
