@@ -134,6 +134,7 @@ fn described() -> (Router<Doors>, Document) {
         .routes(routes!(openapi::document))
         .routes(routes!(upgrade::threat))
         .routes(routes!(upgrade::mesh))
+        .routes(routes!(upgrade::fleet))
         .split_for_parts();
     (router, Document::new(&document))
 }

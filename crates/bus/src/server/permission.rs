@@ -129,10 +129,8 @@ impl User {
                 publish.extend(read_bucket(DECISIONS));
                 publish.extend(read_bucket(REVOCATIONS));
                 publish.push(below(RELAY_PREFIX));
-                publish.extend([stream_info(TERM)]);
-                publish.extend(get_messages(TERM));
-                let logs = subject::live_logs_of(LogKind::Term);
-                subscribe.extend([GATEWAY_AGENTS.to_owned(), logs, below(FLEET_PREFIX)]);
+                publish.extend(read_stream(TERM));
+                subscribe.extend([GATEWAY_AGENTS.to_owned(), below(FLEET_PREFIX)]);
                 allow_responses = true;
             }
             Self::Relay => {

@@ -1,4 +1,5 @@
-//! Compressed messages, read within bounds and written for those who asked.
+//! Batches and compressed messages, read within bounds and written for those
+//! who asked.
 
 use std::io::{Read as _, Write as _};
 
@@ -7,10 +8,17 @@ use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
-use signalbox_protocol::frame::fields::Complaint;
+use serde_json::value::RawValue;
+use signalbox_protocol::frame::fields::{Complaint, MAX_LIST_ENTRIES};
 use signalbox_protocol::frame::fleet::pack::Compressed;
+use signalbox_protocol::frame::fleet::server::ServerFrame;
 use signalbox_protocol::frame::fleet::{ClientFrame, ClientMessage};
+use signalbox_transport::Frame;
 
+use super::frames::{now, write};
+
+/// Messages beyond this are worth compressing, in bytes.
+const WORTH_BYTES: usize = 1_024;
 /// What is inflated at a time, in bytes.
 const STEP_BYTES: usize = 16 * 1024;
 
@@ -95,8 +103,82 @@ fn inflate(compressed: &Compressed, most: usize) -> Result<String, Complaint> {
     String::from_utf8(inflated).map_err(|_| Complaint::field("data", "UTF-8 in gzip"))
 }
 
+/// What a dashboard understands beside plain messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Packing {
+    /// Several messages in one.
+    pub(super) batch: bool,
+    /// Messages in fewer bytes.
+    pub(super) compressed: bool,
+}
+
+impl Packing {
+    /// What a client says that it understands.
+    pub(super) fn of(capabilities: &[String]) -> Self {
+        let can = |word: &str| capabilities.iter().any(|known| known == word);
+        Self {
+            batch: can("batch"),
+            compressed: can("compressed"),
+        }
+    }
+
+    /// Whether everything is sent as it is.
+    pub(super) const fn is_plain(self) -> bool {
+        !self.batch && !self.compressed
+    }
+
+    /// The same messages, packed.
+    pub(super) fn pack<'a>(self, frames: impl Iterator<Item = &'a Frame>) -> Vec<Frame> {
+        let frames: Vec<&Frame> = frames.collect();
+        let together = if self.batch { MAX_LIST_ENTRIES } else { 1 };
+        frames
+            .chunks(together)
+            .map(|part| match part {
+                [one] => self.squeeze((*one).clone(), type_of(one)),
+                several => self.squeeze(batch(several), "batch"),
+            })
+            .collect()
+    }
+
+    fn squeeze(self, frame: Frame, original_type: &str) -> Frame {
+        let bytes = frame.payload();
+        if !self.compressed || bytes.len() <= WORTH_BYTES {
+            return frame;
+        }
+        let (data, compressed_size) = deflate(bytes);
+        write(&ServerFrame::Compressed {
+            algorithm: "gzip",
+            original_type,
+            original_size: bytes.len(),
+            compressed_size,
+            data: &data,
+            timestamp: now(),
+        })
+    }
+}
+
+fn batch(frames: &[&Frame]) -> Frame {
+    let messages: Vec<&RawValue> = frames
+        .iter()
+        .filter_map(|frame| serde_json::from_slice(frame.payload()).ok())
+        .collect();
+    write(&ServerFrame::Batch {
+        count: messages.len(),
+        messages: &messages,
+        timestamp: now(),
+    })
+}
+
+/// The type of a message that was written here, where it comes first.
+fn type_of(frame: &Frame) -> &str {
+    let text = std::str::from_utf8(frame.payload()).unwrap_or_default();
+    let kind = text.strip_prefix(r#"{"type":""#);
+    kind.and_then(|rest| rest.split_once('"'))
+        .map_or("terminal:output", |(kind, _)| kind)
+}
+
 /// The bytes compressed, in base64, and how many they are.
-pub(super) fn deflate(bytes: &[u8]) -> (String, usize) {
+fn deflate(bytes: &[u8]) -> (String, usize) {
     let mut writer = GzEncoder::new(Vec::new(), Compression::fast());
     let compressed = writer.write_all(bytes).and_then(|()| writer.finish());
     // Memory can be written to.
@@ -173,6 +255,26 @@ mod tests {
             message["originalSize"] = json!(100);
         });
         assert_eq!(field(bomb), "originalSize");
+    }
+
+    #[test]
+    fn what_is_packed_can_be_opened() {
+        let frames: Vec<_> = (0..300)
+            .map(|number| Frame::text(&format!(r#"{{"type":"heartbeat:ping","n":{number}}}"#)))
+            .collect();
+        let packing = Packing {
+            batch: true,
+            compressed: true,
+        };
+        let packed = packing.pack(frames.iter());
+        assert_eq!(packed.len(), 2);
+        let mut opened = 0;
+        for frame in &packed {
+            let text = std::str::from_utf8(frame.payload()).unwrap();
+            opened += open(ClientMessage::read(text), MOST).unwrap().len();
+        }
+        assert_eq!(opened, 300);
+        assert_eq!(Packing::default().pack(frames.iter()), frames);
     }
 
     #[test]

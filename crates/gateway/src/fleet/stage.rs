@@ -14,6 +14,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::frames::last;
+use super::pack::Packing;
 use crate::session::RETRY_AFTER;
 
 /// Scenes that wait for a shard; when full, the watcher waits.
@@ -90,6 +91,7 @@ pub(crate) enum Lacking {
 struct Member {
     outbound: Outbound,
     serial: u64,
+    packing: Packing,
     /// Told to the session when it may come in.
     lacking: Option<Lacking>,
     welcomed: bool,
@@ -137,13 +139,18 @@ impl Default for Stage {
 impl Stage {
     /// Lets a dashboard wait to come in; gives its place and serial, and what
     /// wakes its session.
-    pub(super) fn enter(&self, outbound: Outbound) -> (usize, u64, Rc<Notify>) {
+    pub(super) fn enter(
+        &self,
+        outbound: Outbound,
+        packing: Packing,
+    ) -> (usize, u64, Rc<Notify>) {
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
         let news = Rc::new(Notify::new());
         let place = self.members.borrow_mut().insert(Member {
             outbound,
             serial,
+            packing,
             lacking: None,
             welcomed: false,
             reached: None,
@@ -203,9 +210,12 @@ impl Stage {
         });
         let lines: Vec<&Line> = lines.collect();
         let last = lines.last().map(|line| line.sequence);
-        let _sent = member
-            .outbound
-            .send(lines.iter().flat_map(|line| line.frames.iter()));
+        let frames = lines.iter().flat_map(|line| line.frames.iter());
+        if member.packing.is_plain() {
+            let _sent = member.outbound.send(frames);
+        } else {
+            let _sent = member.outbound.send(member.packing.pack(frames).iter());
+        }
         let is_level = begin + lines.len() == ring.len();
         let reached = if is_level {
             self.position.get()
@@ -287,14 +297,25 @@ impl Stage {
         }
         let mut members = self.members.borrow_mut();
         let now = self.position.get();
+        // Packed once for all who understand the same.
+        let mut packed: Vec<(Packing, Vec<Frame>)> = Vec::new();
         for (_, member) in members.iter_mut() {
             let Some(reached) = member.reached else {
                 continue;
             };
             if reached == before && member.outbound.queued_bytes() == 0 {
-                let _sent = member
-                    .outbound
-                    .send(lines.iter().flat_map(|line| line.frames.iter()));
+                let frames = lines.iter().flat_map(|line| line.frames.iter());
+                let packing = member.packing;
+                if packing.is_plain() {
+                    let _sent = member.outbound.send(frames);
+                } else {
+                    if !packed.iter().any(|(known, _)| *known == packing) {
+                        packed.push((packing, packing.pack(frames)));
+                    }
+                    for (_, frames) in packed.iter().filter(|(known, _)| *known == packing) {
+                        let _sent = member.outbound.send(frames.iter());
+                    }
+                }
                 member.reached = Some(now);
             } else if reached < self.floor.get() {
                 send_away(&member.outbound, READER_TOO_SLOW);

@@ -21,7 +21,7 @@ fn output(chunks: &[(OutputStream, u64, &[u8])]) -> TermRecord {
     let chunk = |(stream, offset, data): &(OutputStream, u64, &[u8])| OutputChunk {
         stream: *stream as i32,
         offset: *offset,
-        data: data.to_vec(),
+        data: data.to_vec().into(),
         time: String::new(),
         after_loss: false,
     };
