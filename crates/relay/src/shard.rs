@@ -17,7 +17,7 @@ use signalbox_protocol::wire::{
     agent_reply, agent_report, command_request, fleet_update,
 };
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, info, warn};
 
@@ -109,7 +109,7 @@ impl Holding {
                     }
                 }
                 Some(ended) = self.tasks.join_next() => {
-                    if self.note_end(ended) {
+                    if self.note_end(ended).await {
                         return Left::Superseded;
                     }
                 }
@@ -204,12 +204,14 @@ impl Holding {
 
     /// Takes note that an agent is not held any more; gives whether the shard is
     /// another's.
-    fn note_end(&mut self, ended: Result<(String, Ended), tokio::task::JoinError>) -> bool {
+    async fn note_end(&mut self, ended: Result<(String, Ended), JoinError>) -> bool {
         match ended {
             Ok((agent_id, Ended::Forgotten)) => {
                 info!(agent = %agent_id, "agent forgotten");
                 self.holders.remove(&agent_id);
                 self.fleet.forget(&agent_id);
+                self.publish(fleet_update::Change::ForgottenAgentId(agent_id))
+                    .await;
                 false
             }
             Ok((_, Ended::Superseded)) => true,
@@ -294,7 +296,8 @@ impl Holding {
             warn!(shard = %self.shard, "agent of another shard, or without a proper id");
             return None;
         }
-        match claim(&self.shared.bus, Document::new(agent_id), 0).await {
+        let known = Document::new(agent_id, self.shared.clock.now_ms());
+        match claim(&self.shared.bus, known, 0).await {
             Ok((known, stored)) => Some(self.hold(known, stored)),
             Err(cause) => {
                 error!(agent = agent_id, %cause, "agent not admitted");

@@ -27,10 +27,12 @@ use signalbox_protocol::wire::{
 use signalbox_testkit::{DEADLINE, eventually};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 /// How long an answer is waited for before the request is sent again.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The pause before a request is sent again.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How often scripted gateways say what they have.
 const BEAT: Duration = Duration::from_millis(200);
 /// Bytes of a piece of output.
@@ -43,12 +45,15 @@ pub(crate) async fn ask<Rep: prost::Message + Default>(
     request: &impl prost::Message,
 ) -> Rep {
     let body = Bytes::from(request.encode_to_vec());
-    eventually(&format!("an answer on {subject}"), DEADLINE, async || {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
         let request = bus.client().request(subject.to_owned(), body.clone());
-        let answer = timeout(PATIENCE, request).await.ok()?.ok()?;
-        Some(Rep::decode(answer.payload).unwrap())
-    })
-    .await
+        if let Ok(Ok(answer)) = timeout(PATIENCE, request).await {
+            return Rep::decode(answer.payload).unwrap();
+        }
+        assert!(Instant::now() < deadline, "no answer on {subject}");
+        sleep(PAUSE).await;
+    }
 }
 
 /// An agent: what it does outlives its connections.

@@ -196,10 +196,8 @@ async fn the_same_idempotency_key_is_the_same_command() {
 #[tokio::test]
 async fn viewers_get_every_byte_in_order() {
     let stage = stage(&[]).await;
-    let agent = Agent {
-        concurrency: 3,
-        ..Agent::new("agent-1")
-    };
+    let mut agent = Agent::new("agent-1");
+    agent.concurrency = 3;
     let _connection = stage.gateway.connect(&agent).await;
     let viewer = stage.bus.bus(BusUser::Gateway).await;
     let mut all = LogFeed::all(viewer.clone(), LogKind::Term).await.unwrap();

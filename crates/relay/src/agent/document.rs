@@ -219,8 +219,8 @@ pub(crate) struct Announcement {
 }
 
 impl Document {
-    /// An agent that nothing is known of.
-    pub(crate) fn new(agent_id: &str) -> Self {
+    /// An agent that nothing was known of until now.
+    pub(crate) fn new(agent_id: &str, now_ms: u64) -> Self {
         Self {
             agent_id: agent_id.to_owned(),
             agent_type: String::new(),
@@ -229,7 +229,7 @@ impl Document {
             keeps_journal: false,
             condition: Condition::Unsaid,
             session: None,
-            offline_since_ms: 0,
+            offline_since_ms: now_ms,
             commands: Vec::new(),
             accepted: 0,
             average_ms: FIRST_AVERAGE_MS,

@@ -17,7 +17,7 @@ const BOUNDS: Bounds = Bounds {
 };
 
 fn agent() -> Agent {
-    Agent::new(Document::new("a"), BOUNDS, 0)
+    Agent::new(Document::new("a", 0), BOUNDS, 0)
 }
 
 fn report(journal: bool, known: &[&str]) -> AgentConnected {
