@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Subscriber};
 use async_nats::client::RequestErrorKind;
+use async_nats::{HeaderMap, Subscriber};
 use futures_util::StreamExt as _;
 use prost::Message;
 use signalbox_protocol::trace::TraceParent;

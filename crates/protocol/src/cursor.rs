@@ -187,7 +187,19 @@ mod tests {
 
     #[test]
     fn refuses_fleet_positions_that_it_never_wrote() {
-        for text in ["", "1-1", "1-1.", "1-1.01", "1-01.1", "1-1.x", "1-1.1.0", "1-1.1.01", "1-1.1.1.1", ".1", "1-1.-1"] {
+        for text in [
+            "",
+            "1-1",
+            "1-1.",
+            "1-1.01",
+            "1-01.1",
+            "1-1.x",
+            "1-1.1.0",
+            "1-1.1.01",
+            "1-1.1.1.1",
+            ".1",
+            "1-1.-1",
+        ] {
             assert_eq!(text.parse::<FleetCursor>(), Err(InvalidCursor), "{text}");
         }
     }

@@ -57,11 +57,16 @@ pub(crate) fn router(command: RouterCommand, metrics: Registry) -> Result<(), Ex
 
 pub(crate) fn relay(command: RelayCommand, metrics: Registry) -> Result<(), ExitError> {
     let options = signalbox_relay::Options::from(command.relay);
-    serve("relay", &command.admin, metrics, async |health, shutdown| {
-        signalbox_relay::run(options, health, shutdown)
-            .await
-            .map_err(anyhow::Error::from)
-    })
+    serve(
+        "relay",
+        &command.admin,
+        metrics,
+        async |health, shutdown| {
+            signalbox_relay::run(options, health, shutdown)
+                .await
+                .map_err(anyhow::Error::from)
+        },
+    )
 }
 
 pub(crate) fn auth(command: AuthCommand, metrics: Registry) -> Result<(), ExitError> {

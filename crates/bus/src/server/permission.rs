@@ -313,6 +313,34 @@ mod tests {
     }
 
     #[test]
+    fn gateways_ask_relays_and_read_logs_and_write_none() {
+        for user in User::ALL {
+            let asks = matches!(user, User::Admin | User::Gateway);
+            for subject in [
+                "svc.relay.0.command",
+                "svc.relay.0.agent",
+                subject::EMERGENCY,
+            ] {
+                assert_eq!(publishes(user, subject), asks, "{user} {subject}");
+            }
+        }
+        let consumer = format!("$JS.API.CONSUMER.CREATE.{TERM}.x");
+        assert!(publishes(User::Gateway, &consumer));
+        for subject in [
+            "log.term.=x",
+            "live.log.term.=x",
+            "live.fleet.0",
+            "svc.gateway.x.agent",
+        ] {
+            assert!(!publishes(User::Gateway, subject), "{subject}");
+        }
+        let subscribe = User::Gateway.permissions().map(|it| it.subscribe);
+        let subscribe = subscribe.unwrap_or_default();
+        assert!(subscribe.contains(&GATEWAY_AGENTS.to_owned()));
+        assert_eq!(subscribe.len(), 3, "{subscribe:?}");
+    }
+
+    #[test]
     fn only_the_registrar_manages_without_a_credential() {
         for user in User::ALL {
             let trusted = matches!(user, User::Admin | User::Registrar);
@@ -336,7 +364,11 @@ mod tests {
                 "$KV.leases.relay.shard.0",
             ] {
                 let also = subject.starts_with("$KV.leases") && user == User::Router;
-                assert_eq!(publishes(user, subject), trusted || also, "{user} {subject}");
+                assert_eq!(
+                    publishes(user, subject),
+                    trusted || also,
+                    "{user} {subject}"
+                );
             }
             let asks = matches!(user, User::Admin | User::Gateway);
             assert_eq!(publishes(user, "svc.relay.0.command"), asks, "{user}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use signalbox_protocol::ErrorCode;
+use signalbox_protocol::fleet::{Shard, command_id};
 use signalbox_protocol::frame::fleet::shape::SHAPE;
 use signalbox_protocol::frame::shape::{Field, Kind};
 use signalbox_testkit::{DEADLINE, WsClient};
@@ -26,7 +27,14 @@ struct Case {
 /// Every malformed message of the dialect.
 fn matrix() -> Vec<Case> {
     let mut cases = Vec::new();
-    for text in ["", "{", "nul", "{'type':'x'}", "{\"type\":\"heartbeat:ping\",}", "{\"type\":1e999}"] {
+    for text in [
+        "",
+        "{",
+        "nul",
+        "{'type':'x'}",
+        "{\"type\":\"heartbeat:ping\",}",
+        "{\"type\":1e999}",
+    ] {
         cases.push(Case {
             text: text.to_owned(),
             code: ErrorCode::InvalidJson,
@@ -54,10 +62,15 @@ fn matrix() -> Vec<Case> {
                     None => broken.remove(field.name),
                     Some(value) => broken.insert(field.name.to_owned(), value.clone()),
                 };
-                let is_type = field.name == "type" && matches!(&wrong.value, Some(Value::String(text)) if !text.is_empty() && text.len() <= 128);
+                let is_type = field.name == "type"
+                    && matches!(&wrong.value, Some(Value::String(text)) if !text.is_empty() && text.len() <= 128);
                 cases.push(Case {
                     text: Value::Object(broken).to_string(),
-                    code: if is_type { ErrorCode::UnknownType } else { wrong.code },
+                    code: if is_type {
+                        ErrorCode::UnknownType
+                    } else {
+                        wrong.code
+                    },
                     field: Some(wrong.field.clone()),
                 });
             }
@@ -85,9 +98,18 @@ async fn every_malformed_message_is_answered_and_names_the_field() {
         }
         for case in cases {
             let answer = hear(&mut client, "validation:error").await;
-            SHAPE.server("validation:error").unwrap().check(&answer).unwrap();
+            SHAPE
+                .server("validation:error")
+                .unwrap()
+                .check(&answer)
+                .unwrap();
             assert_eq!(answer["code"], case.code.as_str(), "{} {answer}", case.text);
-            assert_eq!(answer["field"].as_str(), case.field.as_deref(), "{} {answer}", case.text);
+            assert_eq!(
+                answer["field"].as_str(),
+                case.field.as_deref(),
+                "{} {answer}",
+                case.text
+            );
         }
         // A good one forgives the bad ones.
         client.send_json(&json!({"type": "heartbeat:ping"})).await;
@@ -141,7 +163,10 @@ async fn containers_are_opened_within_bounds() {
         (nested(&one()), "messages"),
         (with(one(), "originalSize", json!(24)), "originalSize"),
         (with(one(), "originalSize", json!(26)), "originalSize"),
-        (with(one(), "originalSize", json!(2_000_000)), "originalSize"),
+        (
+            with(one(), "originalSize", json!(2_000_000)),
+            "originalSize",
+        ),
         (with(one(), "compressedSize", json!(3)), "compressedSize"),
         (with(one(), "algorithm", json!("br")), "algorithm"),
         (with(one(), "data", json!("***")), "data"),
@@ -172,7 +197,13 @@ async fn an_agent_cannot_speak_for_another() {
     let mut thief = world.agent("thief").await;
     let id = run(&mut operator, "victim", "ls").await;
     victim.executes().await;
-    for kind in ["agent:status", "terminal:output", "terminal:clear", "command:complete", "agent:disconnect"] {
+    for kind in [
+        "agent:status",
+        "terminal:output",
+        "terminal:clear",
+        "command:complete",
+        "agent:disconnect",
+    ] {
         let fields = json!({"agentId": "victim", "commandId": id, "status": "completed",
             "output": {"type": "stdout", "content": "x"}});
         let mut fields = fields;
@@ -185,32 +216,45 @@ async fn an_agent_cannot_speak_for_another() {
     }
     // As itself, of a command of another; also of one that never was, in its own
     // shard.
-    let own = signalbox_protocol::fleet::command_id(
-        signalbox_protocol::fleet::Shard::of_agent("thief"),
-        &"0".repeat(32),
-    );
-    for id in [id.clone(), own.unwrap(), "nonsense".to_owned()] {
-        thief.writes(&id, "x").await;
-        assert_eq!(hear(&mut thief.client, "command:error").await["code"], "COMMAND_NOT_FOUND");
-        thief.completes(&id, 0).await;
-        assert_eq!(hear(&mut thief.client, "command:error").await["code"], "COMMAND_NOT_FOUND");
+    let (mine, other) = (Shard::of_agent("thief"), Shard::of_agent("victim"));
+    assert_ne!(mine, other, "choose other names");
+    let own = command_id(mine, &"0".repeat(32)).unwrap();
+    for id in [id.as_str(), &own, "nonsense"] {
+        thief.writes(id, "x").await;
+        let answer = hear(&mut thief.client, "command:error").await;
+        assert_eq!(answer["code"], "COMMAND_NOT_FOUND", "{id}");
+    }
+    for id in [id.as_str(), "nonsense"] {
+        thief.completes(id, 0).await;
+        let answer = hear(&mut thief.client, "command:error").await;
+        assert_eq!(answer["code"], "COMMAND_NOT_FOUND", "{id}");
     }
     victim.writes(&id, "mine\n").await;
     victim.completes(&id, 0).await;
     let output = hear(&mut operator, "terminal:output").await;
     assert_eq!(output["output"]["content"], "mine\n");
-    assert_eq!(hear(&mut operator, "command:complete").await["status"], "completed");
+    assert_eq!(
+        hear(&mut operator, "command:complete").await["status"],
+        "completed"
+    );
     // Dashboards report nothing.
     operator
         .send_json(&json!({"type": "command:complete", "commandId": id, "exitCode": 0}))
         .await;
-    assert_eq!(hear(&mut operator, "connection:error").await["code"], "FORBIDDEN");
+    assert_eq!(
+        hear(&mut operator, "connection:error").await["code"],
+        "FORBIDDEN"
+    );
 }
 
 /// The next refusal for too many messages; everything before it is skipped.
 async fn excess(client: &mut WsClient) -> Value {
     let answer = hear(client, "connection:error").await;
-    SHAPE.server("connection:error").unwrap().check(&answer).unwrap();
+    SHAPE
+        .server("connection:error")
+        .unwrap()
+        .check(&answer)
+        .unwrap();
     assert_eq!(answer["code"], "RATE_LIMIT", "{answer}");
     assert!(answer["retryAfter"].as_u64().unwrap() > 0, "{answer}");
     answer
@@ -228,7 +272,7 @@ async fn the_documented_limits_hold() {
     // Ten a second; the connection itself took one.
     let mut client = operator().await;
     for _ in 0..10 {
-        client.send_json(&json!({"type": "terminal:clear", "agentId": "nobody"})).await;
+        client.send_json(&json!({"type": "heartbeat:pong"})).await;
     }
     let answer = excess(&mut client).await;
     assert_eq!(answer["limits"]["perMinute"]["limit"], 100);
@@ -242,15 +286,24 @@ async fn the_documented_limits_hold() {
             .await;
     }
     let answer = excess(&mut client).await;
-    assert_eq!(answer["limits"]["perMinute"], json!({"used": 11, "limit": 10}));
-    assert_eq!(answer["limits"]["perHour"], json!({"used": 11, "limit": 100}));
+    assert_eq!(
+        answer["limits"]["perMinute"],
+        json!({"used": 11, "limit": 10})
+    );
+    assert_eq!(
+        answer["limits"]["perHour"],
+        json!({"used": 11, "limit": 100})
+    );
     // A batch counts its members.
     let mut client = operator().await;
     let ping = json!({"type": "heartbeat:ping"});
     let batch = json!({"type": "batch", "messages": vec![ping; 61], "count": 61});
     client.send_json(&batch).await;
     let answer = excess(&mut client).await;
-    assert_eq!(answer["limits"]["perMinute"], json!({"used": 61, "limit": 60}));
+    assert_eq!(
+        answer["limits"]["perMinute"],
+        json!({"used": 61, "limit": 60})
+    );
     // Refused for their number, they are no bad messages: it stays.
     for _ in 0..20 {
         client.send_json(&json!({"type": "heartbeat:ping"})).await;
@@ -266,7 +319,10 @@ async fn the_documented_limits_hold() {
     }
     agent.says("terminal:output", nothing).await;
     let answer = excess(&mut agent.client).await;
-    assert_eq!(answer["limits"]["perMinute"], json!({"used": 1_001, "limit": 1_000}));
+    assert_eq!(
+        answer["limits"]["perMinute"],
+        json!({"used": 1_001, "limit": 1_000})
+    );
 }
 
 /// F13: all connections share a limit.
@@ -277,10 +333,14 @@ async fn all_connections_share_a_limit() {
     let mut first = world.dashboard("operator").await;
     let mut second = world.dashboard("operator").await;
     for _ in 0..4 {
-        first.send_json(&json!({"type": "terminal:clear", "agentId": "nobody"})).await;
+        first
+            .send_json(&json!({"type": "terminal:clear", "agentId": "nobody"}))
+            .await;
     }
     excess(&mut first).await;
-    second.send_json(&json!({"type": "terminal:clear", "agentId": "nobody"})).await;
+    second
+        .send_json(&json!({"type": "terminal:clear", "agentId": "nobody"}))
+        .await;
     excess(&mut second).await;
 }
 
@@ -315,5 +375,11 @@ async fn a_gateway_that_stops_says_so() {
         assert_eq!(closed.code, Some(1001));
     }
     let deadline = Duration::from_secs(20);
-    assert!(world.platform.gateways[0].process.wait(deadline).await.success());
+    assert!(
+        world.platform.gateways[0]
+            .process
+            .wait(deadline)
+            .await
+            .success()
+    );
 }

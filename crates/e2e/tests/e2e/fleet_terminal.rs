@@ -1,8 +1,6 @@
 //! F7, G8, G9: output reaches dashboards whole, in order and once: cut at any
 //! byte, late, returning, stalled, and through the death of a gateway.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use signalbox_testkit::{DEADLINE, WsClient};
 use tokio::net::{TcpSocket, TcpStream};
@@ -20,7 +18,12 @@ fn text(lines: usize) -> String {
 async fn start(dashboard: &mut WsClient, agent: &mut Agent) -> String {
     let id = run(dashboard, &agent.id.clone(), "make").await;
     assert_eq!(agent.executes().await["commandId"], id.as_str());
-    agent.says("command:status", json!({"commandId": id, "status": "running"})).await;
+    agent
+        .says(
+            "command:status",
+            json!({"commandId": id, "status": "running"}),
+        )
+        .await;
     id
 }
 
@@ -80,7 +83,10 @@ async fn a_late_dashboard_gets_what_was_before_and_then_what_comes() {
     agent.says("terminal:clear", json!({})).await;
     hear(&mut late, "terminal:clear").await;
     agent.writes(&second, "after\n").await;
-    find(&mut late, |message| message["output"]["content"] == "after\n").await;
+    find(&mut late, |message| {
+        message["output"]["content"] == "after\n"
+    })
+    .await;
     let mut later = world.dashboard("viewer").await;
     let seen = find(&mut later, |message| message["type"] == "terminal:output").await;
     assert_eq!(seen["output"]["content"], "after\n");
@@ -131,12 +137,16 @@ async fn a_dashboard_that_returns_misses_nothing_and_hears_nothing_twice() {
 #[tokio::test]
 async fn a_position_of_another_time_is_not_recovered() {
     let world = World::start(1).await;
-    let (_, list) = world.dashboard_with("viewer", json!({"resumeFrom": "1-0.7"})).await;
+    let (_, list) = world
+        .dashboard_with("viewer", json!({"resumeFrom": "1-0.7"}))
+        .await;
     assert_eq!(list["recovered"], false);
     let seq = list["seq"].as_str().unwrap();
     let (epoch, _) = seq.split_once('-').unwrap();
     let beyond = format!("{epoch}-0.1000000");
-    let (_, list) = world.dashboard_with("viewer", json!({"resumeFrom": beyond})).await;
+    let (_, list) = world
+        .dashboard_with("viewer", json!({"resumeFrom": beyond}))
+        .await;
     assert_eq!(list["recovered"], false);
 }
 
@@ -158,14 +168,21 @@ async fn a_stalled_dashboard_slows_nobody_and_can_resume() {
     let stream: TcpStream = socket.connect(addr).await.unwrap();
     let bearer = format!("Bearer {}", world.platform.api_key("viewer"));
     let headers = [("Authorization", bearer.as_str())];
-    let mut stalled = WsClient::connect_over(stream, &world.url(), &headers).await.unwrap();
+    let mut stalled = WsClient::connect_over(stream, &world.url(), &headers)
+        .await
+        .unwrap();
     join(&mut stalled, json!({})).await;
     let mut live = Screen::default();
     let line = format!("{}\n", "x".repeat(LINE_BYTES));
-    for _ in 0..1_500 {
-        agent.writes(&id, &line).await;
-    }
-    live.watch_bytes(&mut operator, &id, 1_500 * line.len()).await;
+    let writing = async {
+        for _ in 0..1_500 {
+            agent.writes(&id, &line).await;
+        }
+    };
+    tokio::join!(
+        writing,
+        live.watch_bytes(&mut operator, &id, 1_500 * line.len())
+    );
     agent.completes(&id, 0).await;
     live.watch(&mut operator, &id).await;
     // Now it reads what was sent to it, up to its dismissal.
@@ -205,7 +222,9 @@ async fn output_runs_on_over_three_lives_of_a_token() {
             let message = viewer.next_json(DEADLINE).await;
             if message["type"] == "auth:refresh-needed" {
                 let token = world.token("viewer", 2 + refreshed).await;
-                viewer.send_json(&json!({"type": "auth:refresh-token", "token": token})).await;
+                viewer
+                    .send_json(&json!({"type": "auth:refresh-token", "token": token}))
+                    .await;
             }
             refreshed += u32::from(message["type"] == "auth:refresh-success");
             assert_ne!(message["type"], "auth:refresh-failed", "{message}");
@@ -214,7 +233,6 @@ async fn output_runs_on_over_three_lives_of_a_token() {
                 break;
             }
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     agent.completes(&id, 0).await;
     screen.watch(&mut viewer, &id).await;
@@ -293,7 +311,10 @@ async fn output_is_packed_for_those_who_asked() {
         })
         .collect();
     agent
-        .says("batch", json!({"messages": messages, "count": messages.len()}))
+        .says(
+            "batch",
+            json!({"messages": messages, "count": messages.len()}),
+        )
         .await;
     agent.completes(&id, 0).await;
     let mut screen = Screen::default();
@@ -347,7 +368,10 @@ async fn nothing_reaches_those_who_were_not_let_in() {
     let mut agent = world.agent("a-1").await;
     let id = start(&mut operator, &mut agent).await;
     agent.writes(&id, "secret\n").await;
-    find(&mut operator, |message| message["type"] == "terminal:output").await;
+    find(&mut operator, |message| {
+        message["type"] == "terminal:output"
+    })
+    .await;
     let heard = tokio::time::timeout(MOMENT, stranger.next_message(DEADLINE)).await;
     assert!(heard.is_err(), "{heard:?}");
 }

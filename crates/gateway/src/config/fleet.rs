@@ -16,10 +16,18 @@ pub struct FleetArgs {
     #[arg(long, env = "SIGNALBOX_FLEET_IDENTIFICATION", default_value_t = 300.0)]
     pub fleet_identification: f64,
     /// Messages of a connection in a minute, 0 = any number
-    #[arg(long, env = "SIGNALBOX_FLEET_MESSAGES_PER_MINUTE", default_value_t = 100)]
+    #[arg(
+        long,
+        env = "SIGNALBOX_FLEET_MESSAGES_PER_MINUTE",
+        default_value_t = 100
+    )]
     pub fleet_messages_per_minute: u32,
     /// Messages of a connection in an hour, 0 = any number
-    #[arg(long, env = "SIGNALBOX_FLEET_MESSAGES_PER_HOUR", default_value_t = 1_000)]
+    #[arg(
+        long,
+        env = "SIGNALBOX_FLEET_MESSAGES_PER_HOUR",
+        default_value_t = 1_000
+    )]
     pub fleet_messages_per_hour: u32,
     /// Messages of a connection in a second, 0 = any number
     #[arg(long, env = "SIGNALBOX_FLEET_BURST", default_value_t = 10)]
@@ -31,22 +39,42 @@ pub struct FleetArgs {
     #[arg(long, env = "SIGNALBOX_FLEET_ALL_PER_HOUR", default_value_t = 100_000)]
     pub fleet_all_per_hour: u32,
     /// Commands that a connection may request in a minute, 0 = any number
-    #[arg(long, env = "SIGNALBOX_FLEET_REQUESTS_PER_MINUTE", default_value_t = 10)]
+    #[arg(
+        long,
+        env = "SIGNALBOX_FLEET_REQUESTS_PER_MINUTE",
+        default_value_t = 10
+    )]
     pub fleet_requests_per_minute: u32,
     /// Commands that a connection may request in an hour, 0 = any number
     #[arg(long, env = "SIGNALBOX_FLEET_REQUESTS_PER_HOUR", default_value_t = 100)]
     pub fleet_requests_per_hour: u32,
     /// Messages with output of a connection in a minute, 0 = any number
-    #[arg(long, env = "SIGNALBOX_FLEET_OUTPUT_PER_MINUTE", default_value_t = 1_000)]
+    #[arg(
+        long,
+        env = "SIGNALBOX_FLEET_OUTPUT_PER_MINUTE",
+        default_value_t = 1_000
+    )]
     pub fleet_output_per_minute: u32,
     /// Messages with output of a connection in an hour, 0 = any number
-    #[arg(long, env = "SIGNALBOX_FLEET_OUTPUT_PER_HOUR", default_value_t = 10_000)]
+    #[arg(
+        long,
+        env = "SIGNALBOX_FLEET_OUTPUT_PER_HOUR",
+        default_value_t = 10_000
+    )]
     pub fleet_output_per_hour: u32,
     /// Heartbeats of a connection in a minute, 0 = any number
-    #[arg(long, env = "SIGNALBOX_FLEET_HEARTBEATS_PER_MINUTE", default_value_t = 60)]
+    #[arg(
+        long,
+        env = "SIGNALBOX_FLEET_HEARTBEATS_PER_MINUTE",
+        default_value_t = 60
+    )]
     pub fleet_heartbeats_per_minute: u32,
     /// Messages with input of a connection in a minute, 0 = any number
-    #[arg(long, env = "SIGNALBOX_FLEET_INPUT_PER_MINUTE", default_value_t = 3_000)]
+    #[arg(
+        long,
+        env = "SIGNALBOX_FLEET_INPUT_PER_MINUTE",
+        default_value_t = 3_000
+    )]
     pub fleet_input_per_minute: u32,
     /// Changes of a terminal's size by a connection in a minute, 0 = any number
     #[arg(long, env = "SIGNALBOX_FLEET_RESIZES_PER_MINUTE", default_value_t = 60)]

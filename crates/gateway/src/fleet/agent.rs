@@ -167,7 +167,8 @@ impl Session {
         }
         let is_own = self.standing.principal().is_some_and(|principal| {
             let id = principal.agent_id.as_ref();
-            principal.role == Some(Role::Agent) && id.is_some_and(|id| id.as_str() == asked.agent_id)
+            principal.role == Some(Role::Agent)
+                && id.is_some_and(|id| id.as_str() == asked.agent_id)
         });
         if !is_own {
             let message = "this needs a token of role agent for this `agentId`";
@@ -227,9 +228,8 @@ impl Session {
     /// The agent, which must be the one that a message is of.
     fn own_agent(&mut self, agent_id: Option<&str>) -> Result<&mut Agent, Complaint> {
         let agent = self.agent.as_deref_mut();
-        let agent = agent.ok_or_else(|| {
-            Complaint::plain(ErrorCode::Forbidden, "only agents send this")
-        })?;
+        let agent =
+            agent.ok_or_else(|| Complaint::plain(ErrorCode::Forbidden, "only agents send this"))?;
         if agent_id.is_some_and(|id| id != agent.id) {
             return Err(Complaint {
                 code: ErrorCode::Forbidden,
@@ -243,7 +243,8 @@ impl Session {
     /// The agent goes, and says so.
     pub(super) fn disconnect_agent(&mut self, agent_id: &str) -> Result<(), Complaint> {
         self.own_agent(Some(agent_id))?.is_leaving = true;
-        self.outbound.close_after_flush(CloseCode::NORMAL, "goodbye");
+        self.outbound
+            .close_after_flush(CloseCode::NORMAL, "goodbye");
         Ok(())
     }
 
@@ -308,7 +309,10 @@ impl Session {
         }
         let state = state_of(&report);
         let exit_code = report.exit_code.and_then(|code| i32::try_from(code).ok());
-        if matches!(state, Some(CommandState::Failed | CommandState::Interrupted)) {
+        if matches!(
+            state,
+            Some(CommandState::Failed | CommandState::Interrupted)
+        ) {
             // The outcome goes ahead: the report of the end has no word for it.
             agent.hold(Report::Status(CommandStatus {
                 command_id: report.command_id.clone(),
@@ -567,9 +571,7 @@ impl Session {
             // The relay knows that it is gone.
             agent.is_greeted = false;
         }
-        let frame = last(ErrorCode::ConnectionFailed, "replaced", None);
-        self.outbound
-            .close_with(frame, CloseCode::POLICY_VIOLATION, "replaced");
+        self.outbound.close(CloseCode::POLICY_VIOLATION, "replaced");
     }
 
     /// Does what the session is told from outside.
@@ -602,7 +604,10 @@ impl Session {
         let timestamp = now();
         match delivery.delivery {
             Some(Delivery::Execute(execute)) => {
-                let attempt = agent.executed.entry(execute.command_id.clone()).or_default();
+                let attempt = agent
+                    .executed
+                    .entry(execute.command_id.clone())
+                    .or_default();
                 if execute.attempt > *attempt {
                     *attempt = execute.attempt;
                     send(
@@ -708,4 +713,3 @@ fn state_of(report: &CommandReport) -> Option<CommandState> {
         _ => None,
     }
 }
-

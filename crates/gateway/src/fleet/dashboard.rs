@@ -18,7 +18,7 @@ use signalbox_protocol::wire::{
     EmergencyResume, EmergencyStop, InterruptCommand, RunCommand, TerminalInput, TerminalResize,
     emergency_reply, emergency_request,
 };
-use signalbox_transport::Outbound;
+use signalbox_transport::{Frame, Outbound, READER_TOO_SLOW};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tracing::info;
@@ -28,7 +28,7 @@ use super::frames::{now, send, send_urgent};
 use super::logs::{Backlog, Walk};
 use super::pack::Packing;
 use super::session::Session;
-use super::stage::{Lacking, Step};
+use super::stage::{Lacking, Step, send_away};
 use super::standing::Part;
 use super::transcript::Transcript;
 use super::watcher::{Ask, Join};
@@ -81,7 +81,8 @@ impl Session {
         info!(target: AUDIT, session = %self.name, dashboard = ?asked.dashboard_id, "dashboard");
         self.wants_heartbeat = asked.capabilities.iter().any(|word| word == "heartbeat");
         let stage = &self.shard.stage;
-        let (place, serial, news) = stage.enter(self.outbound.clone(), Packing::of(&asked.capabilities));
+        let (place, serial, news) =
+            stage.enter(self.outbound.clone(), Packing::of(&asked.capabilities));
         let held = Place {
             shard: Rc::clone(&self.shard),
             place,
@@ -239,7 +240,8 @@ impl Session {
         let verb = Verb::Interrupt(InterruptCommand {
             command_id: command_id.clone(),
         });
-        self.about_command(command_id, verb, false, request_id).await;
+        self.about_command(command_id, verb, false, request_id)
+            .await;
     }
 
     pub(super) async fn resize(
@@ -254,7 +256,8 @@ impl Session {
             columns,
             rows,
         });
-        self.about_command(command_id, verb, false, request_id).await;
+        self.about_command(command_id, verb, false, request_id)
+            .await;
     }
 
     pub(super) async fn input(
@@ -302,7 +305,10 @@ impl Session {
             agent_id: agent_id.clone(),
         });
         let outcome = match self.require(Permission::RunCommands) {
-            Ok(()) => self.verb(FleetShard::of_agent(&agent_id), verb, false).await,
+            Ok(()) => {
+                self.verb(FleetShard::of_agent(&agent_id), verb, false)
+                    .await
+            }
             Err(denied) => Err(denied),
         };
         self.conclude(
@@ -458,15 +464,37 @@ async fn follow(shard: Rc<Shard>, outbound: Outbound, place: usize, news: Rc<Not
         if bus_present.wait_for(|present| *present).await.is_err() {
             return;
         }
-        match shard.stage.advance(place) {
-            Step::Level => news.notified().await,
-            Step::More => {}
-        }
         outbound.drained().await;
         if outbound.is_closed() {
             return;
         }
+        match shard.stage.advance(place) {
+            Step::Level => news.notified().await,
+            Step::More => {}
+            Step::Large { sequence, frames } => {
+                if send_slowly(&outbound, &frames).await.is_none() {
+                    return;
+                }
+                if !shard.stage.settle(place, sequence) {
+                    send_away(&outbound, READER_TOO_SLOW);
+                    return;
+                }
+            }
+        }
     }
+}
+
+/// Sends frames one by one, each when the one before is gone; `None` when the
+/// connection is.
+async fn send_slowly(outbound: &Outbound, frames: &[Frame]) -> Option<()> {
+    for frame in frames {
+        let _sent = outbound.send_frame(frame);
+        outbound.drained().await;
+        if outbound.is_closed() {
+            return None;
+        }
+    }
+    Some(())
 }
 
 async fn catch_up(shard: &Shard, outbound: &Outbound, place: usize, lacking: Lacking) {
@@ -475,16 +503,12 @@ async fn catch_up(shard: &Shard, outbound: &Outbound, place: usize, lacking: Lac
         return;
     };
     let mut walk = match lacking {
-        Lacking::Missed { after, part } => {
-            Walk::new(bus, Transcript::new(epoch), after, part)
-        }
+        Lacking::Missed { after, part } => Walk::new(bus, Transcript::new(epoch), after, part),
         Lacking::Backlog { commands, until } => {
             let transcript = Transcript::new(epoch);
             let mut backlog = Backlog::open(bus.clone(), transcript, commands, until).await;
             while let Some(frames) = backlog.next().await {
-                let _sent = outbound.send(frames.iter());
-                outbound.drained().await;
-                if outbound.is_closed() {
+                if send_slowly(outbound, &frames).await.is_none() {
                     return;
                 }
             }
@@ -500,12 +524,9 @@ async fn catch_up(shard: &Shard, outbound: &Outbound, place: usize, lacking: Lac
             return;
         }
         shard.shared.authority.revocations().current().await;
-        for frame in walk.next(shard.stage.floor()).await {
-            let _sent = outbound.send_frame(&frame);
-            outbound.drained().await;
-            if outbound.is_closed() {
-                return;
-            }
+        let frames = walk.next(shard.stage.floor()).await;
+        if send_slowly(outbound, &frames).await.is_none() {
+            return;
         }
     }
 }

@@ -15,6 +15,7 @@ use tracing::info;
 
 use super::frames::{last, now, send_urgent};
 use super::session::Session;
+use super::standing::Part;
 use crate::authority::{Refusal, Withheld};
 use crate::session::{AUDIT, RETRY_AFTER};
 
@@ -44,7 +45,8 @@ impl Session {
         let credential = match credential {
             Ok(Some(credential)) => credential,
             Ok(None) => {
-                return self.turn_away("a token is required: a header, ?token=, or the cookie token");
+                return self
+                    .turn_away("a token is required: a header, ?token=, or the cookie token");
             }
             Err(complaint) => return self.turn_away(&complaint.message),
         };
@@ -73,15 +75,17 @@ impl Session {
             // A token that was revoked meanwhile would pass here.
             return Err(Refusal::Unavailable.into());
         }
-        let principal = shared
-            .authority
-            .examine(credential, self.context())
-            .await?;
+        let principal = shared.authority.examine(credential, self.context()).await?;
         // Nothing is awaited between this and `adopt`.
         let principal = shared.authority.judge(principal)?;
         match self.standing.principal() {
             Some(known) if known.subject != principal.subject => {
                 Err(Refusal::Invalid("the credential is another user's").into())
+            }
+            Some(known)
+                if self.standing.part() == Part::Agent && known.agent_id != principal.agent_id =>
+            {
+                Err(Refusal::Invalid("the credential is another agent's").into())
             }
             _ => Ok(principal),
         }
@@ -208,7 +212,10 @@ impl Session {
     /// Whether a credential lasts longer than the one in use.
     fn is_later(&self, principal: &Principal) -> bool {
         let known = self.standing.principal();
-        match (known.and_then(|known| known.expires_at), principal.expires_at) {
+        match (
+            known.and_then(|known| known.expires_at),
+            principal.expires_at,
+        ) {
             (_, None) => true,
             (None, Some(_)) => false,
             (Some(known), Some(fresh)) => fresh > known,

@@ -126,7 +126,11 @@ impl Walk {
         Self {
             bus,
             transcript,
-            reached: if skip == 0 { after } else { after.saturating_sub(1) },
+            reached: if skip == 0 {
+                after
+            } else {
+                after.saturating_sub(1)
+            },
             skip,
         }
     }
@@ -143,12 +147,15 @@ impl Walk {
         let mut frames = Vec::new();
         for delivery in &page.messages {
             if let Some(entry) = read(delivery) {
-                if self.transcript.needs_priming(&entry.command_id, &entry.record) {
+                if self
+                    .transcript
+                    .needs_priming(&entry.command_id, &entry.record)
+                {
                     prime(&self.bus, &mut self.transcript, &entry).await;
                 }
-                let told = self
-                    .transcript
-                    .tell(entry.sequence, &entry.command_id, &entry.record, false);
+                let told =
+                    self.transcript
+                        .tell(entry.sequence, &entry.command_id, &entry.record, false);
                 frames.extend(told.into_iter().skip(std::mem::take(&mut self.skip)));
             }
             self.reached = delivery.sequence;
@@ -259,10 +266,16 @@ impl Backlog {
             .filter(|source| !source.entries.is_empty())
             .min_by_key(|source| source.entries.front().map(|entry| entry.sequence))?;
         let entry = next.entries.pop_front()?;
-        if self.transcript.needs_priming(&entry.command_id, &entry.record) {
+        if self
+            .transcript
+            .needs_priming(&entry.command_id, &entry.record)
+        {
             prime(&self.bus, &mut self.transcript, &entry).await;
         }
-        debug_assert_eq!(next.command_id, entry.command_id, "a log has its own records");
+        debug_assert_eq!(
+            next.command_id, entry.command_id,
+            "a log has its own records"
+        );
         let told = self
             .transcript
             .tell(entry.sequence, &entry.command_id, &entry.record, true);

@@ -194,7 +194,11 @@ mod tests {
 
     const MOST: usize = 64 * 1024;
 
-    fn compressed(kind: &str, text: &str, change: impl Fn(&mut serde_json::Value)) -> ClientMessage {
+    fn compressed(
+        kind: &str,
+        text: &str,
+        change: impl Fn(&mut serde_json::Value),
+    ) -> ClientMessage {
         let (data, size) = deflate(text.as_bytes());
         let mut message = json!({
             "type": "compressed",
@@ -242,10 +246,16 @@ mod tests {
         let (twice, _) = deflate(ping.as_bytes());
         let nested = json!({"type": "compressed", "algorithm": "gzip", "originalType": "x",
             "originalSize": 1, "compressedSize": 1, "data": twice});
-        assert_eq!(field(compressed("compressed", &nested.to_string(), |_| {})), "data");
+        assert_eq!(
+            field(compressed("compressed", &nested.to_string(), |_| {})),
+            "data"
+        );
         let batch = json!({"type": "batch", "count": 1,
             "messages": [{"type": "batch", "messages": [{}], "count": 1}]});
-        assert_eq!(field(compressed("batch", &batch.to_string(), |_| {})), "messages");
+        assert_eq!(
+            field(compressed("batch", &batch.to_string(), |_| {})),
+            "messages"
+        );
     }
 
     #[test]

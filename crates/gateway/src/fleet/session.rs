@@ -289,7 +289,8 @@ impl Session {
     ) -> Result<(), Complaint> {
         match frame {
             ClientFrame::DashboardDisconnect => {
-                self.outbound.close_after_flush(CloseCode::NORMAL, "goodbye");
+                self.outbound
+                    .close_after_flush(CloseCode::NORMAL, "goodbye");
             }
             ClientFrame::CommandRequest(asked) => self.request(asked, id).await,
             ClientFrame::CommandInterrupt { command_id } => self.interrupt(command_id, id).await,
@@ -342,9 +343,7 @@ async fn next(notes: &mut Option<mpsc::Receiver<Note>>) -> Option<Note> {
 }
 
 /// The answer to the report that is on its way.
-async fn landed(
-    flight: &mut Option<Flight>,
-) -> Option<signalbox_protocol::wire::AgentReply> {
+async fn landed(flight: &mut Option<Flight>) -> Option<signalbox_protocol::wire::AgentReply> {
     match flight {
         Some(flight) => flight.await,
         None => std::future::pending().await,

@@ -114,12 +114,20 @@ pub(crate) struct Stage {
 }
 
 /// How far a dashboard got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Everything was sent.
     Level,
     /// More is there, once its queue is empty.
     More,
+    /// A record that is to be sent frame by frame; when that is done, the
+    /// dashboard is to be [settled](Stage::settle) behind it.
+    Large {
+        /// Its sequence.
+        sequence: u64,
+        /// Its frames.
+        frames: Vec<Frame>,
+    },
 }
 
 impl Default for Stage {
@@ -139,11 +147,7 @@ impl Default for Stage {
 impl Stage {
     /// Lets a dashboard wait to come in; gives its place and serial, and what
     /// wakes its session.
-    pub(super) fn enter(
-        &self,
-        outbound: Outbound,
-        packing: Packing,
-    ) -> (usize, u64, Rc<Notify>) {
+    pub(super) fn enter(&self, outbound: Outbound, packing: Packing) -> (usize, u64, Rc<Notify>) {
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
         let news = Rc::new(Notify::new());
@@ -201,12 +205,20 @@ impl Stage {
         }
         let ring = self.ring.borrow();
         let begin = ring.partition_point(|line| line.sequence <= reached);
+        if let Some(line) = ring.get(begin).filter(|line| weight(line) > STRIDE_BYTES) {
+            // Nothing else may be sent before its end.
+            member.reached = None;
+            return Step::Large {
+                sequence: line.sequence,
+                frames: line.frames.clone(),
+            };
+        }
         let (mut frames, mut bytes) = (0, 0);
         let lines = ring.range(begin..).take_while(|line| {
-            let fits = frames == 0 || (frames < STRIDE && bytes < STRIDE_BYTES);
+            let is_first = frames == 0;
             frames += line.frames.len();
-            bytes += line.frames.iter().map(Frame::len).sum::<usize>();
-            fits
+            bytes += weight(line);
+            is_first || (frames <= STRIDE && bytes <= STRIDE_BYTES)
         });
         let lines: Vec<&Line> = lines.collect();
         let last = lines.last().map(|line| line.sequence);
@@ -279,6 +291,8 @@ impl Stage {
 
     fn tell(&self, lines: &[Line]) {
         let before = self.position.get();
+        // More at once could overflow the queue of one who reads well.
+        let is_small = lines.iter().map(weight).sum::<usize>() <= STRIDE_BYTES;
         {
             let mut ring = self.ring.borrow_mut();
             let mut bytes = self.ring_bytes.get();
@@ -303,7 +317,7 @@ impl Stage {
             let Some(reached) = member.reached else {
                 continue;
             };
-            if reached == before && member.outbound.queued_bytes() == 0 {
+            if is_small && reached == before && member.outbound.queued_bytes() == 0 {
                 let frames = lines.iter().flat_map(|line| line.frames.iter());
                 let packing = member.packing;
                 if packing.is_plain() {
@@ -328,7 +342,7 @@ impl Stage {
 }
 
 /// Closes the connection of a dashboard that may return.
-fn send_away(outbound: &Outbound, message: &str) {
+pub(super) fn send_away(outbound: &Outbound, message: &str) {
     let farewell = last(ErrorCode::ConnectionFailed, message, Some(RETRY_AFTER));
     outbound.close_with(farewell, CloseCode::TRY_AGAIN_LATER, message);
 }

@@ -238,7 +238,8 @@ impl<'a> Told<'a> {
             let content = String::from_utf8_lossy(&bytes);
             // A genuine U+FFFD stays borrowed; only replaced bytes need the
             // exact ones beside them.
-            let raw = matches!(content, std::borrow::Cow::Owned(_)).then(|| STANDARD.encode(&bytes));
+            let raw =
+                matches!(content, std::borrow::Cow::Owned(_)).then(|| STANDARD.encode(&bytes));
             write(&ServerFrame::TerminalOutput {
                 agent_id,
                 command_id,
@@ -306,7 +307,11 @@ fn unfinished(bytes: &[u8]) -> usize {
         let present = tail.len() - place;
         let begins = std::str::from_utf8(&tail[place..])
             .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none());
-        return if present < length && begins { present } else { 0 };
+        return if present < length && begins {
+            present
+        } else {
+            0
+        };
     }
     0
 }

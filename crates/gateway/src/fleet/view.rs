@@ -113,7 +113,11 @@ impl View {
         }
         part.term = snapshot.term;
         part.number = snapshot.number;
-        let ids: Vec<_> = snapshot.agents.iter().map(|agent| &agent.agent_id).collect();
+        let ids: Vec<_> = snapshot
+            .agents
+            .iter()
+            .map(|agent| &agent.agent_id)
+            .collect();
         part.agents.retain(|id, _| ids.contains(&id));
         let mut changes: Vec<_> = snapshot
             .agents

@@ -193,7 +193,7 @@ impl Watcher {
 
     /// Watches until there have been no dashboards for a while; `None` when a
     /// shard is gone.
-    async fn watch(&mut self, mut listener: Listener, mut reader: OrderedReader) -> Option<()> {
+    async fn watch(&mut self, mut listener: Listener, reader: OrderedReader) -> Option<()> {
         let mut watch = Watch {
             view: View::default(),
             epoch: reader.epoch(),
@@ -216,6 +216,9 @@ impl Watcher {
         let patience = Instant::now() + SNAPSHOT_PATIENCE;
         let mut idle_since = None;
         let mut settled = reader.starts();
+        // Not begun anew each time that something else happens: to start
+        // reading takes more than one step.
+        let mut reading = Box::pin(read_on(reader));
         loop {
             let is_known = Shard::all().all(|shard| watch.view.knows(shard));
             if is_known || Instant::now() >= patience {
@@ -246,26 +249,33 @@ impl Watcher {
                         }
                     }
                 }
-                reading = reader.next(BATCH) => match reading {
-                    Reading::Batch(batch) => {
-                        // What was revoked while the reader was cut off comes
-                        // before what was written meanwhile.
-                        if reader.starts() != settled {
-                            self.authority.revocations().settled().await;
-                            settled = reader.starts();
+                (reader, news) = &mut reading => {
+                    match news {
+                        Reading::Batch(batch) => {
+                            // What was revoked while the reader was cut off
+                            // comes before what was written meanwhile.
+                            if reader.starts() != settled {
+                                self.authority.revocations().settled().await;
+                                settled = reader.starts();
+                            }
+                            self.log(&mut watch, &batch).await?;
                         }
-                        self.log(&mut watch, &batch).await?;
+                        Reading::Recreated(state) => {
+                            warn!("the stream of logs was made anew");
+                            watch.epoch = state.epoch;
+                            watch.position = reader.position();
+                            watch.transcript = Transcript::new(state.epoch);
+                            self.tell(Scene::Start {
+                                epoch: watch.epoch,
+                                position: watch.position,
+                            })
+                            .await?;
+                        }
+                        Reading::Interrupted(cause) => debug!(%cause, "logs not read"),
+                        Reading::Resumed => debug!("logs read on"),
                     }
-                    Reading::Recreated(state) => {
-                        warn!("the stream of logs was made anew");
-                        watch.epoch = state.epoch;
-                        watch.position = reader.position();
-                        watch.transcript = Transcript::new(state.epoch);
-                        self.tell(Scene::Start { epoch: watch.epoch, position: watch.position }).await?;
-                    }
-                    Reading::Interrupted(cause) => debug!(%cause, "logs not read"),
-                    Reading::Resumed => debug!("logs read on"),
-                },
+                    reading.set(read_on(reader));
+                }
                 () = until(due) => {
                     let pending = std::mem::take(&mut watch.pending);
                     for id in pending {
@@ -395,7 +405,11 @@ impl Watcher {
                     logs::prime(&self.bus, &mut watch.transcript, &entry).await;
                 }
                 frames = watch.transcript.tell(entry.sequence, id, record, false);
-                if record.progress.as_ref().is_some_and(|progress| progress.started) {
+                if record
+                    .progress
+                    .as_ref()
+                    .is_some_and(|progress| progress.started)
+                {
                     watch.places.remove(id);
                 }
             }
@@ -411,10 +425,10 @@ impl Watcher {
     /// Lets a dashboard in, at the present position.
     async fn welcome(&self, watch: &Watch, join: Join) -> Option<()> {
         let (lacking, recovered, seq) = self.lacking(watch, join.resume).await;
-        let list = watch
-            .view
-            .list(seq, recovered, join.request_id.as_deref());
-        let greeting: Vec<Frame> = std::iter::once(list).chain(watch.view.obedience()).collect();
+        let list = watch.view.list(seq, recovered, join.request_id.as_deref());
+        let greeting: Vec<Frame> = std::iter::once(list)
+            .chain(watch.view.obedience())
+            .collect();
         let scene = Scene::Welcome {
             member: join.member,
             serial: join.serial,
@@ -468,6 +482,12 @@ impl Watcher {
         };
         (lacking, resume.map(|_| false), seq)
     }
+}
+
+/// The next news of a reader, and the reader.
+async fn read_on(mut reader: OrderedReader) -> (OrderedReader, Reading) {
+    let news = reader.next(BATCH).await;
+    (reader, news)
 }
 
 /// Ends at this time, if there is one.

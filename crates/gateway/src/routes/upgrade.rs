@@ -286,7 +286,10 @@ mod tests {
         let token = Ok(Some("a.b.c".to_owned()));
         assert_eq!(with(&[origin]), Ok(None));
         assert_eq!(with(&[origin, ("cookie", "x=1; token=a.b.c")]), token);
-        assert_eq!(with(&[origin, ("cookie", "x=1"), ("cookie", "token=a.b.c")]), token);
+        assert_eq!(
+            with(&[origin, ("cookie", "x=1"), ("cookie", "token=a.b.c")]),
+            token
+        );
         assert_eq!(with(&[origin, ("cookie", "xtoken=1; tokens=2")]), Ok(None));
         assert!(with(&[("cookie", "token=a.b.c")]).is_err());
     }

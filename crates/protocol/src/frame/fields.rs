@@ -181,10 +181,7 @@ impl Fields {
     ///
     /// # Errors
     /// Names the field when it is there and no offset of ours.
-    pub fn optional_fleet_cursor(
-        &mut self,
-        field: &str,
-    ) -> Result<Option<FleetCursor>, Complaint> {
+    pub fn optional_fleet_cursor(&mut self, field: &str) -> Result<Option<FleetCursor>, Complaint> {
         match self.map.remove(field) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => value

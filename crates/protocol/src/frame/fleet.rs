@@ -322,7 +322,9 @@ impl ClientFrame {
         Ok(match kind {
             "dashboard:connect" => Self::DashboardConnect(DashboardConnect {
                 dashboard_id: fields.id("dashboardId")?,
-                capabilities: fields.optional_any_texts("capabilities")?.unwrap_or_default(),
+                capabilities: fields
+                    .optional_any_texts("capabilities")?
+                    .unwrap_or_default(),
                 resume_from: fields.optional_fleet_cursor("resumeFrom")?,
             }),
             "dashboard:disconnect" => {
@@ -405,7 +407,9 @@ fn agent_connect(mut fields: Fields) -> Result<AgentConnect, Complaint> {
         agent_id: fields.id("agentId")?,
         agent_type: fields.text("agentType", MAX_NAME_BYTES)?,
         version: fields.text("version", MAX_NAME_BYTES)?,
-        capabilities: fields.optional_any_texts("capabilities")?.unwrap_or_default(),
+        capabilities: fields
+            .optional_any_texts("capabilities")?
+            .unwrap_or_default(),
         concurrency: fields
             .optional_integer("concurrency", 1..=MAX_CONCURRENCY)?
             .unwrap_or(1),

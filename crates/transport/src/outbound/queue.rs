@@ -182,6 +182,9 @@ impl Queue {
     }
 
     fn frames(&self) -> usize {
-        usize::from(self.partial.is_some()) + self.control.len() + self.urgent.len() + self.data.len()
+        usize::from(self.partial.is_some())
+            + self.control.len()
+            + self.urgent.len()
+            + self.data.len()
     }
 }

@@ -63,7 +63,9 @@ mod tests {
     fn batch(messages: &Value, count: u64) -> Result<usize, String> {
         let messages = messages.as_array().unwrap().iter();
         let batch = Batch {
-            messages: messages.map(|one| one.as_object().unwrap().clone()).collect(),
+            messages: messages
+                .map(|one| one.as_object().unwrap().clone())
+                .collect(),
             count,
         };
         let opened = batch.open().map(|messages| messages.len());

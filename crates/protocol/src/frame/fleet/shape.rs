@@ -411,7 +411,11 @@ const CLIENT: &[Message] = &[
         &[
             Field::required("algorithm", Kind::OneOf(ALGORITHMS), "How."),
             Field::required("originalType", NAME, "The type of what is compressed."),
-            Field::required("originalSize", Kind::Count, "Its size in bytes, at most 1 MiB."),
+            Field::required(
+                "originalSize",
+                Kind::Count,
+                "Its size in bytes, at most 1 MiB.",
+            ),
             Field::required(
                 "compressedSize",
                 Kind::Count,
@@ -914,7 +918,10 @@ const SERVER: &[Message] = &[
 ];
 
 const REFUSALS: &[Refusal] = &[
-    stays(ErrorCode::InvalidJson, "`validation:error`: the text is not JSON."),
+    stays(
+        ErrorCode::InvalidJson,
+        "`validation:error`: the text is not JSON.",
+    ),
     stays(
         ErrorCode::InvalidMessage,
         "`validation:error`: the JSON is no object; a required field is missing or null; a field is not what it must be, such as a `count` or a size that is not true.",

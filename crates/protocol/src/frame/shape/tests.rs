@@ -201,7 +201,8 @@ fn samples_fit_and_strangers_do_not() {
                 }
             }
             for (what, value) in field.kind.strangers() {
-                let is_position = matches!(field.kind, Kind::Cursor | Kind::FleetCursor) && what == "no position";
+                let is_position =
+                    matches!(field.kind, Kind::Cursor | Kind::FleetCursor) && what == "no position";
                 let frame = json!({"type": "m", "f": value});
                 assert!(is_position || message.check(&frame).is_err(), "{frame}");
             }

@@ -233,7 +233,15 @@ impl Kind {
             }
             Self::FleetCursor => {
                 too_short_and_too_long(MAX_NAME_BYTES, &mut add);
-                for text in ["x", "1-1", "1-1.", "1-1.01", "A-1.1", "1-1.1.0", "1-1.1.1.1"] {
+                for text in [
+                    "x",
+                    "1-1",
+                    "1-1.",
+                    "1-1.01",
+                    "A-1.1",
+                    "1-1.1.0",
+                    "1-1.1.1.1",
+                ] {
                     add("no position", json!(text));
                 }
             }
@@ -244,7 +252,10 @@ impl Kind {
             }
             Self::Messages => {
                 add("empty", json!([]));
-                add("too many entries", json!(vec![json!({}); MAX_LIST_ENTRIES + 1]));
+                add(
+                    "too many entries",
+                    json!(vec![json!({}); MAX_LIST_ENTRIES + 1]),
+                );
                 for entry in [json!(null), json!(1), json!("x"), json!([])] {
                     add("an entry that is no object", json!([{"type": "x"}, entry]));
                 }
