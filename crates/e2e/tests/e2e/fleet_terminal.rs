@@ -205,12 +205,12 @@ async fn a_stalled_dashboard_slows_nobody_and_can_resume() {
 /// F10: refreshed in time, a connection outlives its tokens while output runs.
 #[tokio::test]
 async fn output_runs_on_over_three_lives_of_a_token() {
-    let arguments = [&UNLIMITED[..], &["--expiry-notice", "1"]].concat();
+    let arguments = [&UNLIMITED[..], &["--expiry-notice", "3"]].concat();
     let world = World::start_with(1, &arguments).await;
     let mut operator = world.dashboard("operator").await;
     let mut agent = world.agent("a-1").await;
     let id = start(&mut operator, &mut agent).await;
-    let mut viewer = world.open(&world.token("viewer", 2).await).await;
+    let mut viewer = world.open(&world.token("viewer", 5).await).await;
     join(&mut viewer, json!({})).await;
     let mut screen = Screen::default();
     let mut refreshed = 0;
@@ -221,7 +221,7 @@ async fn output_runs_on_over_three_lives_of_a_token() {
         loop {
             let message = viewer.next_json(DEADLINE).await;
             if message["type"] == "auth:refresh-needed" {
-                let token = world.token("viewer", 2 + refreshed).await;
+                let token = world.token("viewer", 5 + refreshed).await;
                 viewer
                     .send_json(&json!({"type": "auth:refresh-token", "token": token}))
                     .await;

@@ -9,7 +9,9 @@ use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, post};
 use tokio::time::timeout;
 
 /// What lifts the limits that a test is not about.
-pub(crate) const UNLIMITED: [&str; 14] = [
+pub(crate) const UNLIMITED: [&str; 16] = [
+    "--fleet-heartbeats-per-minute",
+    "0",
     "--fleet-messages-per-minute",
     "0",
     "--fleet-messages-per-hour",
@@ -123,7 +125,7 @@ pub(crate) async fn join(client: &mut WsClient, mut fields: Value) -> Value {
         fields["dashboardId"] = json!("d-1");
     }
     client.send_json(&fields).await;
-    client.expect("agent:list").await
+    hear(client, "agent:list").await
 }
 
 /// The next message of this type; others are skipped.

@@ -8,6 +8,8 @@ use super::{InvalidSetting, seconds};
 
 /// How dashboards and agents are served.
 #[derive(Args, Clone, Debug)]
+// The relay's settings have a group of the struct's name.
+#[group(id = "fleet_at_the_gateway")]
 pub struct FleetArgs {
     /// Seconds between the signs of life that dashboards and agents give; a connection that is silent for three of them is ended
     #[arg(long, env = "SIGNALBOX_FLEET_HEARTBEAT", default_value_t = 30.0)]

@@ -13,7 +13,7 @@ use signalbox_protocol::wire::{
     AgentConnection, AgentDelivery, AgentReport, DeliveryOutcome, DeliveryReply, GatewayBeat,
     agent_reply,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -54,7 +54,7 @@ pub(super) struct Agents {
     /// What relays call this gateway.
     gateway: String,
     seats: Mutex<HashMap<String, Seat>>,
-    beat: Mutex<Duration>,
+    beat: watch::Sender<Duration>,
 }
 
 /// Keeps an agent's connection on the list.
@@ -74,7 +74,7 @@ impl Agents {
         Self {
             gateway,
             seats: Mutex::default(),
-            beat: Mutex::new(FIRST_BEAT),
+            beat: watch::Sender::new(FIRST_BEAT),
         }
     }
 
@@ -105,7 +105,11 @@ impl Agents {
     /// Says how often relays want to hear who is there.
     pub(super) fn beat_every(&self, interval: Duration) {
         if !interval.is_zero() {
-            *self.beat.lock() = interval;
+            self.beat.send_if_modified(|known| {
+                let is_new = *known != interval;
+                *known = interval;
+                is_new
+            });
         }
     }
 
@@ -158,9 +162,13 @@ impl Agents {
 
     /// Tells relays who is there for as long as it is polled.
     pub(super) async fn beat(self: Arc<Self>, relays: Relays) {
+        let mut changes = self.beat.subscribe();
         loop {
-            let interval = *self.beat.lock();
-            sleep(interval).await;
+            let interval = *changes.borrow_and_update();
+            tokio::select! {
+                () = sleep(interval) => {}
+                Ok(()) = changes.changed() => continue,
+            }
             let mut beats = JoinSet::new();
             for (shard, connections) in self.by_shard() {
                 let (agents, relays) = (Arc::clone(&self), relays.clone());
