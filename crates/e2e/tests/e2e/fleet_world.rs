@@ -9,7 +9,11 @@ use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, post};
 use tokio::time::timeout;
 
 /// What lifts the limits that a test is not about.
-pub(crate) const UNLIMITED: [&str; 16] = [
+pub(crate) const UNLIMITED: [&str; 20] = [
+    "--fleet-resizes-per-minute",
+    "0",
+    "--fleet-input-per-minute",
+    "0",
     "--fleet-heartbeats-per-minute",
     "0",
     "--fleet-messages-per-minute",
