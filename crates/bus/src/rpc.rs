@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
+use async_nats::{HeaderMap, Subscriber};
 use futures_util::StreamExt as _;
 use prost::Message;
 use signalbox_protocol::trace::TraceParent;
@@ -104,6 +104,121 @@ async fn exchange<Req: Message, Rep: Message + Default>(
         }
     };
     Rep::decode(answer.payload).map_err(|_| CallError::Unreadable)
+}
+
+/// Why a request on a subject of its own got no answer.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nobody has heard it.
+    #[error("nobody serves it")]
+    Unheard,
+    /// It may have been served all the same.
+    #[error("no answer in time")]
+    Late,
+    /// The answer could not be read.
+    #[error("unreadable answer")]
+    Unreadable,
+}
+
+/// As [`call`], on a subject that depends on the request, and without a span:
+/// for what goes back and forth all the time.
+///
+/// # Errors
+/// [`Unanswered`] tells whether it may have been served.
+pub async fn ask<Req: Message, Rep: Message + Default>(
+    bus: &Bus,
+    subject: &str,
+    request: &Req,
+    patience: Duration,
+) -> Result<Rep, Unanswered> {
+    let body = request.encode_to_vec().into();
+    let answer = bus.client().request(subject.to_owned(), body);
+    let answer = match timeout(patience, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+            return Err(Unanswered::Unheard);
+        }
+        Ok(Err(_)) | Err(_) => return Err(Unanswered::Late),
+    };
+    Rep::decode(answer.payload).map_err(|_| Unanswered::Unreadable)
+}
+
+/// Answers what comes on a subject of its own until the connection ends; what
+/// the handler gives nothing for is not answered.
+///
+/// # Errors
+/// When the subscription cannot be made.
+pub async fn attend<Req, Rep, F, Fut>(
+    bus: &Bus,
+    subject: String,
+    concurrency: usize,
+    handler: F,
+) -> Result<(), BusError>
+where
+    Req: Message + Default,
+    Rep: Message,
+    F: Fn(Req) -> Fut,
+    Fut: Future<Output = Option<Rep>> + Send + 'static,
+{
+    let mut requests = bus
+        .client()
+        .subscribe(subject.clone())
+        .await
+        .map_err(|error| BusError::api(format!("serve {subject}"), error))?;
+    let mut running = JoinSet::new();
+    while let Some(message) = requests.next().await {
+        while running.try_join_next().is_some() {}
+        if running.len() >= concurrency {
+            running.join_next().await;
+        }
+        let Some(reply) = message.reply else { continue };
+        let Ok(request) = Req::decode(message.payload) else {
+            warn!(subject, "unreadable request");
+            continue;
+        };
+        let (answer, client) = (handler(request), bus.client().clone());
+        running.spawn(async move {
+            let Some(answer) = answer.await else { return };
+            let body = answer.encode_to_vec().into();
+            if let Err(error) = client.publish(reply, body).await {
+                debug!(%error, "answer not sent");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// What comes on a subject that is not stored.
+pub struct Listener(Subscriber);
+
+impl Listener {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When the subscription cannot be made.
+    pub async fn open(bus: &Bus, subject: String) -> Result<Self, BusError> {
+        let failed = |cause: &dyn std::fmt::Display| BusError::api("listen", cause);
+        let subscriber = bus
+            .client()
+            .subscribe(subject)
+            .await
+            .map_err(|error| failed(&error))?;
+        // The server has heard of it before anything else is asked.
+        bus.client().flush().await.map_err(|error| failed(&error))?;
+        Ok(Self(subscriber))
+    }
+
+    /// The next message that can be read; `None` when no more come. Cancelling
+    /// loses nothing.
+    pub async fn next<M: Message + Default>(&mut self) -> Option<M> {
+        loop {
+            let message = self.0.next().await?;
+            match M::decode(message.payload) {
+                Ok(message) => return Some(message),
+                Err(error) => warn!(subject = %message.subject, %error, "unreadable message"),
+            }
+        }
+    }
 }
 
 /// Serves a subject until the connection ends, sharing it with the replicas

@@ -1,6 +1,7 @@
 //! Settings of the gateway.
 
 mod connection;
+mod fleet;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use signalbox_limits::LimitsArgs;
 use signalbox_transport::{HttpLimits, WebSocketOptions};
 
 pub use self::connection::ConnectionArgs;
+pub use self::fleet::{FleetArgs, FleetOptions, Rates};
 use crate::admission::AdmissionLimits;
 use crate::listener::ListenSpec;
 use crate::origin::{ListedOrigin, Origin};
@@ -87,6 +89,9 @@ pub struct EdgeArgs {
     /// Where limits of users are counted
     #[command(flatten)]
     pub limits: LimitsArgs,
+    /// How dashboards and agents are served
+    #[command(flatten)]
+    pub fleet: FleetArgs,
     /// Issuer that access tokens must name
     #[arg(long, env = "SIGNALBOX_TOKEN_ISSUER", default_value = "signalbox")]
     pub token_issuer: String,
@@ -141,6 +146,8 @@ pub struct Options {
     pub refuse_by: RefuseBy,
     /// Where limits of users are counted.
     pub limits: LimitsArgs,
+    /// How dashboards and agents are served.
+    pub fleet: FleetOptions,
 }
 
 /// A setting that cannot be.
@@ -198,6 +205,7 @@ impl Options {
             messages_per_minute: edge.messages_per_minute,
             refuse_by: edge.refuse_by,
             limits: edge.limits,
+            fleet: edge.fleet.options()?,
         })
     }
 }

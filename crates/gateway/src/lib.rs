@@ -5,11 +5,13 @@
 //! | in | everything on `topics.>`, through one ordered reader |
 //! | in | the buckets `signing_keys` and `revocations` |
 //! | in | frames of clients, over WebSocket and Socket.IO |
+//! | in | agents and queues on `live.fleet.*`, commands' logs in TERM |
+//! | in | what agents are told, on `svc.gateway.<gateway>.agent` |
 //! | in | events of producers, over HTTP |
 //! | in | logins, refreshes, revocations and administration, over HTTP |
 //! | in, out | polls, bodies and whole sessions of Socket.IO, on `svc.gateway.<id>.>` |
 //! | in, out | who is connected, on `svc.gateway.stats`; sessions to come back to, in the bucket `sessions` |
-//! | out | frames to clients; requests on `svc.auth.>`; events on `events.>` |
+//! | out | frames to clients; requests on `svc.auth.>` and `svc.relay.>`; events on `events.>` |
 //!
 //! Invariants:
 //! - `hub` knows no dialect, `dialect` knows no socket and no bus.
@@ -32,6 +34,7 @@ mod descriptors;
 mod dialect;
 mod error;
 mod feed;
+mod fleet;
 mod history;
 mod hub;
 mod ingest;
@@ -74,9 +77,12 @@ pub use crate::admission::AdmissionLimits;
 use crate::auth_service::AuthService;
 use crate::authority::Authority;
 use crate::back_off::BackOff;
-pub use crate::config::{ConnectionArgs, EdgeArgs, GatewayArgs, InvalidSetting, Options};
+pub use crate::config::{
+    ConnectionArgs, EdgeArgs, FleetArgs, FleetOptions, GatewayArgs, InvalidSetting, Options, Rates,
+};
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};
+use crate::fleet::{Fleet, SCENES_CAPACITY, Scene};
 use crate::history::{History, Recent};
 use crate::ingest::Ingest;
 use crate::listener::Listener;
@@ -174,7 +180,9 @@ pub async fn run(
             unneighbourly.await.ok();
         }),
     );
+    let (fleet, asks) = Fleet::new(bus.clone());
     let shared = Shared {
+        fleet: Arc::clone(&fleet),
         bus_present,
         link: bus.link(),
         back_off: Arc::new(BackOff::new(options.longest_refusal_delay)),
@@ -200,6 +208,16 @@ pub async fn run(
     debug!(events = recent.events.len(), "recent events read");
     let (senders, starts) = prepare(&listeners, &metrics, state, Arc::new(recent), orders)?;
     drop(listeners);
+    let stop = shutdown.clone();
+    let watching = Arc::clone(&fleet).watch(asks, Arc::clone(&authority), senders.scenes);
+    tasks.spawn("the fleet", async move {
+        tokio::select! {
+            () = watching => {}
+            () = Arc::clone(&fleet).deliver() => {}
+            () = Arc::clone(&fleet).beat() => {}
+            () = stop.wait() => {}
+        }
+    });
     let stop = shutdown.clone();
     tasks.spawn_critical("revocations", async move {
         tokio::select! {
@@ -293,6 +311,7 @@ fn shard_count(asked: usize) -> NonZeroUsize {
 struct Senders {
     news: Vec<mpsc::Sender<News>>,
     withdrawals: Vec<mpsc::Sender<Withdrawal>>,
+    scenes: Vec<mpsc::Sender<Scene>>,
 }
 
 /// What each shard starts with, and where its news go in.
@@ -315,11 +334,14 @@ fn prepare(
             .map_err(Error::Shards)?;
         senders.news.push(sender);
         senders.withdrawals.push(withdrawer);
+        let (stage, scenes) = mpsc::channel(SCENES_CAPACITY);
+        senders.scenes.push(stage);
         starts.push(Start {
             listeners,
             news,
             withdrawals,
             orders,
+            scenes,
             index,
             counts: Arc::clone(counts),
             epoch: state.epoch,

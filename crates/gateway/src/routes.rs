@@ -145,6 +145,7 @@ fn described() -> (Router<Doors>, Document) {
         .routes(routes!(upgrade::mesh))
         .routes(routes!(socket_io::receive, socket_io::send))
         .routes(routes!(stats::websocket_stats))
+        .routes(routes!(upgrade::fleet))
         .split_for_parts();
     (router, Document::new(&document))
 }

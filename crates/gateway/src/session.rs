@@ -31,16 +31,16 @@ use crate::routes::Visitor;
 use crate::shard::{Connection, Presence, Shard};
 
 /// Bad messages in a row that end a connection.
-const MAX_STRIKES: u32 = 10;
+pub(crate) const MAX_STRIKES: u32 = 10;
 /// The longest message of a client that has not authenticated, in bytes: a
 /// credential and labels, many times over. Strangers may not have the gateway
 /// hold a full-sized message each.
-const MAX_UNAUTHENTICATED_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_UNAUTHENTICATED_BYTES: usize = 64 * 1024;
 /// When clients that are sent away may return.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Log target of the lines about who came, went and was refused.
-const AUDIT: &str = "audit";
+pub(crate) const AUDIT: &str = "audit";
 
 type Replay = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -255,7 +255,7 @@ impl<D: Dialect + 'static> Session<D> {
 
 /// Whether a message that is refused with this code was a bad one. Limits
 /// refuse good ones, and outages are not the client's.
-const fn is_clients_fault(code: ErrorCode) -> bool {
+pub(crate) const fn is_clients_fault(code: ErrorCode) -> bool {
     !matches!(
         code,
         ErrorCode::RateLimit | ErrorCode::Unavailable | ErrorCode::Internal

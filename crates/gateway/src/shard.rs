@@ -32,6 +32,7 @@ use crate::dialect::Encoding;
 use crate::dialect::mesh::Mesh;
 use crate::dialect::threat::Threat;
 use crate::feed::News;
+use crate::fleet::{self, Fleet, Scene, Stage};
 use crate::history::{History, Recent};
 use crate::hub::{FanOut, Hub, RingLimits};
 use crate::ingest::Ingest;
@@ -86,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) ingest: Arc<Ingest>,
     /// Where Socket.IO sessions of others are.
     pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) fleet: Arc<Fleet>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -96,7 +98,9 @@ pub(crate) struct Start {
     pub(crate) withdrawals: mpsc::Receiver<Withdrawal>,
     /// What others ask of the sessions here.
     pub(crate) orders: mpsc::Receiver<Order>,
-    /// Which shard it is.
+    /// What dashboards of the fleet are shown.
+    pub(crate) scenes: mpsc::Receiver<Scene>,
+    /// Its place among the shards.
     pub(crate) index: usize,
     pub(crate) counts: Arc<ShardCounts>,
     pub(crate) epoch: Epoch,
@@ -109,6 +113,10 @@ pub(crate) struct Start {
 pub(crate) struct Shard {
     pub(crate) shared: Shared,
     pub(crate) hub: RefCell<Hub<Encoding, Outbound>>,
+    /// The dashboards of the fleet.
+    pub(crate) stage: Stage,
+    /// Its place among the shards.
+    pub(crate) index: usize,
     pub(crate) counts: Arc<ShardCounts>,
     /// Bytes that the connections have sent which are gone.
     bytes_sent: Cell<u64>,
@@ -208,6 +216,8 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
     drop(start.recent);
     let shard = Rc::new(Shard {
         hub: RefCell::new(hub.counted_in(Arc::clone(&start.counts))),
+        stage: Stage::default(),
+        index: start.index,
         counts: start.counts,
         bytes_sent: Cell::new(0),
         connections: RefCell::default(),
@@ -239,6 +249,7 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
     welcoming.spawn_local(welcome(Rc::clone(&shard), arrivals));
     tokio::select! {
         () = deliver(&shard, &mut start.news, &mut start.withdrawals) => {}
+        () = fleet::follow(&shard, &mut start.scenes) => {}
         () = drain(&shard, &engine, &mut accepting) => {}
         () = sockets::serve(&engine, calls, start.orders) => {}
         () = keep_measuring(&shard) => {}
@@ -405,13 +416,18 @@ async fn begin(shard: Rc<Shard>, arrival: Arrival) {
             return;
         }
     };
-    match WebSocket::new(stream, read_ahead, &shard.shared.options.websocket) {
+    let mut options = shard.shared.options.websocket;
+    if arrival.dialect == Dialect::Fleet {
+        options.silence = 3 * shard.shared.options.fleet.heartbeat;
+    }
+    match WebSocket::new(stream, read_ahead, &options) {
         Ok(socket) => {
             let (visitor, credential) = (arrival.visitor, arrival.credential);
             match arrival.dialect {
                 Dialect::Threat => session::run(Threat, shard, socket, visitor, credential).await,
                 Dialect::Mesh => session::run(Mesh, shard, socket, visitor, credential).await,
-                Dialect::Pipeline | Dialect::Workspace | Dialect::Fleet => {
+                Dialect::Fleet => fleet::run(shard, socket, visitor, credential).await,
+                Dialect::Pipeline | Dialect::Workspace => {
                     error!(dialect = %arrival.dialect, "no session for this dialect");
                 }
             }

@@ -20,6 +20,16 @@ impl Key {
         }
     }
 
+    /// Messages that all connections of a dialect send together in a window of
+    /// this name.
+    #[must_use]
+    pub fn dialect(dialect: &str, window: &str) -> Self {
+        Self {
+            kind: "dialect",
+            subject: format!("{dialect}:{window}"),
+        }
+    }
+
     /// Chats that a user starts.
     #[must_use]
     pub fn chats(user: &str) -> Self {
@@ -48,6 +58,9 @@ mod tests {
             Key::messages("threat", "ada"),
             Key::messages("mesh", "ada"),
             Key::messages("threat", "mesh:ada"),
+            Key::dialect("fleet", "minute"),
+            Key::dialect("fleet", "hour"),
+            Key::messages("fleet", "minute"),
             Key::chats("ada"),
             Key::chats("threat:ada"),
         ]

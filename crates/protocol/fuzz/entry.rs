@@ -12,7 +12,7 @@ use signalbox_protocol::envelope::{
 };
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_protocol::frame::workspace::Room;
-use signalbox_protocol::frame::{mesh, socketio, threat, workspace};
+use signalbox_protocol::frame::{fleet, mesh, socketio, threat, workspace};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::{Dialect, ErrorCode, json, name, wire};
 
@@ -29,6 +29,22 @@ pub(crate) fn client_frame(bytes: &[u8]) {
 /// The same for client frames of dialect `mesh`.
 pub(crate) fn mesh_frame(bytes: &[u8]) {
     decoded(bytes, mesh::ClientFrame::decode);
+}
+
+/// The same for client frames of dialect `fleet`; batches that are in order open.
+pub(crate) fn fleet_frame(bytes: &[u8]) {
+    decoded(bytes, fleet::ClientFrame::decode);
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    if let Ok(fleet::ClientFrame::Batch(batch)) = fleet::ClientFrame::decode(text) {
+        let count = batch.count;
+        if let Ok(messages) = batch.open() {
+            assert_eq!(messages.len() as u64, count);
+            for message in messages {
+                let kind = fleet::ClientMessage::inner(message).kind;
+                assert!(!matches!(kind, Some("batch" | "compressed")));
+            }
+        }
+    }
 }
 
 fn decoded<T: PartialEq + std::fmt::Debug>(
@@ -178,7 +194,7 @@ pub(crate) fn cursor(bytes: &[u8]) {
 pub(crate) type Entry = fn(&[u8]);
 
 /// Valid inputs of each function, to be mutated.
-pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 5] {
+pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 6] {
     let frames = [
         r#"{"type":"authenticate","token":"sbk_a_b","client_info":{"name":"d","version":"1","user_id":"u"}}"#,
         r#"{"type":"subscribe","channel":"threat_alerts","filters":{"severity":["HIGH","LOW"],"resources":["i-1"]},"since":"61d1e0-17"}"#,
@@ -199,12 +215,23 @@ pub(crate) fn seeds() -> [(Entry, Vec<Vec<u8>>); 5] {
         "subscribe\n{\"room\":\"global\"}",
         "ping\n{\"extra\":[1,-2.5e3,null,true,\"\\u00fc\"]}",
     ];
+    let fleet_frames = [
+        r#"{"type":"dashboard:connect","dashboardId":"d-1","capabilities":["batch"],"resumeFrom":"61d1e0-0.17","requestId":"r"}"#,
+        r#"{"type":"agent:connect","agentId":"a-1","agentType":"shell","version":"1","concurrency":2,"running":["cmd-1"],"ended":[]}"#,
+        r#"{"type":"agent:status","agentId":"a-1","status":"busy","metrics":{"cpuUsage":45.2}}"#,
+        r#"{"type":"command:request","agentId":"a-1","command":"ls","args":["-l",""],"priority":"low","queueIfOffline":true}"#,
+        r#"{"type":"command:complete","commandId":"c-1","exitCode":0,"duration":1234}"#,
+        r#"{"type":"terminal:output","agentId":"a-1","commandId":"c-1","output":{"type":"stdout","content":"x","raw":"eA=="},"offset":7}"#,
+        r#"{"type":"batch","messages":[{"type":"heartbeat:ping"},{"type":"heartbeat:pong"}],"count":2}"#,
+        r#"{"type":"compressed","algorithm":"gzip","originalType":"batch","originalSize":9,"compressedSize":3,"data":"eA=="}"#,
+    ];
     let cursors = ["61d1e0-17", "1-0", "ffffffffffffffff-18446744073709551615"];
     let bytes = |text: &&str| text.as_bytes().to_vec();
     [
         (client_frame, frames.iter().map(bytes).collect()),
         (mesh_frame, mesh_frames.iter().map(bytes).collect()),
         (socketio_event, socketio_events.iter().map(bytes).collect()),
+        (fleet_frame, fleet_frames.iter().map(bytes).collect()),
         (envelope, envelopes()),
         (cursor, cursors.iter().map(bytes).collect()),
     ]

@@ -33,6 +33,18 @@ pub enum ErrorCode {
     AlreadyDecided,
     /// Something of this name exists already.
     AlreadyExists,
+    /// No agent of this id is known.
+    AgentNotFound,
+    /// The agent is not connected.
+    AgentOffline,
+    /// The agent has too many commands waiting.
+    QueueFull,
+    /// All agents are stopped.
+    EmergencyStop,
+    /// The command never was, or has ended.
+    CommandNotFound,
+    /// There was no answer in time, and nothing was done.
+    Timeout,
     /// Too many requests.
     RateLimit,
     /// The credential is missing, bad or expired.
@@ -58,7 +70,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::UnknownType,
@@ -71,6 +83,12 @@ impl ErrorCode {
         Self::NotFound,
         Self::AlreadyDecided,
         Self::AlreadyExists,
+        Self::AgentNotFound,
+        Self::AgentOffline,
+        Self::QueueFull,
+        Self::EmergencyStop,
+        Self::CommandNotFound,
+        Self::Timeout,
         Self::RateLimit,
         Self::AuthFailed,
         Self::AuthMissing,
@@ -99,6 +117,12 @@ impl ErrorCode {
             Self::NotFound => "NOT_FOUND",
             Self::AlreadyDecided => "ALREADY_DECIDED",
             Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::AgentNotFound => "AGENT_NOT_FOUND",
+            Self::AgentOffline => "AGENT_OFFLINE",
+            Self::QueueFull => "QUEUE_FULL",
+            Self::EmergencyStop => "EMERGENCY_STOP",
+            Self::CommandNotFound => "COMMAND_NOT_FOUND",
+            Self::Timeout => "TIMEOUT",
             Self::RateLimit => "RATE_LIMIT",
             Self::AuthFailed => "AUTH_FAILED",
             Self::AuthMissing => "AUTH_MISSING",
@@ -130,12 +154,16 @@ impl ErrorCode {
             | Self::InvalidRoom => 400,
             Self::AuthFailed | Self::AuthMissing | Self::TokenExpiring | Self::TokenExpired => 401,
             Self::Forbidden | Self::RoomAccessDenied => 403,
-            Self::NotFound => 404,
-            Self::AlreadyDecided | Self::AlreadyExists => 409,
+            Self::NotFound | Self::AgentNotFound | Self::CommandNotFound => 404,
+            Self::AlreadyDecided
+            | Self::AlreadyExists
+            | Self::AgentOffline
+            | Self::EmergencyStop => 409,
             Self::MethodNotAllowed => 405,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
-            Self::RateLimit => 429,
+            Self::RateLimit | Self::QueueFull => 429,
+            Self::Timeout => 504,
             Self::Internal => 500,
             Self::ConnectionFailed | Self::Unavailable => 503,
         }
@@ -154,15 +182,17 @@ impl ErrorCode {
             | Self::InvalidRoom
             | Self::UnsupportedMediaType => 3,
             // NOT_FOUND
-            Self::NotFound => 5,
+            Self::NotFound | Self::AgentNotFound | Self::CommandNotFound => 5,
+            // DEADLINE_EXCEEDED
+            Self::Timeout => 4,
             // ALREADY_EXISTS
             Self::AlreadyExists => 6,
             // PERMISSION_DENIED
             Self::Forbidden | Self::RoomAccessDenied => 7,
             // RESOURCE_EXHAUSTED, which is also what gRPC calls a large message
-            Self::TooLarge | Self::RateLimit => 8,
+            Self::TooLarge | Self::RateLimit | Self::QueueFull => 8,
             // FAILED_PRECONDITION
-            Self::AlreadyDecided => 9,
+            Self::AlreadyDecided | Self::AgentOffline | Self::EmergencyStop => 9,
             // UNIMPLEMENTED
             Self::MethodNotAllowed => 12,
             // INTERNAL
@@ -190,6 +220,11 @@ impl ErrorCode {
             | Self::NotFound
             | Self::AlreadyDecided
             | Self::AlreadyExists
+            | Self::AgentNotFound
+            | Self::AgentOffline
+            | Self::QueueFull
+            | Self::EmergencyStop
+            | Self::CommandNotFound
             | Self::RateLimit
             | Self::AuthFailed
             | Self::AuthMissing
@@ -199,7 +234,7 @@ impl ErrorCode {
             | Self::TokenExpired => 1008,
             Self::TooLarge => 1009,
             Self::Internal => 1011,
-            Self::ConnectionFailed | Self::Unavailable => 1013,
+            Self::ConnectionFailed | Self::Unavailable | Self::Timeout => 1013,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Socket.IO these are the arguments of events; their framing is elsewhere.
 
 pub mod fields;
+pub mod fleet;
 pub mod mesh;
 pub mod pipeline;
 pub mod shape;

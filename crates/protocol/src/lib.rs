@@ -37,7 +37,7 @@ pub mod wire {
     include!("gen/signalbox.v1.rs");
 }
 
-pub use crate::cursor::{Cursor, Epoch};
+pub use crate::cursor::{Cursor, Epoch, FleetCursor};
 pub use crate::dialect::Dialect;
 pub use crate::domain::Domain;
 pub use crate::error_code::ErrorCode;

@@ -172,6 +172,20 @@ impl Platform {
             .await
     }
 
+    /// Starts a relay, with a short lease and these arguments; the caller keeps
+    /// it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_relay(&self, arguments: &[&str]) -> Service {
+        let mut relay = command(&self.nats, User::Relay, "relay");
+        relay
+            .env("SIGNALBOX_LEASE_TTL", "1")
+            .env("SIGNALBOX_AGENT_BEAT", "200")
+            .args(arguments);
+        Service::spawn(relay).ready().await
+    }
+
     /// Starts one more router, which the caller keeps.
     ///
     /// # Panics
@@ -265,6 +279,12 @@ impl Service {
 }
 
 impl Service {
+    /// The URL of dialect `fleet` there.
+    #[must_use]
+    pub fn fleet_url(&self) -> String {
+        format!("ws://{}/ws", self.listener())
+    }
+
     /// The URL of dialect `mesh` there, with a token.
     #[must_use]
     pub fn mesh_url(&self, token: &str) -> String {

@@ -23,7 +23,8 @@
 //! # Invariants
 //!
 //! - Every outgoing byte passes the connection's one [`Outbound`], as whole frames, in order;
-//!   control frames overtake queued data frames, never part of one; nothing follows a Close frame.
+//!   control frames overtake queued data frames, urgent data frames overtake other ones, neither part
+//!   of one; nothing follows a Close frame.
 //! - An idle connection owns no buffer and no task but the session's own. A queue exists only while
 //!   its socket would block, a decoder only while part of a message has arrived.
 //! - Nothing grows without a bound: the queue has a frame and a byte limit, messages a size limit,

@@ -98,6 +98,17 @@ impl Outbound {
         self.send(iter::once(frame))
     }
 
+    /// Sends one data frame ahead of all queued ones that were sent without urgency, but never
+    /// within one that is partly written. Urgent frames keep their order, and the queue's bounds
+    /// hold for all frames together.
+    pub fn send_urgent(&self, frame: &Frame) -> Sent {
+        if self.0.phase() == Phase::Clear {
+            self.send_frame(frame)
+        } else {
+            self.0.enqueue_urgent(frame)
+        }
+    }
+
     /// Sends a control frame ahead of all queued data frames, but never within one that is partly
     /// written. A Close frame closes the connection as [`close`](Self::close) does.
     pub fn send_control(&self, frame: Frame) -> Sent {

@@ -136,10 +136,8 @@ impl User {
                 publish.push(stream_info(SESSIONS_STREAM));
                 publish.push(get_from_leader(SESSIONS_STREAM));
                 publish.push(below(RELAY_PREFIX));
-                publish.extend([stream_info(TERM)]);
-                publish.extend(get_messages(TERM));
-                let logs = subject::live_logs_of(LogKind::Term);
-                subscribe.extend([GATEWAY_AGENTS.to_owned(), logs, below(FLEET_PREFIX)]);
+                publish.extend(read_stream(TERM));
+                subscribe.extend([GATEWAY_AGENTS.to_owned(), below(FLEET_PREFIX)]);
                 allow_responses = true;
             }
             Self::Relay => {
@@ -323,6 +321,34 @@ mod tests {
                 assert_eq!(publishes(user, &subject), trusted, "{user} {secret}");
             }
         }
+    }
+
+    #[test]
+    fn gateways_ask_relays_and_read_logs_and_write_none() {
+        for user in User::ALL {
+            let asks = matches!(user, User::Admin | User::Gateway);
+            for subject in [
+                "svc.relay.0.command",
+                "svc.relay.0.agent",
+                subject::EMERGENCY,
+            ] {
+                assert_eq!(publishes(user, subject), asks, "{user} {subject}");
+            }
+        }
+        let consumer = format!("$JS.API.CONSUMER.CREATE.{TERM}.x");
+        assert!(publishes(User::Gateway, &consumer));
+        for subject in [
+            "log.term.=x",
+            "live.log.term.=x",
+            "live.fleet.0",
+            "svc.gateway.x.agent",
+        ] {
+            assert!(!publishes(User::Gateway, subject), "{subject}");
+        }
+        let subscribe = User::Gateway.permissions().map(|it| it.subscribe);
+        let subscribe = subscribe.unwrap_or_default();
+        assert!(subscribe.contains(&GATEWAY_AGENTS.to_owned()));
+        assert_eq!(subscribe.len(), 3, "{subscribe:?}");
     }
 
     #[test]

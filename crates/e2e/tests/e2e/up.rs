@@ -207,13 +207,13 @@ async fn a_crashed_bus_is_started_again() {
 async fn an_unserved_dialect_answers_with_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let (_process, runtime) = up(dir.path()).await;
-    for path in ["/ws", "/socket.io/?EIO=4&transport=polling", "/nowhere"] {
+    for path in ["/socket.io/?EIO=4&transport=polling", "/nowhere"] {
         let (status, body) = get(listener(&runtime), path).await;
         assert_eq!(status, 404, "{path}: {body}");
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["error"]["code"], "NOT_FOUND");
     }
-    for path in ["/v1/ws", "/api/v1/ws"] {
+    for path in ["/v1/ws", "/api/v1/ws", "/ws"] {
         let (status, body) = get(listener(&runtime), path).await;
         assert_eq!(status, 426, "{path}: {body}");
     }

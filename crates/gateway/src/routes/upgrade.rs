@@ -16,12 +16,7 @@ use super::{Arrival, Doors, Visitor};
 
 /// The dialects that this version speaks; the others may be configured and
 /// are answered as if they were not.
-const SPOKEN: &[Dialect] = &[
-    Dialect::Threat,
-    Dialect::Mesh,
-    Dialect::Pipeline,
-    Dialect::Workspace,
-];
+const SPOKEN: &[Dialect] = &Dialect::ALL;
 
 /// Dialect `threat`: JSON over WebSocket
 ///
@@ -78,6 +73,35 @@ pub(super) async fn mesh(
     enter(Dialect::Mesh, &doors, visitor, request).unwrap_or_else(IntoResponse::into_response)
 }
 
+/// Dialect `fleet`: JSON over WebSocket, for dashboards and agents
+///
+/// The credential must come with the request; without a good one the
+/// connection is closed with code 1008 and the reason. The cookie `token` is
+/// read here and nowhere else, from pages of allowed origins.
+#[utoipa::path(
+    get,
+    path = "/ws",
+    tag = "websocket",
+    params(("token" = Option<String>, Query, description = "An access token; API keys are not taken from URLs")),
+    security((), ("bearer" = []), ("api_key" = [])),
+    responses(
+        (status = 101, description = "The connection is a WebSocket now"),
+        (status = 400, description = "The handshake is wrong", body = String, content_type = "text/plain"),
+        (status = 403, description = "A page of a foreign origin", body = Failure),
+        (status = 404, description = "The dialect is not served on this port", body = Failure),
+        (status = 426, description = "The request asks for no WebSocket", body = String, content_type = "text/plain"),
+        (status = 429, description = "Too many connections from this address", body = Failure),
+        (status = 503, description = "Too many connections", body = Failure),
+    )
+)]
+pub(super) async fn fleet(
+    State(doors): State<Doors>,
+    Extension(visitor): Extension<Visitor>,
+    request: Request,
+) -> Response {
+    enter(Dialect::Fleet, &doors, visitor, request).unwrap_or_else(IntoResponse::into_response)
+}
+
 /// Takes a connection in as a WebSocket of `dialect`.
 fn enter(
     dialect: Dialect,
@@ -90,7 +114,10 @@ fn enter(
     }
     // A browser cannot read why an upgrade was refused, so a bad credential is
     // told on the connection.
-    let credential = credential(request.headers(), request.uri());
+    let mut credential = credential(request.headers(), request.uri());
+    if dialect == Dialect::Fleet && credential == Ok(None) {
+        credential = in_cookie(request.headers());
+    }
     let (response, pending) = match upgrade::accept(&mut request) {
         Ok(accepted) => accepted,
         Err(rejection) => return Ok(rejected(rejection, dialect, &doors.dialects)),
@@ -187,6 +214,25 @@ pub(super) fn in_headers(headers: &HeaderMap) -> Result<Option<String>, Complain
     Ok(text("x-api-key").map(str::to_owned))
 }
 
+/// The credential in the cookie `token`. A browser sends it whoever made the
+/// page: only with an origin, which is checked before, is it known to be meant.
+fn in_cookie(headers: &HeaderMap) -> Result<Option<String>, Complaint> {
+    let cookies = headers.get_all(header::COOKIE).iter();
+    let token = cookies
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == "token")
+        .map(|(_, token)| token.trim_matches('"').to_owned());
+    match token {
+        Some(_) if !headers.contains_key(header::ORIGIN) => Err(Complaint::plain(
+            ErrorCode::AuthFailed,
+            "the cookie is read with an Origin only",
+        )),
+        token => Ok(token),
+    }
+}
+
 /// Everything else.
 pub(super) async fn nowhere(State(doors): State<Doors>, uri: Uri) -> Failure {
     unserved(uri.path(), &doors.dialects)
@@ -226,6 +272,27 @@ mod tests {
             );
             assert!(!serves(&BTreeSet::new(), dialect), "{dialect}");
         }
+    }
+
+    #[test]
+    fn a_cookie_needs_an_origin() {
+        let with = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, value.parse().unwrap());
+            }
+            in_cookie(&headers)
+        };
+        let origin = ("origin", "http://a.example");
+        let token = Ok(Some("a.b.c".to_owned()));
+        assert_eq!(with(&[origin]), Ok(None));
+        assert_eq!(with(&[origin, ("cookie", "x=1; token=a.b.c")]), token);
+        assert_eq!(
+            with(&[origin, ("cookie", "x=1"), ("cookie", "token=a.b.c")]),
+            token
+        );
+        assert_eq!(with(&[origin, ("cookie", "xtoken=1; tokens=2")]), Ok(None));
+        assert!(with(&[("cookie", "token=a.b.c")]).is_err());
     }
 
     #[test]

@@ -52,6 +52,11 @@ pub(crate) fn document() -> String {
     format!("{document:#}\n")
 }
 
+/// A message's name as a key of the document, which may have no colons.
+fn key_of(name: &str) -> String {
+    name.replace(':', ".")
+}
+
 fn reference(path: &str) -> Value {
     json!({"$ref": format!("#/{path}")})
 }
@@ -108,7 +113,7 @@ impl Document {
         let dialect = shape.dialect.name();
         let mut messages = Map::new();
         for (side, message) in sides(shape) {
-            let key = format!("{side}.{}", message.name());
+            let key = format!("{side}.{}", key_of(&message.name()));
             let component = format!("{dialect}.{key}");
             messages.insert(key, reference(&format!("components/messages/{component}")));
             let examples: Vec<_> = examples::of_message(dialect, side, &message.name())
@@ -155,16 +160,16 @@ impl Document {
                 "action": "receive",
                 "channel": channel,
                 "summary": message.summary,
-                "messages": [within(format!("client.{}", message.name()))],
+                "messages": [within(format!("client.{}", key_of(&message.name())))],
             });
             if !message.answers.is_empty() {
                 let answers = message.answers.iter().chain(shape.errors);
                 let answers: Vec<_> = answers
-                    .map(|kind| within(format!("server.{kind}")))
+                    .map(|kind| within(format!("server.{}", key_of(kind))))
                     .collect();
                 operation["reply"] = json!({"channel": channel, "messages": answers});
             }
-            let name = format!("{dialect}.receive.{}", message.name());
+            let name = format!("{dialect}.receive.{}", key_of(&message.name()));
             self.operations.insert(name, operation);
         }
         for offer in shape.offers {

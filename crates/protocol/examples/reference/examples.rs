@@ -25,9 +25,11 @@ pub(crate) fn of_event(domain: &str, name: &str) -> Value {
     read(&folder("events").join(format!("{domain}.{name}.json")))
 }
 
-/// The examples of a message: its own first, then its variations by name.
+/// The examples of a message: its own first, then its variations by name. Files
+/// have a dot where types have a colon.
 pub(crate) fn of_message(dialect: &str, side: &str, name: &str) -> Vec<(String, Value)> {
     let folder = folder(&format!("{dialect}/{side}"));
+    let name = &name.replace(':', ".");
     let own = folder.join(format!("{name}.json"));
     let mut variations: Vec<_> = std::fs::read_dir(&folder)
         .into_iter()

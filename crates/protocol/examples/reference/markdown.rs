@@ -20,20 +20,24 @@ pub(crate) fn page(shape: &Shape) -> String {
         Dialect::Mesh => include_str!("mesh.md"),
         Dialect::Pipeline => include_str!("pipeline.md"),
         Dialect::Workspace => include_str!("workspace.md"),
-        Dialect::Fleet => panic!("there is no prose for dialect fleet"),
+        Dialect::Fleet => include_str!("fleet.md"),
     };
     let mut parts = vec![
         ("client", client(shape)),
         ("server", server(shape)),
-        ("events", events(shape)),
         ("errors", errors(shape)),
     ];
+    // A dialect without channels tells nothing of the catalogue.
+    if shape.dialect != Dialect::Fleet {
+        parts.push(("events", events(shape)));
+    }
     match shape.dialect {
         Dialect::Pipeline => parts.push(("categories", categories(shape))),
         Dialect::Workspace => parts.push(("rooms", rooms(shape))),
-        Dialect::Threat | Dialect::Mesh | Dialect::Fleet => {
+        Dialect::Threat | Dialect::Mesh => {
             parts.extend([("channels", channels(shape)), ("closes", closes(shape))]);
         }
+        Dialect::Fleet => parts.push(("closes", closes(shape))),
     }
     format!("{NOTICE}\n{}", fill(prose, &parts))
 }
@@ -58,9 +62,10 @@ fn client(shape: &Shape) -> String {
                 .refusals
                 .iter()
                 .map(|refusal| code(refusal.as_str()));
-            let error = match shape.carrier {
-                Carrier::WebSocket => "an `error`",
-                Carrier::SocketIo => "an [error](#errors)",
+            let error = match (shape.dialect, shape.carrier) {
+                (Dialect::Fleet, _) => "a refusal",
+                (_, Carrier::WebSocket) => "an `error`",
+                (_, Carrier::SocketIo) => "an [error](#errors)",
             };
             answer.push(format!("{error} with {}", alternatives(words)));
         }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use super::shape::Kind;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, FleetCursor};
 use crate::error_code::ErrorCode;
 use crate::name;
 
@@ -14,6 +14,8 @@ use crate::name;
 pub const MAX_TOKEN_BYTES: usize = 8_192;
 /// The most entries that a list in a frame may have.
 pub const MAX_LIST_ENTRIES: usize = 256;
+/// The largest whole number that every reader of JSON keeps exactly.
+pub const MAX_COUNT: u64 = (1 << 53) - 1;
 
 /// What is wrong with a client's frame.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -78,6 +80,15 @@ impl Fields {
                 ErrorCode::InvalidMessage,
                 "expected a JSON object",
             )),
+        }
+    }
+
+    /// The fields of a frame that was read before.
+    #[must_use]
+    pub const fn of(map: Map<String, Value>) -> Self {
+        Self {
+            map,
+            path: String::new(),
         }
     }
 
@@ -164,6 +175,141 @@ impl Fields {
                 .map(Some)
                 .ok_or_else(|| self.complaint(field, Kind::Cursor)),
         }
+    }
+
+    /// As [`optional_cursor`](Self::optional_cursor), of dialect `fleet`.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no offset of ours.
+    pub fn optional_fleet_cursor(&mut self, field: &str) -> Result<Option<FleetCursor>, Complaint> {
+        match self.map.remove(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .map(Some)
+                .ok_or_else(|| self.complaint(field, Kind::FleetCursor)),
+        }
+    }
+
+    /// Any string, which must be there.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn any_text(&mut self, field: &str) -> Result<String, Complaint> {
+        match self.map.remove(field) {
+            Some(Value::String(text)) => Ok(text),
+            _ => Err(self.complaint(field, Kind::AnyText)),
+        }
+    }
+
+    /// Any string, which may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no string.
+    pub fn optional_any_text(&mut self, field: &str) -> Result<Option<String>, Complaint> {
+        if !self.has(field) {
+            self.map.remove(field);
+            return Ok(None);
+        }
+        self.any_text(field).map(Some)
+    }
+
+    /// One of a few words, which may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field and the words.
+    pub fn optional_word(
+        &mut self,
+        field: &str,
+        words: &'static [&'static str],
+    ) -> Result<Option<&'static str>, Complaint> {
+        if !self.has(field) {
+            self.map.remove(field);
+            return Ok(None);
+        }
+        self.word(field, words).map(Some)
+    }
+
+    /// A whole number up to [`MAX_COUNT`] that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no such number.
+    pub fn optional_count(&mut self, field: &str) -> Result<Option<u64>, Complaint> {
+        match self.map.remove(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value
+                .as_u64()
+                .filter(|number| *number <= MAX_COUNT)
+                .map(Some)
+                .ok_or_else(|| self.complaint(field, Kind::Count)),
+        }
+    }
+
+    /// A whole number up to [`MAX_COUNT`], which must be there.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn count(&mut self, field: &str) -> Result<u64, Complaint> {
+        self.optional_count(field)?
+            .ok_or_else(|| self.complaint(field, Kind::Count))
+    }
+
+    /// A whole number within `range`, which must be there.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn integer(&mut self, field: &str, range: RangeInclusive<u32>) -> Result<u32, Complaint> {
+        let (least, most) = range.clone().into_inner();
+        self.optional_integer(field, range)?
+            .ok_or_else(|| self.complaint(field, Kind::Integer { least, most }))
+    }
+
+    /// An object, which must be there.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn object(&mut self, field: &str) -> Result<Self, Complaint> {
+        self.optional_object(field)?
+            .ok_or_else(|| self.complaint(field, Kind::AnyObject))
+    }
+
+    /// A list of strings of any kind and number that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no such list.
+    pub fn optional_any_texts(&mut self, field: &str) -> Result<Option<Vec<String>>, Complaint> {
+        let items = match self.map.remove(field) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err(self.complaint(field, Kind::AnyTexts)),
+        };
+        items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) => Ok(text),
+                _ => Err(self.complaint(field, Kind::AnyTexts)),
+            })
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// A list of messages, which must be there and not be empty.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn messages(&mut self, field: &str) -> Result<Vec<Map<String, Value>>, Complaint> {
+        let items = match self.map.remove(field) {
+            Some(Value::Array(items)) if (1..=MAX_LIST_ENTRIES).contains(&items.len()) => items,
+            _ => return Err(self.complaint(field, Kind::Messages)),
+        };
+        items
+            .into_iter()
+            .map(|item| match item {
+                Value::Object(map) => Ok(map),
+                _ => Err(self.complaint(field, Kind::Messages)),
+            })
+            .collect()
     }
 
     /// A whole number that may be absent or null.

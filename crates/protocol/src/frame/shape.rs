@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 pub use self::check::Misfit;
 pub use self::values::Wrong;
-use super::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use super::fields::{MAX_COUNT, MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
 use super::workspace::InvalidRoom;
 use crate::catalogue::{self, Channel, EventType};
 use crate::dialect::Dialect;
@@ -25,6 +25,7 @@ pub const ALL: &[&Shape] = &[
     &super::mesh::shape::SHAPE,
     &super::pipeline::shape::SHAPE,
     &super::workspace::shape::SHAPE,
+    &super::fleet::shape::SHAPE,
 ];
 
 /// One dialect's conversation.
@@ -116,6 +117,12 @@ pub enum Kind {
     Id,
     /// A position in the stream of events.
     Cursor,
+    /// A position in the streams of events and logs.
+    FleetCursor,
+    /// A whole number of any size that JSON has in every language.
+    Count,
+    /// Messages of the same direction.
+    Messages,
     /// The name of a channel that is offered.
     Channel(&'static [Offer]),
     /// The name of a room of dialect `workspace`.
@@ -157,6 +164,8 @@ pub enum Kind {
     AnyObject,
     /// Anything but null.
     Any,
+    /// A list of objects with these fields.
+    List(&'static [Field]),
     /// An event's data.
     Data {
         /// The fields that the catalogue checks; others pass.
@@ -370,7 +379,10 @@ impl Kind {
             Self::AnyText => "a string".to_owned(),
             Self::NullableText => "a string or null".to_owned(),
             Self::Id => format!("an id of 1 to {MAX_NAME_BYTES} bytes without white space"),
-            Self::Cursor => "a `seq` that this server gave out".to_owned(),
+            Self::Cursor | Self::FleetCursor => "a `seq` that this server gave out".to_owned(),
+            Self::Count => format!("a whole number from 0 to {MAX_COUNT}"),
+            Self::List(_) => "a list of objects".to_owned(),
+            Self::Messages => format!("a list of 1 to {MAX_LIST_ENTRIES} messages"),
             Self::Code => "an error code".to_owned(),
             Self::Integer { least, most } => format!("a whole number from {least} to {most}"),
             Self::Number => "a number".to_owned(),

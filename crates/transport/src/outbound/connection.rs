@@ -189,6 +189,21 @@ impl Connection {
         Sent::Queued
     }
 
+    /// As [`enqueue`](Self::enqueue), ahead of data frames that are not urgent.
+    #[cold]
+    pub(super) fn enqueue_urgent(self: &Rc<Self>, frame: &Frame) -> Sent {
+        if self.phase() >= Phase::Asking {
+            return Sent::Closed;
+        }
+        let mut slot = self.queue.borrow_mut();
+        let queue = slot.as_mut().expect("a backlogged connection has a queue");
+        if queue.push_in(frame, &self.limits, true) {
+            return Sent::Queued;
+        }
+        drop(slot);
+        self.overflow()
+    }
+
     fn overflow(self: &Rc<Self>) -> Sent {
         let code = CloseCode::TRY_AGAIN_LATER;
         let farewell = self.farewell.get().map(|farewell| farewell());

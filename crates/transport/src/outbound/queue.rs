@@ -1,5 +1,5 @@
 //! Frames that a socket would not take yet, in the order in which they go out: the one in progress,
-//! control frames, data frames.
+//! control frames, urgent data frames, data frames.
 
 use std::{
     collections::VecDeque,
@@ -21,6 +21,8 @@ pub(super) struct Queue {
     offset: usize,
     /// Control frames, which overtake data frames.
     control: VecDeque<Frame>,
+    /// Data frames that overtake other data frames.
+    urgent: VecDeque<Frame>,
     /// Data frames, and behind them the farewell and the Close frame of a closing connection.
     data: VecDeque<Frame>,
     /// Unwritten bytes of all of them.
@@ -55,6 +57,11 @@ impl Queue {
     /// Appends a frame to its kind, or refuses it when the queue would go over its bounds. An empty
     /// queue takes any frame.
     pub(super) fn push(&mut self, frame: &Frame, limits: &OutboundLimits) -> bool {
+        self.push_in(frame, limits, false)
+    }
+
+    /// As [`push`](Self::push), ahead of data frames that are not urgent, if it is.
+    pub(super) fn push_in(&mut self, frame: &Frame, limits: &OutboundLimits, urgent: bool) -> bool {
         if self.bytes > 0
             && (self.frames() >= limits.queue_frames
                 || self.bytes + frame.len() > limits.queue_bytes)
@@ -64,6 +71,8 @@ impl Queue {
         self.bytes += frame.len();
         if frame.is_control() {
             &mut self.control
+        } else if urgent {
+            &mut self.urgent
         } else {
             &mut self.data
         }
@@ -86,6 +95,7 @@ impl Queue {
     pub(super) fn append(&mut self, mut other: Self) {
         debug_assert!(!other.is_torn(), "a frame cannot go on on another socket");
         self.control.append(&mut other.control);
+        self.urgent.append(&mut other.urgent);
         self.data.append(&mut other.data);
         self.bytes += other.bytes;
         self.waiters.append(&mut other.waiters);
@@ -100,6 +110,7 @@ impl Queue {
     /// Forgets everything but the frame in progress.
     pub(super) fn drop_unstarted(&mut self) {
         self.control = VecDeque::new();
+        self.urgent = VecDeque::new();
         self.data = VecDeque::new();
         self.bytes = self
             .partial
@@ -141,7 +152,8 @@ impl Queue {
             .partial
             .iter()
             .map(|frame| &frame.as_bytes()[self.offset..]);
-        let waiting = self.control.iter().chain(&self.data).map(Frame::as_bytes);
+        let waiting = self.control.iter().chain(&self.urgent).chain(&self.data);
+        let waiting = waiting.map(Frame::as_bytes);
         let mut count = 0;
         for (slice, bytes) in slices.iter_mut().zip(started.chain(waiting)) {
             *slice = IoSlice::new(bytes);
@@ -159,6 +171,7 @@ impl Queue {
                 .partial
                 .take()
                 .or_else(|| self.control.pop_front())
+                .or_else(|| self.urgent.pop_front())
                 .or_else(|| self.data.pop_front());
             let frame = next.expect("a socket takes no more than it was given");
             let left = frame.len() - self.offset;
@@ -175,6 +188,9 @@ impl Queue {
     }
 
     fn frames(&self) -> usize {
-        usize::from(self.partial.is_some()) + self.control.len() + self.data.len()
+        usize::from(self.partial.is_some())
+            + self.control.len()
+            + self.urgent.len()
+            + self.data.len()
     }
 }

@@ -235,6 +235,41 @@ async fn control_overtakes_queued_data_but_not_the_frame_in_progress() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn urgent_frames_overtake_others_in_their_own_order() {
+    let peer = Peer::granting(3);
+    let outbound = outbound(&peer);
+    for text in texts(["first", "second"]) {
+        assert_eq!(outbound.send_frame(&text), Sent::Queued);
+    }
+    for text in texts(["urgent", "more urgent"]) {
+        assert_eq!(outbound.send_urgent(&text), Sent::Queued);
+    }
+    assert_eq!(outbound.send_frame(&Frame::text("third")), Sent::Queued);
+    assert_eq!(outbound.send_control(Frame::pong(b"pong")), Sent::Queued);
+    peer.grant(usize::MAX);
+    outbound.drained().await;
+    let expected = ["first", "pong", "urgent", "more urgent", "second", "third"];
+    assert_eq!(peer.texts(), expected);
+    assert_eq!(outbound.send_urgent(&Frame::text("at once")), Sent::Written);
+}
+
+#[tokio::test(flavor = "local")]
+async fn urgent_frames_count_as_others_do() {
+    let peer = Peer::granting(0);
+    let limits = OutboundLimits {
+        queue_frames: 2,
+        ..OutboundLimits::default()
+    };
+    let outbound = limited(&peer, limits);
+    assert_eq!(outbound.send_frame(&Frame::text("first")), Sent::Queued);
+    assert_eq!(outbound.send_urgent(&Frame::text("second")), Sent::Queued);
+    assert_eq!(outbound.send_urgent(&Frame::text("third")), Sent::Overflow);
+    peer.grant(usize::MAX);
+    settle().await;
+    assert_eq!(peer.texts(), ["1013"]);
+}
+
+#[tokio::test(flavor = "local")]
 async fn queue_ends_with_its_last_byte_and_the_next_batch_is_written_directly() {
     let peer = Peer::granting(0);
     let outbound = outbound(&peer);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{Field, Kind, Message};
 use crate::catalogue::Category;
 use crate::error_code::ErrorCode;
-use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use crate::frame::fields::{MAX_COUNT, MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
 use crate::frame::pipeline;
 use crate::frame::workspace::Room;
 use crate::name::{self, MAX_NAME_BYTES};
@@ -95,6 +95,11 @@ impl Kind {
                 }
                 Ok(())
             }
+            (Self::List(shape), Value::Array(items)) => {
+                let object = Self::Object(shape);
+                let mut items = items.iter();
+                items.try_for_each(|item| object.check(&format!("{name}[]"), item))
+            }
             _ if self.fits(value) => Ok(()),
             _ => Err(wrong()),
         }
@@ -117,7 +122,11 @@ impl Kind {
             Self::AnyText => text.is_some(),
             Self::NullableText => text.is_some() || value.is_null(),
             Self::Id => text.is_some_and(name::is_valid),
-            Self::Cursor => sized(MAX_NAME_BYTES),
+            Self::Cursor | Self::FleetCursor => sized(MAX_NAME_BYTES),
+            Self::Count => value.as_u64().is_some_and(|number| number <= MAX_COUNT),
+            Self::Messages => value.as_array().is_some_and(|items| {
+                (1..=MAX_LIST_ENTRIES).contains(&items.len()) && items.iter().all(Value::is_object)
+            }),
             Self::Channel(offers) => offers
                 .iter()
                 .any(|offer| Some(offer.channel.name()) == text),
@@ -144,6 +153,7 @@ impl Kind {
             Self::Filters(_) => value
                 .as_object()
                 .is_some_and(|lists| lists.values().all(|list| Self::Texts.fits(list))),
+            Self::List(_) => value.is_array(),
             Self::Choice(_) | Self::Object(_) | Self::AnyObject | Self::Data { .. } => {
                 value.is_object()
             }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Field, Kind, Message, Offer};
 use crate::catalogue::{self, Category, EventType};
-use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use crate::frame::fields::{MAX_COUNT, MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
 use crate::frame::pipeline;
 use crate::name::MAX_NAME_BYTES;
 
@@ -73,7 +73,12 @@ impl Kind {
                 schema["pattern"] = json!("^\\S+$");
                 schema
             }
-            Self::Cursor => text(MAX_NAME_BYTES),
+            Self::Cursor | Self::FleetCursor => text(MAX_NAME_BYTES),
+            Self::Count => json!({"type": "integer", "minimum": 0, "maximum": MAX_COUNT}),
+            Self::Messages => json!({
+                "type": "array", "minItems": 1, "maxItems": MAX_LIST_ENTRIES,
+                "items": {"type": "object"},
+            }),
             Self::Channel(offers) => json!({"type": "string", "enum": names(offers)}),
             // An enum would break clients that are generated from this when a
             // code is added.
@@ -99,6 +104,9 @@ impl Kind {
             Self::OneOf(words) => json!({"type": "string", "enum": words}),
             Self::Filters(offers) => filters(offers),
             Self::Choice(offers) => choice(offers),
+            Self::List(fields) => {
+                json!({"type": "array", "items": object(fields.iter().copied(), None)})
+            }
             Self::Object(fields) => object(fields.iter().copied(), None),
             Self::AnyObject => json!({"type": "object"}),
             Self::Data { fields, without } => {

@@ -224,7 +224,7 @@ fn names_are_unique_and_everything_is_described() {
 fn described(fields: &[Field]) {
     for field in fields {
         assert!(!field.summary.is_empty(), "{}", field.name);
-        if let Kind::Object(inner) = field.kind {
+        if let Kind::Object(inner) | Kind::List(inner) = field.kind {
             described(inner);
         }
     }
@@ -249,7 +249,8 @@ fn samples_fit_and_strangers_do_not() {
                 }
             }
             for (what, value) in field.kind.strangers() {
-                let is_position = matches!(field.kind, Kind::Cursor) && what == "no position";
+                let is_position =
+                    matches!(field.kind, Kind::Cursor | Kind::FleetCursor) && what == "no position";
                 let frame = json!({"type": "m", "f": value});
                 assert!(is_position || message.check(&frame).is_err(), "{frame}");
             }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Field, Kind};
 use crate::catalogue::Category;
 use crate::error_code::ErrorCode;
-use crate::frame::fields::{MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
+use crate::frame::fields::{MAX_COUNT, MAX_LIST_ENTRIES, MAX_TOKEN_BYTES};
 use crate::frame::mesh::MAX_FILTER_FIELDS;
 use crate::frame::pipeline;
 use crate::name::MAX_NAME_BYTES;
@@ -63,14 +63,14 @@ impl Field {
             }
         }
         if let Kind::Object(fields) = self.kind {
-            all.extend(fields.iter().flat_map(|inner| self.below(inner)));
+            all.extend(fields.iter().flat_map(|inner| self.below(inner, fields)));
         }
         if let Kind::Choice(_) = self.kind {
             all.extend(self.bad_choices());
         }
         if let Kind::Filters(_) = self.kind {
             let list = Self::optional("key", Kind::Texts, "");
-            all.extend(self.below(&list));
+            all.extend(self.below(&list, &[]));
         }
         all
     }
@@ -146,15 +146,23 @@ impl Field {
         all
     }
 
-    /// Wrong values of a field below this one.
-    fn below(&self, inner: &Self) -> impl Iterator<Item = Wrong> {
+    /// Wrong values of a field below this one, beside what its siblings need.
+    fn below(&self, inner: &Self, siblings: &[Self]) -> impl Iterator<Item = Wrong> {
         let wrong = inner.wrong().into_iter();
-        wrong.map(|wrong| Wrong {
+        let others: Map<_, _> = siblings
+            .iter()
+            .filter(|other| other.required && other.name != inner.name)
+            .map(|other| (other.name.to_owned(), other.kind.samples().swap_remove(0)))
+            .collect();
+        wrong.map(move |wrong| Wrong {
             what: format!("{} {}", wrong.field, wrong.what),
             field: format!("{}.{}", self.name, wrong.field),
-            value: Some(match wrong.value {
-                None => json!({}),
-                Some(value) => json!({inner.name: value}),
+            value: Some({
+                let mut object = others.clone();
+                if let Some(value) = wrong.value {
+                    object.insert(inner.name.to_owned(), value);
+                }
+                Value::Object(object)
             }),
             ..wrong
         })
@@ -189,11 +197,15 @@ impl Kind {
     #[must_use]
     pub fn strangers(self) -> Vec<(String, Value)> {
         let is_own = |value: &Value| match self {
-            Self::Integer { .. } | Self::Number => value.is_number(),
+            Self::Integer { .. } | Self::Number | Self::Count => value.is_number(),
             Self::Flag => value.is_boolean(),
-            Self::Texts | Self::AnyTexts | Self::AnyList | Self::Categories | Self::EventTypes => {
-                value.is_array()
-            }
+            Self::Texts
+            | Self::AnyTexts
+            | Self::AnyList
+            | Self::Categories
+            | Self::EventTypes
+            | Self::Messages
+            | Self::List(_) => value.is_array(),
             Self::Any => true,
             Self::Filters(_)
             | Self::Choice(_)
@@ -206,6 +218,7 @@ impl Kind {
             | Self::NullableText
             | Self::Id
             | Self::Cursor
+            | Self::FleetCursor
             | Self::Channel(_)
             | Self::Code
             | Self::Time
@@ -244,6 +257,35 @@ impl Kind {
                 too_short_and_too_long(MAX_NAME_BYTES, &mut add);
                 for text in ["x", "1", "-1", "1-", "01-1", "1-01", "A-1", "1-1-1", " 1-1"] {
                     add("no position", json!(text));
+                }
+            }
+            Self::FleetCursor => {
+                too_short_and_too_long(MAX_NAME_BYTES, &mut add);
+                for text in [
+                    "x",
+                    "1-1",
+                    "1-1.",
+                    "1-1.01",
+                    "A-1.1",
+                    "1-1.1.0",
+                    "1-1.1.1.1",
+                ] {
+                    add("no position", json!(text));
+                }
+            }
+            Self::Count => {
+                add("a fraction", json!(0.5));
+                add("too much", json!(MAX_COUNT + 1));
+                add("negative", json!(-1));
+            }
+            Self::Messages => {
+                add("empty", json!([]));
+                add(
+                    "too many entries",
+                    json!(vec![json!({}); MAX_LIST_ENTRIES + 1]),
+                );
+                for entry in [json!(null), json!(1), json!("x"), json!([])] {
+                    add("an entry that is no object", json!([{"type": "x"}, entry]));
                 }
             }
             Self::Integer { least, most } => {
@@ -296,6 +338,7 @@ impl Kind {
             Self::Time | Self::Code => add("no such text", json!("x")),
             Self::AnyText
             | Self::NullableText
+            | Self::List(_)
             | Self::Number
             | Self::Flag
             | Self::AnyList
@@ -326,6 +369,9 @@ impl Kind {
                 json!("61d1e0-17"),
                 json!("ffffffffffffffff-18446744073709551615"),
             ],
+            Self::FleetCursor => vec![json!("1-0.0"), json!("61d1e0-17.4"), json!("1-0.7.2")],
+            Self::Count => vec![json!(0), json!(MAX_COUNT)],
+            Self::Messages => vec![json!([{"type": "heartbeat:ping"}])],
             Self::Channel(offers) => offers
                 .iter()
                 .map(|offer| json!(offer.channel.name()))
@@ -363,6 +409,7 @@ impl Kind {
                 json!({"data": {"event": true, "key": null}}),
             ],
             Self::Object(fields) => objects(fields),
+            Self::List(fields) => vec![json!([]), Value::Array(objects(fields))],
             Self::AnyObject => vec![json!({}), json!({"key": [1]})],
             Self::Data { .. } => Vec::new(),
         }

@@ -1,0 +1,532 @@
+//! What dashboards ask for, and how they come to see the fleet.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use signalbox_identity::Permission;
+use signalbox_protocol::ErrorCode;
+use signalbox_protocol::fleet::{Shard as FleetShard, command_id};
+use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::fleet::server::ServerFrame;
+use signalbox_protocol::frame::fleet::{CommandRequest as Asked, DashboardConnect};
+use signalbox_protocol::wire::command_reply::Outcome;
+use signalbox_protocol::wire::command_request::Verb;
+use signalbox_protocol::wire::{
+    ClearTerminal, CommandError, CommandPriority, CommandRefusal, CommandRequest, EmergencyRequest,
+    EmergencyResume, EmergencyStop, InterruptCommand, RunCommand, TerminalInput, TerminalResize,
+    emergency_reply, emergency_request,
+};
+use signalbox_transport::{Frame, Outbound, READER_TOO_SLOW};
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tracing::info;
+use uuid::Uuid;
+
+use super::frames::{now, send, send_urgent};
+use super::logs::{Backlog, Walk};
+use super::pack::Packing;
+use super::session::Session;
+use super::stage::{Lacking, Step, send_away};
+use super::standing::Part;
+use super::transcript::Transcript;
+use super::watcher::{Ask, Join};
+use crate::session::AUDIT;
+use crate::shard::Shard;
+
+/// How long a request may wait for its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an interruption after a time-out may take; the relay gives the
+/// command up by itself where it never came.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// What is asked of agents or commands is not done.
+struct Denied {
+    code: ErrorCode,
+    message: String,
+    agent_id: Option<String>,
+    command_id: Option<String>,
+}
+
+/// A dashboard's place on the stage.
+pub(super) struct Place {
+    shard: Rc<Shard>,
+    place: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shard.stage.leave(self.place);
+        // A watcher that is not told keeps watching, which does no harm.
+        self.shard.shared.fleet.asks().try_send(Ask::Leave).ok();
+    }
+}
+
+impl Session {
+    /// Takes the connection as a dashboard's.
+    pub(super) async fn connect_dashboard(
+        &mut self,
+        asked: DashboardConnect,
+        request_id: Option<String>,
+    ) -> Result<(), Complaint> {
+        if self.standing.part() != Part::Stranger {
+            let message = "the connection has a role already";
+            return Err(Complaint::plain(ErrorCode::Forbidden, message));
+        }
+        self.require(Permission::ReadAgents)
+            .map_err(|denied| Complaint::plain(denied.code, denied.message))?;
+        self.standing.play(Part::Dashboard);
+        self.identified();
+        info!(target: AUDIT, session = %self.name, dashboard = ?asked.dashboard_id, "dashboard");
+        self.wants_heartbeat = asked.capabilities.iter().any(|word| word == "heartbeat");
+        let stage = &self.shard.stage;
+        let (place, serial, news) =
+            stage.enter(self.outbound.clone(), Packing::of(&asked.capabilities));
+        let held = Place {
+            shard: Rc::clone(&self.shard),
+            place,
+        };
+        let join = Join {
+            shard: self.shard.index,
+            member: place,
+            serial,
+            resume: asked.resume_from,
+            request_id,
+        };
+        let fleet = &self.shard.shared.fleet;
+        if fleet.asks().send(Ask::Join(join)).await.is_err() {
+            let message = "the fleet is not watched, return";
+            return Err(Complaint::plain(ErrorCode::Unavailable, message));
+        }
+        let work = follow(Rc::clone(&self.shard), self.outbound.clone(), place, news);
+        self.following = Some(Box::pin(async move {
+            let _held = held;
+            work.await;
+        }));
+        Ok(())
+    }
+
+    fn require(&self, permission: Permission) -> Result<(), Denied> {
+        let principal = self.standing.principal();
+        if principal.is_some_and(|principal| principal.permissions.contains(permission)) {
+            return Ok(());
+        }
+        Err(Denied {
+            code: ErrorCode::Forbidden,
+            message: format!("this needs permission {permission}"),
+            agent_id: None,
+            command_id: None,
+        })
+    }
+
+    fn by(&self) -> String {
+        let principal = self.standing.principal();
+        principal.map_or_else(String::new, |principal| principal.subject.to_string())
+    }
+
+    /// Asks for a command.
+    pub(super) async fn request(&self, asked: Asked, request_id: Option<&str>) {
+        match self.run(asked).await {
+            Ok((command_id, agent_id, position, estimated_wait)) => send(
+                &self.outbound,
+                &ServerFrame::CommandQueued {
+                    command_id: &command_id,
+                    agent_id: &agent_id,
+                    position,
+                    estimated_wait,
+                    request_id,
+                    timestamp: now(),
+                },
+            ),
+            Err(denied) => self.deny(&denied, request_id),
+        }
+    }
+
+    async fn run(&self, asked: Asked) -> Result<(String, String, u32, u64), Denied> {
+        let agent_id = asked.agent_id.clone();
+        let with_agent = |denied: Denied| Denied {
+            agent_id: denied.agent_id.or_else(|| Some(agent_id.clone())),
+            ..denied
+        };
+        self.require(Permission::RunCommands).map_err(with_agent)?;
+        let shard = FleetShard::of_agent(&asked.agent_id);
+        let nonce = Uuid::new_v4().simple().to_string();
+        let deadline = OffsetDateTime::now_utc() + PATIENCE;
+        let expires_at_ms = u64::try_from(deadline.unix_timestamp_nanos() / 1_000_000);
+        let has_key = asked.idempotency_key.is_some();
+        let by = self.by();
+        info!(
+            target: AUDIT,
+            session = %self.name,
+            subject = %by,
+            agent = %asked.agent_id,
+            "command requested"
+        );
+        let request = CommandRequest {
+            by: by.clone(),
+            verb: Some(Verb::Run(RunCommand {
+                agent_id: asked.agent_id,
+                command: asked.command,
+                args: asked.args,
+                priority: match asked.priority {
+                    Some("high") => CommandPriority::High,
+                    Some("low") => CommandPriority::Low,
+                    _ => CommandPriority::Normal,
+                } as i32,
+                idempotency_key: asked.idempotency_key.unwrap_or_default(),
+                queue_if_offline: asked.queue_if_offline,
+                nonce: nonce.clone(),
+                expires_at_ms: expires_at_ms.unwrap_or(0),
+            })),
+        };
+        let relays = self.shard.shared.fleet.relays();
+        let outcome = self.answered(shard, &request, PATIENCE).await;
+        match outcome.map_err(with_agent)? {
+            Some(Outcome::Accepted(accepted)) => Ok((
+                accepted.command_id,
+                accepted.agent_id,
+                accepted.position,
+                accepted.estimated_wait_ms,
+            )),
+            Some(Outcome::Refusal(refusal)) => Err(with_agent(refused(refusal))),
+            Some(Outcome::Done(_)) | None => {
+                // The answer alone may have been lost: nothing may run that
+                // nobody waits for. A key is told to run once, whoever asks.
+                if !has_key && let Some(command_id) = command_id(shard, &nonce) {
+                    let interrupt = CommandRequest {
+                        by,
+                        verb: Some(Verb::Interrupt(InterruptCommand { command_id })),
+                    };
+                    let relays = relays.clone();
+                    self.shard.shared.fleet.aftermath(async move {
+                        relays.command(shard, &interrupt, AFTERMATH).await;
+                    });
+                }
+                Err(with_agent(timed_out()))
+            }
+        }
+    }
+
+    /// The answer of a shard, asked again for as long as it cannot tell.
+    async fn answered(
+        &self,
+        shard: FleetShard,
+        request: &CommandRequest,
+        patience: Duration,
+    ) -> Result<Option<Outcome>, Denied> {
+        let relays = self.shard.shared.fleet.relays();
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let reply = relays.command(shard, request, left).await;
+            let outcome = reply.and_then(|reply| reply.outcome);
+            let is_unsure = matches!(
+                &outcome,
+                Some(Outcome::Refusal(refusal)) if refusal.code() == CommandError::Unavailable
+            );
+            if !is_unsure {
+                return Ok(outcome);
+            }
+            let pause = Duration::from_millis(100);
+            if left <= pause {
+                return Ok(None);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    pub(super) async fn interrupt(&self, command_id: String, request_id: Option<&str>) {
+        let verb = Verb::Interrupt(InterruptCommand {
+            command_id: command_id.clone(),
+        });
+        self.about_command(command_id, verb, false, request_id)
+            .await;
+    }
+
+    pub(super) async fn resize(
+        &self,
+        command_id: String,
+        columns: u32,
+        rows: u32,
+        request_id: Option<&str>,
+    ) {
+        let verb = Verb::Resize(TerminalResize {
+            command_id: command_id.clone(),
+            columns,
+            rows,
+        });
+        self.about_command(command_id, verb, false, request_id)
+            .await;
+    }
+
+    pub(super) async fn input(
+        &self,
+        command_id: String,
+        content: String,
+        raw: Option<String>,
+        request_id: Option<&str>,
+    ) -> Result<(), Complaint> {
+        let data = bytes(content, raw, "raw")?;
+        let verb = Verb::Input(TerminalInput {
+            command_id: command_id.clone(),
+            data: data.into(),
+        });
+        self.about_command(command_id, verb, true, request_id).await;
+        Ok(())
+    }
+
+    async fn about_command(
+        &self,
+        command_id: String,
+        verb: Verb,
+        once: bool,
+        request_id: Option<&str>,
+    ) {
+        let outcome = match (
+            self.require(Permission::RunCommands),
+            FleetShard::of_command(&command_id),
+        ) {
+            (Err(denied), _) => Err(denied),
+            (Ok(()), None) => Err(no_command()),
+            (Ok(()), Some(shard)) => self.verb(shard, verb, once).await,
+        };
+        self.conclude(
+            outcome.map_err(|denied| Denied {
+                command_id: Some(command_id),
+                ..denied
+            }),
+            request_id,
+        );
+    }
+
+    pub(super) async fn clear(&self, agent_id: String, request_id: Option<&str>) {
+        let verb = Verb::Clear(ClearTerminal {
+            agent_id: agent_id.clone(),
+        });
+        let outcome = match self.require(Permission::RunCommands) {
+            Ok(()) => {
+                self.verb(FleetShard::of_agent(&agent_id), verb, false)
+                    .await
+            }
+            Err(denied) => Err(denied),
+        };
+        self.conclude(
+            outcome.map_err(|denied| Denied {
+                agent_id: Some(agent_id),
+                ..denied
+            }),
+            request_id,
+        );
+    }
+
+    async fn verb(&self, shard: FleetShard, verb: Verb, once: bool) -> Result<(), Denied> {
+        let request = CommandRequest {
+            by: self.by(),
+            verb: Some(verb),
+        };
+        let outcome = if once {
+            let relays = self.shard.shared.fleet.relays();
+            let reply = relays.command_once(shard, &request, PATIENCE).await;
+            reply.and_then(|reply| reply.outcome)
+        } else {
+            self.answered(shard, &request, PATIENCE).await?
+        };
+        match outcome {
+            Some(Outcome::Done(_) | Outcome::Accepted(_)) => Ok(()),
+            Some(Outcome::Refusal(refusal)) => Err(refused(refusal)),
+            None => Err(timed_out()),
+        }
+    }
+
+    /// Stops all agents, or lets them go on.
+    pub(super) async fn emergency(&self, stop: Option<String>, request_id: Option<&str>) {
+        let outcome = match self.require(Permission::EmergencyStop) {
+            Err(denied) => Err(denied),
+            Ok(()) => {
+                let by = self.by();
+                info!(target: AUDIT, session = %self.name, subject = %by, stop = stop.is_some(), "emergency stop");
+                let verb = match stop {
+                    Some(reason) => emergency_request::Verb::Stop(EmergencyStop { reason }),
+                    None => emergency_request::Verb::Resume(EmergencyResume {}),
+                };
+                let request = EmergencyRequest {
+                    by,
+                    verb: Some(verb),
+                };
+                let relays = self.shard.shared.fleet.relays();
+                let reply = relays.emergency(&request, PATIENCE).await;
+                match reply.and_then(|reply| reply.outcome) {
+                    Some(emergency_reply::Outcome::State(_)) => Ok(()),
+                    Some(emergency_reply::Outcome::Refusal(refusal)) => Err(refused(refusal)),
+                    None => Err(timed_out()),
+                }
+            }
+        };
+        self.conclude(outcome, request_id);
+    }
+
+    fn conclude(&self, outcome: Result<(), Denied>, request_id: Option<&str>) {
+        match (outcome, request_id) {
+            (Ok(()), Some(request_id)) => send(
+                &self.outbound,
+                &ServerFrame::RequestDone {
+                    request_id,
+                    timestamp: now(),
+                },
+            ),
+            (Ok(()), None) => {}
+            (Err(denied), request_id) => self.deny(&denied, request_id),
+        }
+    }
+
+    fn deny(&self, denied: &Denied, request_id: Option<&str>) {
+        send_urgent(
+            &self.outbound,
+            &ServerFrame::CommandError {
+                error: &denied.message,
+                code: denied.code,
+                agent_id: denied.agent_id.as_deref(),
+                command_id: denied.command_id.as_deref(),
+                request_id,
+                timestamp: now(),
+            },
+        );
+    }
+}
+
+/// The bytes of a text, or the exact ones that came beside it.
+///
+/// # Errors
+/// Names `field` when it is no base64.
+pub(super) fn bytes(
+    content: String,
+    raw: Option<String>,
+    field: &str,
+) -> Result<Vec<u8>, Complaint> {
+    match raw {
+        None => Ok(content.into_bytes()),
+        Some(raw) => STANDARD
+            .decode(raw)
+            .map_err(|_| Complaint::field(field, "base64")),
+    }
+}
+
+fn timed_out() -> Denied {
+    Denied {
+        code: ErrorCode::Timeout,
+        message: "no answer in time, nothing was executed".to_owned(),
+        agent_id: None,
+        command_id: None,
+    }
+}
+
+fn no_command() -> Denied {
+    Denied {
+        code: ErrorCode::CommandNotFound,
+        message: "there is no such command, or it has ended".to_owned(),
+        agent_id: None,
+        command_id: None,
+    }
+}
+
+fn refused(refusal: CommandRefusal) -> Denied {
+    let code = match refusal.code() {
+        CommandError::AgentNotFound => ErrorCode::AgentNotFound,
+        CommandError::AgentOffline => ErrorCode::AgentOffline,
+        CommandError::QueueFull => ErrorCode::QueueFull,
+        CommandError::EmergencyStop => ErrorCode::EmergencyStop,
+        CommandError::CommandNotFound => ErrorCode::CommandNotFound,
+        CommandError::Invalid => ErrorCode::InvalidMessage,
+        CommandError::Unavailable => ErrorCode::Unavailable,
+        CommandError::Unspecified => ErrorCode::Internal,
+    };
+    Denied {
+        code,
+        message: refusal.message,
+        agent_id: (!refusal.agent_id.is_empty()).then_some(refusal.agent_id),
+        command_id: None,
+    }
+}
+
+/// Tells a dashboard what it lacks, at its own pace, and then what happens.
+async fn follow(shard: Rc<Shard>, outbound: Outbound, place: usize, news: Rc<Notify>) {
+    let lacking = loop {
+        news.notified().await;
+        if let Some(lacking) = shard.stage.take_lacking(place) {
+            break lacking;
+        }
+    };
+    catch_up(&shard, &outbound, place, lacking).await;
+    let mut bus_present = shard.shared.bus_present.clone();
+    loop {
+        // Without the bus nothing is delivered from memory.
+        if bus_present.wait_for(|present| *present).await.is_err() {
+            return;
+        }
+        outbound.drained().await;
+        if outbound.is_closed() {
+            return;
+        }
+        match shard.stage.advance(place) {
+            Step::Level => news.notified().await,
+            Step::More => {}
+            Step::Large { sequence, frames } => {
+                if send_slowly(&outbound, &frames).await.is_none() {
+                    return;
+                }
+                if !shard.stage.settle(place, sequence) {
+                    send_away(&outbound, READER_TOO_SLOW);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Sends frames one by one, each when the one before is gone; `None` when the
+/// connection is.
+async fn send_slowly(outbound: &Outbound, frames: &[Frame]) -> Option<()> {
+    for frame in frames {
+        let _sent = outbound.send_frame(frame);
+        outbound.drained().await;
+        if outbound.is_closed() {
+            return None;
+        }
+    }
+    Some(())
+}
+
+async fn catch_up(shard: &Shard, outbound: &Outbound, place: usize, lacking: Lacking) {
+    let bus = shard.shared.fleet.bus().clone();
+    let Some(epoch) = shard.stage.epoch() else {
+        return;
+    };
+    let mut walk = match lacking {
+        Lacking::Missed { after, part } => Walk::new(bus, Transcript::new(epoch), after, part),
+        Lacking::Backlog { commands, until } => {
+            let transcript = Transcript::new(epoch);
+            let mut backlog = Backlog::open(bus.clone(), transcript, commands, until).await;
+            while let Some(frames) = backlog.next().await {
+                if send_slowly(outbound, &frames).await.is_none() {
+                    return;
+                }
+            }
+            Walk::new(bus, backlog.transcript, until, 0)
+        }
+    };
+    let mut bus_present = shard.shared.bus_present.clone();
+    loop {
+        if walk.is_whole() && shard.stage.settle(place, walk.reached) {
+            return;
+        }
+        if bus_present.wait_for(|present| *present).await.is_err() {
+            return;
+        }
+        shard.shared.authority.revocations().current().await;
+        let frames = walk.next(shard.stage.floor()).await;
+        if send_slowly(outbound, &frames).await.is_none() {
+            return;
+        }
+    }
+}

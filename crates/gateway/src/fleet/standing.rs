@@ -1,0 +1,124 @@
+//! Who a connection is: the part of a session that a revocation changes at
+//! once, whatever the session itself is waiting for.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use signalbox_identity::{Permission, Principal, Revocations, Role, Verdict};
+use signalbox_protocol::ErrorCode;
+use signalbox_transport::{CloseCode, Outbound};
+use tracing::info;
+
+use super::frames::last;
+use crate::authority::REVOKED;
+use crate::session::{AUDIT, RETRY_AFTER};
+use crate::shard::{Holder, Shard};
+
+/// What a connection is used as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It has not said.
+    #[default]
+    Stranger,
+    /// It watches, and asks for commands.
+    Dashboard,
+    /// It runs commands.
+    Agent,
+}
+
+/// See the module. Shared by the session and its entry in the shard's list.
+pub(super) struct Standing {
+    session: String,
+    outbound: Outbound,
+    principal: RefCell<Option<Rc<Principal>>>,
+    part: Cell<Part>,
+}
+
+impl Standing {
+    pub(super) fn new(session: String, outbound: Outbound) -> Self {
+        Self {
+            session,
+            outbound,
+            principal: RefCell::default(),
+            part: Cell::default(),
+        }
+    }
+
+    /// Who the connection is, if it has authenticated.
+    pub(super) fn principal(&self) -> Option<Rc<Principal>> {
+        self.principal.borrow().clone()
+    }
+
+    /// What the connection is used as.
+    pub(super) fn part(&self) -> Part {
+        self.part.get()
+    }
+
+    /// Takes the connection as a dashboard's or an agent's from now on.
+    pub(super) fn play(&self, part: Part) {
+        self.part.set(part);
+    }
+
+    /// Goes on as `principal`, unless it may not be what it is.
+    pub(super) fn go_on_as(&self, principal: Principal) {
+        let is_entitled = match self.part.get() {
+            Part::Stranger => true,
+            Part::Dashboard => principal.permissions.contains(Permission::ReadAgents),
+            Part::Agent => principal.role == Some(Role::Agent),
+        };
+        *self.principal.borrow_mut() = Some(Rc::new(principal));
+        if !is_entitled {
+            self.end("the credential no longer grants this");
+        }
+    }
+
+    /// Ends the connection. What is queued was meant for someone who had the
+    /// right to it.
+    fn end(&self, reason: &str) {
+        *self.principal.borrow_mut() = None;
+        let frame = last(ErrorCode::AuthFailed, reason, None);
+        self.outbound
+            .close_with(frame, CloseCode::POLICY_VIOLATION, reason);
+    }
+}
+
+impl Holder for Standing {
+    fn judge(&self, _: &Shard, entries: &Revocations) {
+        let Some(principal) = self.principal() else {
+            return;
+        };
+        let verdict = entries.judge(&principal);
+        let outcome = match &verdict {
+            Verdict::Untouched => return,
+            Verdict::Narrowed(_) => "narrowed",
+            Verdict::Ended => "ended",
+        };
+        info!(
+            target: AUDIT,
+            session = %self.session,
+            subject = %principal.subject,
+            credential = %principal.credential,
+            outcome,
+            "revoked"
+        );
+        match verdict {
+            Verdict::Untouched => {}
+            Verdict::Narrowed(less) => self.go_on_as(*less),
+            Verdict::Ended => self.end(REVOKED),
+        }
+    }
+
+    fn present_again(&self) {
+        let is_key = self.principal().is_some_and(|principal| {
+            principal.origin.key.is_some() && principal.origin.issued_at.is_none()
+        });
+        if !is_key {
+            return;
+        }
+        info!(target: AUDIT, session = %self.session, "sent away to present its API key again");
+        let message = "present the API key again";
+        let farewell = last(ErrorCode::ConnectionFailed, message, Some(RETRY_AFTER));
+        self.outbound
+            .close_with(farewell, CloseCode::TRY_AGAIN_LATER, message);
+    }
+}
