@@ -7,7 +7,7 @@
 //! svc.<service>.<method>                        requests between services
 //! svc.gateway.<id>.ask, .answer.<number>        gateways -> one gateway
 //! svc.relay.<shard>.<method>                    gateways -> the shard's relay
-//! svc.gateway.<gateway>.agent                   relays -> an agent's gateway
+//! svc.agents.<gateway>                   relays -> an agent's gateway
 //! log.<kind>.<id>                               a log's owner -> its stream
 //! live.log.<kind>.<id>                          the server, as it stores them
 //! live.fleet.<shard>                            relays -> all gateways
@@ -137,7 +137,7 @@ pub const EMERGENCY: &str = "svc.relay.emergency";
 /// The queue group that relays share for what any of them can answer.
 pub const RELAY_GROUP: &str = "relay";
 /// Everything that gateways are asked about their connections with agents.
-pub const GATEWAY_AGENTS: &str = "svc.gateway.*.agent";
+pub const GATEWAY_AGENTS: &str = "svc.agents.*";
 /// What changes in the fleet.
 pub const FLEET_PREFIX: &str = "live.fleet";
 /// Everything in logs.
@@ -183,7 +183,7 @@ pub fn relay_snapshot(shard: Shard) -> String {
 /// What a gateway is to tell agents that are connected to it.
 #[must_use]
 pub fn gateway_agent(gateway: &str) -> String {
-    format!("svc.gateway.{gateway}.agent")
+    format!("svc.agents.{gateway}")
 }
 
 /// What changes in a shard.

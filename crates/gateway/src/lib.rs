@@ -6,7 +6,7 @@
 //! | in | the buckets `signing_keys` and `revocations` |
 //! | in | frames of clients, over WebSocket and Socket.IO |
 //! | in | agents and queues on `live.fleet.*`, commands' logs in TERM |
-//! | in | what agents are told, on `svc.gateway.<gateway>.agent` |
+//! | in | what agents are told, on `svc.agents.<gateway>` |
 //! | in | events of producers, over HTTP |
 //! | in | logins, refreshes, revocations and administration, over HTTP |
 //! | in, out | polls, bodies and whole sessions of Socket.IO, on `svc.gateway.<id>.>` |

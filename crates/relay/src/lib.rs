@@ -6,7 +6,7 @@
 //! | in | `svc.relay.<shard>.command`: run, interrupt, clear, input, resize |
 //! | in | `svc.relay.<shard>.agent`: what agents report, through their gateways |
 //! | in | `svc.relay.<shard>.snapshot`, `svc.relay.emergency` |
-//! | out | `svc.gateway.<gateway>.agent`: what agents are told |
+//! | out | `svc.agents.<gateway>`: what agents are told |
 //! | out | `log.term.<command>`: the command's log, which the server repeats on `live.log.term.<command>` |
 //! | out | `live.fleet.<shard>`: agents and queues as they change |
 //! | out | `events.agent.connected`, `.disconnected`, `.status_changed` |

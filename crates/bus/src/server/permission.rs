@@ -341,14 +341,14 @@ mod tests {
             "log.term.=x",
             "live.log.term.=x",
             "live.fleet.0",
-            "svc.gateway.x.agent",
+            "svc.agents.x",
         ] {
             assert!(!publishes(User::Gateway, subject), "{subject}");
         }
         let subscribe = User::Gateway.permissions().map(|it| it.subscribe);
         let subscribe = subscribe.unwrap_or_default();
         assert!(subscribe.contains(&GATEWAY_AGENTS.to_owned()));
-        assert_eq!(subscribe.len(), 3, "{subscribe:?}");
+        assert_eq!(subscribe.len(), 4, "{subscribe:?}");
     }
 
     #[test]
@@ -388,7 +388,7 @@ mod tests {
                 "log.term.=cmd-0",
                 "live.log.term.=cmd-0",
                 "live.fleet.0",
-                "svc.gateway.g.agent",
+                "svc.agents.g",
                 "$KV.leases.relay.shard.0",
             ] {
                 let also = subject.starts_with("$KV.leases") && user == User::Router;

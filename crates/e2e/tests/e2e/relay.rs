@@ -618,7 +618,7 @@ async fn the_bus_refuses_what_is_not_the_relays() {
         (BusUser::Relay, "$KV.leases.router.threat"),
         (BusUser::Gateway, "log.term.=x"),
         (BusUser::Gateway, "$KV.fleet.stop"),
-        (BusUser::Gateway, "svc.gateway.x.agent"),
+        (BusUser::Gateway, "svc.agents.x"),
         (BusUser::Producer, "svc.relay.0.command"),
         (BusUser::Router, "$KV.agents.0.x"),
     ] {

@@ -922,7 +922,7 @@ pub struct CommandDone {
 pub struct AgentReport {
     #[prost(string, tag = "1")]
     pub agent_id: ::prost::alloc::string::String,
-    /// The gateway, whose deliveries come on `svc.gateway.<gateway>.agent`.
+    /// The gateway, whose deliveries come on `svc.agents.<gateway>`.
     #[prost(string, tag = "2")]
     pub gateway_id: ::prost::alloc::string::String,
     /// The connection, unique among all gateways and for ever.
