@@ -244,7 +244,7 @@ async fn viewers_get_every_byte_in_order() {
     let mut agent = Agent::new("agent-1");
     agent.concurrency = 3;
     let _connection = stage.gateway.connect(&agent).await;
-    let viewer = stage.bus.bus(BusUser::Gateway).await;
+    let viewer = stage.bus.bus(BusUser::Admin).await;
     let mut all = LogFeed::all(viewer.clone(), LogKind::Term).await.unwrap();
     let mut ids = Vec::new();
     for _ in 0..3 {

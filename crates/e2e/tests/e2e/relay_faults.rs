@@ -194,7 +194,7 @@ async fn a_killed_bus_loses_no_output() {
     let gateway = gateway(&bus).await;
     let agent = Agent::new("agent-1");
     let _connection = gateway.connect(&agent).await;
-    let viewer = bus.bus(BusUser::Gateway).await;
+    let viewer = bus.bus(BusUser::Admin).await;
     let mut viewer = LogFeed::all(viewer, LogKind::Term).await.unwrap();
     let mut watching = JoinSet::new();
     watching.spawn(async move {

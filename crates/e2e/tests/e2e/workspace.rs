@@ -2,8 +2,10 @@
 //! G1-G4, G6, G7 for it. Every event: `every_socket_event`; returning:
 //! `socketio_recovery`.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
-use signalbox_testkit::{DEADLINE, Platform, WsClient, eventually, request};
+use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually, request};
 
 use crate::io::{Io, NS, producer, python, send, token};
 
@@ -387,13 +389,23 @@ async fn tokens_that_end_are_announced() {
 async fn the_way_in_is_told() {
     let platform = Platform::start_with(1, &["--cors-origins", "http://app.example.com"]).await;
     let address = platform.gateways[0].listener();
-    for path in ["/ws", "/socket.io", "/socket.io/x"] {
+    // Where dialect `fleet` is served as well, `/ws` is its place.
+    let alone = platform
+        .start_gateway(&["--listen", "127.0.0.1:0=pipeline,workspace"])
+        .await;
+    let alone_at = second_listener(&alone);
+    for (address, path, status) in [
+        (address, "/ws", 426),
+        (alone_at, "/ws", 404),
+        (address, "/socket.io", 404),
+        (address, "/socket.io/x", 404),
+    ] {
         let answer = request(address, "GET", path, &[], "").await;
-        assert_eq!(answer.status, 404);
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
         assert!(answer.body.contains("/socket.io/"), "{answer:?}");
         assert!(answer.body.contains("namespace /ws"), "{answer:?}");
     }
-    let refused = WsClient::try_connect(&format!("ws://{address}/ws"), &[]).await;
+    let refused = WsClient::try_connect(&format!("ws://{alone_at}/ws"), &[]).await;
     assert_eq!(refused.unwrap_err().status, 404);
     let io = Io::new(address).await.in_namespace("/");
     io.join(&json!({"transports": ["websocket"]}));
@@ -417,14 +429,17 @@ async fn the_way_in_is_told() {
     );
     let only_threat = ["--listen", "127.0.0.1:0=threat"];
     let elsewhere = platform.start_gateway(&only_threat).await;
-    let lines = elsewhere.process.stderr().lines();
-    let second = lines
-        .iter()
-        .filter(|line| line.contains("listening"))
-        .nth(1);
-    let port = second.and_then(|line| line.split_once("addr=")?.1.split_whitespace().next());
-    let port = port.unwrap().parse().unwrap();
+    let port = second_listener(&elsewhere);
     assert_eq!(request(port, "GET", open, &[], "").await.status, 404);
+}
+
+/// The address of a listener that a gateway has beside its usual one.
+fn second_listener(gateway: &Service) -> SocketAddr {
+    let lines = gateway.process.stderr().lines();
+    let mut listening = lines.iter().filter(|line| line.contains("listening"));
+    let second = listening.nth(1).and_then(|line| line.split_once("addr="));
+    let address = second.and_then(|(_, rest)| rest.split_whitespace().next());
+    address.unwrap().parse().unwrap()
 }
 
 /// W9: who is where, over all gateways, for administrators.
