@@ -89,7 +89,11 @@ for (const file of files(fixtures)) {
   // or <dialect>/event/<type>.json with a producer's data and the frame of it;
   // of workspace, where types are told apart by their domains, with both
   const parts = file.slice(fixtures.length).split('/').filter(Boolean);
-  const message = parts.pop().replace(/\.json$/, '').replace(/-.*/, '');
+  // Names of messages may have hyphens themselves: the longest that there is.
+  let message = parts.pop().replace(/\.json$/, '');
+  while (message.includes('-') && !document.components.schemas[[...parts, message].join('.')]) {
+    message = message.replace(/-[^-]*$/, '');
+  }
   if (parts[1] !== 'event') {
     check([...parts, message].join('.'), load(file), file);
     continue;

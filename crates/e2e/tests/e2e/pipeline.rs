@@ -206,6 +206,10 @@ async fn clients_narrow_what_they_get() {
     for (asked, code) in [
         (json!({"categories": ["NOPE"]}), "UNKNOWN_CHANNEL"),
         (json!({"event_types": ["nope"]}), "UNKNOWN_FILTER"),
+        (
+            json!({"event_types": ["system_alert", "user_action"]}),
+            "FORBIDDEN",
+        ),
         (json!({"min_priority": "URGENT"}), "INVALID_MESSAGE"),
         (json!({"categories": "SYSTEM"}), "INVALID_MESSAGE"),
         (

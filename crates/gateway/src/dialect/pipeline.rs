@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
-use signalbox_identity::Principal;
+use signalbox_identity::{Permission, Principal};
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue::{Audience, Category, Channel};
 use signalbox_protocol::cursor::Cursor;
@@ -41,6 +41,20 @@ pub(crate) fn narrowing(asked: &Subscribe) -> Narrowing {
             .min_priority
             .map(|priority| priority.as_str().to_owned()),
     }
+}
+
+/// A permission that a client lacks for what it names: a category of which it
+/// may have nothing, or an event type.
+pub(crate) fn lacking(principal: &Principal, asked: &Subscribe) -> Option<Permission> {
+    let missing = |channel: Channel| access::missing(principal.permissions, channel);
+    let closed = asked.categories.iter().flatten().filter_map(|category| {
+        let channels = category.channels().iter().copied();
+        let all: Option<Vec<Permission>> = channels.map(missing).collect();
+        all?.pop()
+    });
+    let kinds = asked.event_types.iter().flatten();
+    let types = kinds.filter_map(|kind| missing(kind.route.channel));
+    closed.chain(types).next()
 }
 
 fn wants(narrowing: &Narrowing, category: Category) -> bool {

@@ -204,8 +204,12 @@ impl Sockets {
                 }
             },
         };
-        if seat.over.get() || seat.principal().is_none() {
+        let Some(principal) = seat.principal().filter(|_| !seat.over.get()) else {
             return Ok(());
+        };
+        if let Some(permission) = pipeline::lacking(&principal, asked) {
+            let message = format!("what is asked for needs permission {permission}");
+            return refused(ErrorCode::Forbidden, &message, reply);
         }
         let start = asked.since.filter(|_| recovered == Some(true));
         let narrowing = pipeline::narrowing(asked);

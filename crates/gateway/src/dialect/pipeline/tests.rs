@@ -1,6 +1,7 @@
 //! What permissions and narrowing leave of the events.
 
 use signalbox_identity::{CredentialId, Limits, Role, UserId};
+use signalbox_protocol::domain::Domain;
 
 use super::*;
 
@@ -45,6 +46,28 @@ fn permissions_decide_what_there_is() {
         personal.unwrap().audience,
         Some(Audience::User("ada".into()))
     );
+}
+
+#[test]
+fn what_is_named_must_be_allowed() {
+    use Category::{Debug, System, User};
+    let lacking = |role, categories: &[Category], kind: Option<&str>| {
+        let find = |name| signalbox_protocol::catalogue::find(Domain::Pipeline, name).unwrap();
+        let asked = Subscribe {
+            categories: Some(categories.to_vec()).filter(|all| !all.is_empty()),
+            event_types: kind.map(|name| vec![find(name)]),
+            ..Subscribe::default()
+        };
+        lacking(&principal(role), &asked)
+    };
+    let debug = Some(Permission::ReadDebug);
+    assert_eq!(lacking(Role::Viewer, &[], None), None);
+    assert_eq!(lacking(Role::Viewer, &[System, Debug], None), debug);
+    assert_eq!(lacking(Role::Operator, &[System, Debug], None), None);
+    // Notifications are everyone's, what users do is not.
+    assert_eq!(lacking(Role::Viewer, &[User], None), None);
+    let action = lacking(Role::Viewer, &[], Some("user_action"));
+    assert_eq!(action, Some(Permission::Admin));
 }
 
 #[test]

@@ -74,6 +74,7 @@ const CLIENT: &[Message] = &[
         &[
             ErrorCode::UnknownChannel,
             ErrorCode::UnknownFilter,
+            ErrorCode::Forbidden,
             ErrorCode::AuthMissing,
             ErrorCode::RateLimit,
             ErrorCode::Unavailable,
@@ -280,6 +281,10 @@ const REFUSALS: &[Refusal] = &[
     stays(
         ErrorCode::UnknownFilter,
         "`subscribe` names an event type that there is not.",
+    ),
+    stays(
+        ErrorCode::Forbidden,
+        "`subscribe` names a category or an event type that the client may not have.",
     ),
     stays(
         ErrorCode::AuthMissing,
