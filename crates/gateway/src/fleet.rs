@@ -17,6 +17,7 @@
 mod agent;
 mod agents;
 mod dashboard;
+mod following;
 mod frames;
 mod identity;
 mod logs;

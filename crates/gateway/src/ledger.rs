@@ -32,10 +32,8 @@ use signalbox_bus::session_store::{Revision, SessionKey, SessionStore, StoreErro
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-#[allow(unused_imports, reason = "for the dialects on Socket.IO")]
 pub(crate) use self::account::{Account, Joined, Narrowing};
 use self::seat::Inner;
-#[allow(unused_imports, reason = "for the dialects on Socket.IO")]
 pub(crate) use self::seat::{SaveError, Seat};
 
 /// The parts of an entry's lifetime after which it is written again.

@@ -38,13 +38,11 @@ mod fleet;
 mod history;
 mod hub;
 mod ingest;
-#[allow(dead_code, reason = "for the dialects on Socket.IO")]
 mod ledger;
 mod listener;
 mod metrics;
 mod neighbours;
 mod origin;
-#[allow(dead_code, reason = "for the dialects on Socket.IO")]
 mod replay;
 mod revocation;
 mod routes;

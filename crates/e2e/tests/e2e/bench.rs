@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde_json::Value;
 use signalbox_bus::server::User;
@@ -77,6 +78,16 @@ async fn returns_to_a_gateway_that_was_killed_are_complete() {
     assert_eq!(run["deliveries"]["received"], 20 * 150);
     assert_eq!(run["caught_up"]["count"], 20);
     assert!(run["used"]["bus"]["out_messages"].is_number());
+}
+
+#[tokio::test]
+async fn runs_at_the_same_time_do_not_disturb_each_other() {
+    let idle = ["idle", "--connections", "5", "--seconds", "1"];
+    let runs = [bench(&idle), bench(&idle), bench(&idle)];
+    for (code, report, stderr) in join_all(runs).await {
+        assert_eq!(code, Some(0), "{stderr}");
+        assert_eq!(report["runs"][0]["connections"], 5);
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! F1-F6, F8-F10, G7: dashboards and agents find each other, commands go back
 //! and forth, stops and fresh tokens work, with the clients that people have.
+//! One file, since each test is a short conversation with the same fixture.
 
 use serde_json::{Value, json};
 use signalbox_testkit::{Browser, DEADLINE, NodeClient, WsClient, api_key, post};

@@ -1,6 +1,7 @@
 //! The other sides of the relay, scripted: gateways, agents that keep a journal,
 //! users, and whoever reads the logs. They speak the contract and nothing else,
-//! and account for what agents were made to do.
+//! and account for what agents were made to do. One file, since the parts play
+//! to each other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

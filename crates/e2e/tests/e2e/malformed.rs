@@ -1,7 +1,8 @@
 //! G3: every way in which a client message can be wrong gets the documented
 //! answer, and the connection behaves as documented. The cases are generated
 //! from the shapes of the dialects, so a new message or field is tested as
-//! soon as it is described; a message that is not described fails.
+//! soon as it is described; a message that is not described fails. One file:
+//! the ways of being wrong are read beside what each must be answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,6 @@
 //! Queues, priorities, positions, interrupts, idempotency, output and the
 //! emergency stop of a relay, with scripted gateways and agents (F3 to F7, F9).
+//! One file, since each test is a short scene on the same stage.
 
 use async_nats::HeaderMap;
 use bytes::Bytes;

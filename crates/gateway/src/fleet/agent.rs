@@ -1,53 +1,38 @@
-//! An agent's side of a connection: what it reports goes to the relay in the
-//! order in which it came, one report after the other, and is held until the
-//! relay has taken it; what the relay delivers goes to the agent.
+//! An agent's side of a connection: what it says becomes reports to the relay
+//! ([`reports`]), and what the relay delivers goes to the agent ([`delivery`]).
+
+mod delivery;
+mod reports;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use signalbox_identity::Role;
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::fleet::Shard as FleetShard;
 use signalbox_protocol::frame::fields::Complaint;
-use signalbox_protocol::frame::fleet::server::{ServerFrame, StoredOutput};
+use signalbox_protocol::frame::fleet::server::ServerFrame;
 use signalbox_protocol::frame::fleet::{AgentConnect, AgentStatus, CommandReport, TerminalOutput};
 use signalbox_protocol::timestamp::Timestamp;
-use signalbox_protocol::wire::agent_delivery::Delivery;
-use signalbox_protocol::wire::agent_reply::Outcome;
 use signalbox_protocol::wire::agent_report::Report;
 use signalbox_protocol::wire::{
-    AgentCondition, AgentConnected, AgentDelivery, AgentDisconnected, AgentReply, AgentReport,
-    AgentStatus as Status, ClearTerminal, CommandComplete, CommandState, CommandStatus,
-    DeliveryOutcome, EmergencyConfirmed, KnownCommand, OutputChunk, OutputTaken, SessionOpened,
+    AgentCondition, AgentConnected, AgentReply, AgentStatus as Status, ClearTerminal,
+    CommandComplete, CommandState, CommandStatus, EmergencyConfirmed, KnownCommand, OutputChunk,
     TerminalOutput as ReportedOutput,
 };
 use signalbox_transport::CloseCode;
-use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::info;
 use uuid::Uuid;
 
-use super::agents::{Note, Seated};
+use super::agents::Seated;
 use super::dashboard::bytes;
-use super::frames::{last, now, send, send_urgent};
+use super::frames::{now, send_urgent};
 use super::session::Session;
 use super::standing::Part;
-use super::transcript::{stream_name, stream_of};
+use super::transcript::stream_of;
 use crate::session::AUDIT;
-
-/// What may be held for the relay; when full, the connection is not read.
-const WINDOW_BYTES: usize = 1024 * 1024;
-/// Output that goes in one report, in bytes.
-const REPORT_BYTES: usize = 256 * 1024;
-/// What a report weighs beside its output.
-const REPORT_WEIGHT: usize = 256;
-/// The pause before a report that was not taken is sent again.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long what is held may take to be taken once the agent is gone.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A report on its way, and its answer.
 pub(super) type Flight = Pin<Box<dyn Future<Output = Option<AgentReply>>>>;
@@ -82,72 +67,6 @@ pub(super) struct Agent {
     /// The highest attempt of each command that was written.
     executed: HashMap<String, u32>,
     _seated: Seated,
-}
-
-impl Agent {
-    /// Whether no more may be held.
-    pub(super) fn is_full(&self) -> bool {
-        self.held_bytes >= WINDOW_BYTES
-    }
-
-    /// Whether deliveries may be carried out.
-    pub(super) fn is_open(&self) -> bool {
-        self.is_open
-    }
-
-    fn hold(&mut self, report: Report) {
-        self.held_bytes += weight(&report);
-        self.held.push_back(report);
-    }
-
-    /// Puts a report in front of those that are held.
-    fn hold_first(&mut self, report: Report) {
-        self.held_bytes += weight(&report);
-        self.held.push_front(report);
-    }
-
-    /// The next report: output of one command goes together.
-    fn next(&mut self) -> Option<Report> {
-        let mut first = self.held.pop_front()?;
-        self.held_bytes -= weight(&first);
-        if let Report::Output(output) = &mut first {
-            let mut size = size_of_chunks(&output.chunks);
-            while let Some(Report::Output(more)) = self.held.front() {
-                size += size_of_chunks(&more.chunks);
-                if more.command_id != output.command_id || size > REPORT_BYTES {
-                    break;
-                }
-                if let Some(Report::Output(more)) = self.held.pop_front() {
-                    self.held_bytes -= REPORT_WEIGHT + size_of_chunks(&more.chunks);
-                    output.chunks.extend(more.chunks);
-                }
-            }
-        }
-        Some(first)
-    }
-}
-
-fn size_of_chunks(chunks: &[OutputChunk]) -> usize {
-    chunks.iter().map(|chunk| chunk.data.len()).sum()
-}
-
-fn weight(report: &Report) -> usize {
-    REPORT_WEIGHT
-        + match report {
-            Report::Output(output) => size_of_chunks(&output.chunks),
-            Report::Condition(condition) => condition.metrics.len(),
-            _ => 0,
-        }
-}
-
-/// The command that a report is about.
-fn command_of(report: &Report) -> Option<&str> {
-    match report {
-        Report::Output(output) => Some(&output.command_id),
-        Report::Status(status) => Some(&status.command_id),
-        Report::Complete(complete) => Some(&complete.command_id),
-        _ => None,
-    }
 }
 
 impl Session {
@@ -378,328 +297,6 @@ impl Session {
                 timestamp: now(),
             },
         );
-    }
-
-    /// Sends the next report if none is on its way.
-    pub(super) fn send_report(&mut self) {
-        let Some(agent) = self.agent.as_deref_mut() else {
-            return;
-        };
-        if self.flight.is_some() {
-            return;
-        }
-        let Some(report) = agent.next() else {
-            return;
-        };
-        let message = AgentReport {
-            agent_id: agent.id.clone(),
-            gateway_id: self.shard.shared.fleet.agents().gateway().to_owned(),
-            connection_id: agent.connection.clone(),
-            report: Some(report.clone()),
-        };
-        agent.sent = Some(report);
-        let pause = std::mem::take(&mut agent.pause);
-        let relays = self.shard.shared.fleet.relays().clone();
-        let shard = agent.shard;
-        self.flight = Some(Box::pin(async move {
-            if !pause.is_zero() {
-                sleep(pause).await;
-            }
-            relays.report(shard, &message).await
-        }));
-    }
-
-    /// Takes in what the relay says of the report that was on its way.
-    pub(super) fn take_reply(&mut self, reply: Option<AgentReply>) {
-        self.flight = None;
-        let Some(agent) = self.agent.as_deref_mut() else {
-            return;
-        };
-        let Some(report) = agent.sent.take() else {
-            return;
-        };
-        match reply.and_then(|reply| reply.outcome) {
-            Some(Outcome::Opened(opened)) => self.opened(opened),
-            Some(Outcome::Output(taken)) => self.output_taken(report, &taken),
-            Some(Outcome::Taken(_) | Outcome::Heard(_)) => {
-                if let Report::Complete(complete) = &report {
-                    agent.executed.remove(&complete.command_id);
-                    let id = &complete.command_id;
-                    agent.counted.retain(|(command, _), _| command != id);
-                }
-            }
-            Some(Outcome::Stale(stale)) if stale.unknown => {
-                agent.hold_first(report);
-                self.announce();
-            }
-            Some(Outcome::Stale(_)) => self.replaced(),
-            Some(Outcome::LaterMs(ms)) => {
-                agent.pause = Duration::from_millis(ms.into());
-                agent.hold_first(report);
-            }
-            Some(Outcome::Refusal(refusal)) => match command_of(&report) {
-                Some(command_id) => {
-                    debug!(session = %self.name, command_id, refusal = refusal.message, "report refused");
-                    let command_id = command_id.to_owned();
-                    self.no_command(&command_id, None);
-                }
-                None => {
-                    warn!(session = %self.name, refusal = refusal.message, "agent refused");
-                    let frame = last(ErrorCode::Forbidden, &refusal.message, None);
-                    let code = CloseCode::POLICY_VIOLATION;
-                    self.outbound.close_with(frame, code, &refusal.message);
-                }
-            },
-            None => {
-                agent.pause = PAUSE;
-                agent.hold_first(report);
-            }
-        }
-    }
-
-    /// The relay has taken the connection as the agent's.
-    fn opened(&mut self, opened: SessionOpened) {
-        let Some(agent) = self.agent.as_deref_mut() else {
-            return;
-        };
-        agent.is_open = true;
-        let interval = Duration::from_millis(opened.beat_interval_ms.into());
-        self.shard.shared.fleet.agents().beat_every(interval);
-        for offset in &opened.offsets {
-            let place = (offset.command_id.clone(), offset.stream);
-            agent.counted.entry(place).or_insert(offset.offset);
-        }
-        if std::mem::replace(&mut agent.is_greeted, true) {
-            return;
-        }
-        let heartbeat = self.shard.shared.options.fleet.heartbeat;
-        let offsets = opened.offsets.iter().map(|offset| StoredOutput {
-            command_id: &offset.command_id,
-            stream: stream_name(offset.stream()),
-            offset: offset.offset,
-        });
-        send(
-            &self.outbound,
-            &ServerFrame::AgentConnected {
-                agent_id: &agent.id,
-                heartbeat_interval: u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX),
-                offsets: offsets.collect(),
-                abandoned: &opened.abandoned,
-                request_id: agent.request_id.as_deref(),
-                timestamp: now(),
-            },
-        );
-    }
-
-    /// Announces the connection anew.
-    fn announce(&mut self) {
-        if let Some(agent) = self.agent.as_deref_mut() {
-            let is_held = matches!(agent.held.front(), Some(Report::Connected(_)))
-                || matches!(agent.sent, Some(Report::Connected(_)));
-            if !is_held {
-                agent.hold_first(Report::Connected(agent.announcement.clone()));
-            }
-        }
-    }
-
-    /// Acknowledges what is stored, and holds the rest again.
-    fn output_taken(&mut self, report: Report, taken: &OutputTaken) {
-        let Some(agent) = self.agent.as_deref_mut() else {
-            return;
-        };
-        let Report::Output(output) = report else {
-            // The end of a command, of which output is missing: the agent sends
-            // that and the end again.
-            return;
-        };
-        let stored = |stream: i32| {
-            let mut offsets = taken.offsets.iter();
-            let found = offsets.find(|offset| offset.stream == stream);
-            found.map_or(0, |offset| offset.offset)
-        };
-        if agent.acknowledges {
-            for offset in &taken.offsets {
-                send(
-                    &self.outbound,
-                    &ServerFrame::TerminalAck {
-                        command_id: &output.command_id,
-                        stream: stream_name(offset.stream()),
-                        offset: offset.offset,
-                        timestamp: now(),
-                    },
-                );
-            }
-        }
-        let mut left = Vec::new();
-        let mut progress = false;
-        for mut chunk in output.chunks {
-            let stored = stored(chunk.stream);
-            let end = chunk.offset + chunk.data.len() as u64;
-            if stored >= end {
-                progress = true;
-                continue;
-            }
-            if stored > chunk.offset {
-                progress = true;
-                let known = usize::try_from(stored - chunk.offset).unwrap_or(usize::MAX);
-                chunk.data = chunk.data.split_off(known);
-                chunk.offset = stored;
-            } else if stored < chunk.offset && agent.acknowledges && left.is_empty() {
-                // Something is missing in front, which the agent sends again
-                // together with this.
-                continue;
-            }
-            left.push(chunk);
-        }
-        if !left.is_empty() {
-            if !progress {
-                agent.pause = PAUSE;
-            }
-            agent.hold_first(Report::Output(ReportedOutput {
-                command_id: output.command_id,
-                chunks: left,
-            }));
-        }
-    }
-
-    /// Another connection is the agent's now.
-    fn replaced(&mut self) {
-        info!(target: AUDIT, session = %self.name, "replaced");
-        if let Some(agent) = self.agent.as_deref_mut() {
-            agent.held.clear();
-            agent.held_bytes = 0;
-            // The relay knows that it is gone.
-            agent.is_greeted = false;
-        }
-        self.outbound.close(CloseCode::POLICY_VIOLATION, "replaced");
-    }
-
-    /// Does what the session is told from outside.
-    pub(super) fn take_note(&mut self, note: Note) {
-        match note {
-            Note::Delivery(delivery, done) => {
-                let outcome = self.deliver(delivery);
-                done.send(outcome).ok();
-            }
-            Note::Unknown => self.announce(),
-            Note::Replaced => self.replaced(),
-        }
-    }
-
-    fn deliver(&mut self, delivery: AgentDelivery) -> DeliveryOutcome {
-        let Some(agent) = self.agent.as_deref_mut() else {
-            return DeliveryOutcome::Gone;
-        };
-        if self.outbound.is_closed() {
-            return DeliveryOutcome::Gone;
-        }
-        let place = (delivery.term, delivery.number);
-        if delivery.term < agent.delivered.0 {
-            return DeliveryOutcome::Stale;
-        }
-        if place <= agent.delivered {
-            return DeliveryOutcome::Delivered;
-        }
-        agent.delivered = place;
-        let timestamp = now();
-        match delivery.delivery {
-            Some(Delivery::Execute(execute)) => {
-                let attempt = agent
-                    .executed
-                    .entry(execute.command_id.clone())
-                    .or_default();
-                if execute.attempt > *attempt {
-                    *attempt = execute.attempt;
-                    send(
-                        &self.outbound,
-                        &ServerFrame::CommandExecute {
-                            command_id: &execute.command_id,
-                            command: &execute.command,
-                            args: &execute.args,
-                            attempt: execute.attempt,
-                            timestamp,
-                        },
-                    );
-                }
-            }
-            Some(Delivery::Interrupt(interrupt)) => send_urgent(
-                &self.outbound,
-                &ServerFrame::CommandInterrupt {
-                    command_id: &interrupt.command_id,
-                    by: (!interrupt.by.is_empty()).then_some(&interrupt.by),
-                    timestamp,
-                },
-            ),
-            Some(Delivery::Input(input)) => {
-                let content = String::from_utf8_lossy(&input.data);
-                let is_text = std::str::from_utf8(&input.data).is_ok();
-                let raw = (!is_text).then(|| STANDARD.encode(&input.data));
-                send(
-                    &self.outbound,
-                    &ServerFrame::TerminalInput {
-                        command_id: &input.command_id,
-                        content: &content,
-                        raw: raw.as_deref(),
-                        timestamp,
-                    },
-                );
-            }
-            Some(Delivery::Resize(resize)) => send(
-                &self.outbound,
-                &ServerFrame::TerminalResize {
-                    command_id: &resize.command_id,
-                    columns: resize.columns,
-                    rows: resize.rows,
-                    timestamp,
-                },
-            ),
-            Some(Delivery::Emergency(state)) => send_urgent(
-                &self.outbound,
-                &if state.active {
-                    ServerFrame::EmergencyStop {
-                        reason: &state.reason,
-                        by: &state.by,
-                        stop_id: &state.stop_id,
-                        timestamp,
-                    }
-                } else {
-                    ServerFrame::Resume {
-                        by: &state.by,
-                        stop_id: &state.stop_id,
-                        timestamp,
-                    }
-                },
-            ),
-            Some(Delivery::Replaced(_)) => self.replaced(),
-            None => {}
-        }
-        DeliveryOutcome::Delivered
-    }
-
-    /// Has the relay take what is held, and know that the agent is gone.
-    pub(super) async fn depart(&mut self) {
-        self.notes = None;
-        let Some(agent) = self.agent.as_deref_mut() else {
-            return;
-        };
-        if !agent.is_greeted {
-            // It never was there, or another connection is the agent's now.
-            return;
-        }
-        let graceful = agent.is_leaving;
-        agent.hold(Report::Disconnected(AgentDisconnected { graceful }));
-        let deadline = Instant::now() + FLUSH_PATIENCE;
-        loop {
-            self.send_report();
-            let Some(flight) = self.flight.as_mut() else {
-                return;
-            };
-            let Ok(reply) = timeout_at(deadline, flight).await else {
-                warn!(session = %self.name, "what the agent said last was not taken");
-                return;
-            };
-            self.take_reply(reply);
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A connection's hold on its session in the ledger.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,11 +44,13 @@ impl Seat {
     }
 
     /// What the ledger has of the session, or is about to have.
-    pub(crate) fn account(&self) -> Ref<'_, Account> {
+    #[cfg(test)]
+    pub(crate) fn account(&self) -> std::cell::Ref<'_, Account> {
         self.0.account.borrow()
     }
 
     /// Whether another connection has taken the session over.
+    #[cfg(test)]
     pub(crate) fn is_lost(&self) -> bool {
         self.0.is_lost.get()
     }

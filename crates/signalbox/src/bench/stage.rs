@@ -169,7 +169,9 @@ impl Stage {
         let mut init = words(&["init", "--credentials"]);
         init.push(path.into());
         service("init", User::Admin, &init)?.finish().await?;
-        let mut arguments = words(&["auth", "--admin", "127.0.0.1:0", "--signing-keys"]);
+        let mut arguments = words(&["auth", "--admin", "127.0.0.1:0"]);
+        // Nobody asks for it here, and its address is fixed by default.
+        arguments.extend(words(&["--grpc", "off", "--signing-keys"]));
         arguments.push(path.join(SIGNING_KEYS).into());
         let mut auth = service("auth", User::Auth, &arguments)?;
         let mut router = service(

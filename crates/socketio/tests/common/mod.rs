@@ -1,5 +1,6 @@
 //! A server on a port of its own, and clients that speak HTTP and raw frames, so that a test
-//! controls every byte.
+//! controls every byte. One file, since every test needs both sides, and each test binary
+//! compiles what is here.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]

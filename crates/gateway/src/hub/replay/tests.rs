@@ -1,6 +1,7 @@
 //! Subscriptions that catch up together, as Socket.IO's recovery needs it: one
 //! walk in stream order for all rooms of a client, and nothing out of turn that
-//! the client could take for its place in the stream.
+//! the client could take for its place in the stream. One file, since the model
+//! of such a client serves every test.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What dashboards and agents are sent.
+//! What dashboards and agents are sent. One file, since it is one enum: a
+//! message for each of its variants, with every field explained.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
