@@ -426,7 +426,11 @@ async fn begin(shard: Rc<Shard>, arrival: Arrival) {
             match arrival.dialect {
                 Dialect::Threat => session::run(Threat, shard, socket, visitor, credential).await,
                 Dialect::Mesh => session::run(Mesh, shard, socket, visitor, credential).await,
-                Dialect::Fleet => fleet::run(shard, socket, visitor, credential).await,
+                // A task is as large as the largest of these: the larger state of
+                // the few is boxed, so that the many do not hold as much.
+                Dialect::Fleet => {
+                    Box::pin(fleet::run(shard, socket, visitor, credential)).await;
+                }
                 Dialect::Pipeline | Dialect::Workspace => {
                     error!(dialect = %arrival.dialect, "no session for this dialect");
                 }
