@@ -2,6 +2,7 @@
 //! description: what is not in the OpenAPI document is not served.
 
 mod admin;
+mod answers;
 mod auth;
 mod body;
 mod caller;

@@ -1,5 +1,6 @@
 //! Credentials that are forged, outdated or in the wrong place; floods of them;
-//! tokens of external issuers; and secrets that must not be seen.
+//! tokens of external issuers; and secrets that must not be seen. One file,
+//! since the attackers share the forger of tokens.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

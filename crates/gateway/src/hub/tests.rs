@@ -1,5 +1,5 @@
 //! What subscribers of a hub get, and what it costs (G8, G10 at the level of
-//! the hub).
+//! the hub). One file, since all share the recording subscribers below.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -20,6 +20,7 @@ use signalbox_protocol::{ErrorCode, name};
 use utoipa::ToSchema;
 
 use super::Doors;
+use super::answers::AdminRefusals;
 use super::caller::Administrator;
 use super::failure::Failure;
 use crate::auth_service::Declined;
@@ -81,10 +82,7 @@ pub(super) async fn list_roles(_: Administrator) -> Json<Roles> {
     responses(
         (status = 204, description = "It is good for nothing any more"),
         (status = 400, description = "Not an id", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(super) async fn revoke_token(
@@ -107,11 +105,8 @@ pub(super) async fn revoke_token(
     responses(
         (status = 204, description = "They are good for nothing any more"),
         (status = 400, description = "Not an id", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 404, description = "No such family, or it has expired", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(super) async fn revoke_family(

@@ -8,7 +8,7 @@ use signalbox_protocol::{Dialect, ErrorCode};
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
-use super::upgrade::{serves, unserved};
+use super::upgrade::unserved;
 use super::{Doors, Visitor};
 use crate::sockets::{Call, Guest};
 
@@ -79,7 +79,7 @@ pub(super) async fn send(
 /// Has the shard's engine answer. The request ends with its client: whoever
 /// drops this drops the receiver, which the shard notices.
 async fn call(doors: &Doors, visitor: Visitor, mut request: Request) -> Response {
-    let served = |dialect| serves(&doors.dialects, dialect);
+    let served = |dialect| doors.dialects.contains(&dialect);
     let (pipeline, workspace) = (served(Dialect::Pipeline), served(Dialect::Workspace));
     if !pipeline && !workspace {
         return unserved(request.uri().path(), &doors.dialects).into_response();

@@ -11,12 +11,9 @@ use signalbox_protocol::frame::fields::Complaint;
 use signalbox_protocol::{Dialect, ErrorCode};
 use signalbox_transport::upgrade::{self, UpgradeRejection};
 
+use super::answers::UpgradeAnswers;
 use super::failure::Failure;
 use super::{Arrival, Doors, Visitor};
-
-/// The dialects that this version speaks; the others may be configured and
-/// are answered as if they were not.
-const SPOKEN: &[Dialect] = &Dialect::ALL;
 
 /// Dialect `threat`: JSON over WebSocket
 ///
@@ -27,15 +24,7 @@ const SPOKEN: &[Dialect] = &Dialect::ALL;
     tag = "websocket",
     params(("token" = Option<String>, Query, description = "An access token; API keys are not taken from URLs")),
     security((), ("bearer" = []), ("api_key" = [])),
-    responses(
-        (status = 101, description = "The connection is a WebSocket now"),
-        (status = 400, description = "The handshake is wrong", body = String, content_type = "text/plain"),
-        (status = 403, description = "A page of a foreign origin", body = Failure),
-        (status = 404, description = "The dialect is not served on this port", body = Failure),
-        (status = 426, description = "The request asks for no WebSocket", body = String, content_type = "text/plain"),
-        (status = 429, description = "Too many connections from this address", body = Failure),
-        (status = 503, description = "Too many connections", body = Failure),
-    )
+    responses(UpgradeAnswers)
 )]
 pub(super) async fn threat(
     State(doors): State<Doors>,
@@ -55,15 +44,7 @@ pub(super) async fn threat(
     tag = "websocket",
     params(("token" = Option<String>, Query, description = "An access token; API keys are not taken from URLs")),
     security((), ("bearer" = []), ("api_key" = [])),
-    responses(
-        (status = 101, description = "The connection is a WebSocket now"),
-        (status = 400, description = "The handshake is wrong", body = String, content_type = "text/plain"),
-        (status = 403, description = "A page of a foreign origin", body = Failure),
-        (status = 404, description = "The dialect is not served on this port", body = Failure),
-        (status = 426, description = "The request asks for no WebSocket", body = String, content_type = "text/plain"),
-        (status = 429, description = "Too many connections from this address", body = Failure),
-        (status = 503, description = "Too many connections", body = Failure),
-    )
+    responses(UpgradeAnswers)
 )]
 pub(super) async fn mesh(
     State(doors): State<Doors>,
@@ -84,15 +65,7 @@ pub(super) async fn mesh(
     tag = "websocket",
     params(("token" = Option<String>, Query, description = "An access token; API keys are not taken from URLs")),
     security((), ("bearer" = []), ("api_key" = [])),
-    responses(
-        (status = 101, description = "The connection is a WebSocket now"),
-        (status = 400, description = "The handshake is wrong", body = String, content_type = "text/plain"),
-        (status = 403, description = "A page of a foreign origin", body = Failure),
-        (status = 404, description = "The dialect is not served on this port", body = Failure),
-        (status = 426, description = "The request asks for no WebSocket", body = String, content_type = "text/plain"),
-        (status = 429, description = "Too many connections from this address", body = Failure),
-        (status = 503, description = "Too many connections", body = Failure),
-    )
+    responses(UpgradeAnswers)
 )]
 pub(super) async fn fleet(
     State(doors): State<Doors>,
@@ -109,7 +82,7 @@ fn enter(
     visitor: Visitor,
     mut request: Request,
 ) -> Result<Response, Failure> {
-    if !serves(&doors.dialects, dialect) {
+    if !doors.dialects.contains(&dialect) {
         return Err(unserved(request.uri().path(), &doors.dialects));
     }
     // A browser cannot read why an upgrade was refused, so a bad credential is
@@ -137,10 +110,6 @@ fn enter(
     }
 }
 
-pub(super) fn serves(dialects: &BTreeSet<Dialect>, dialect: Dialect) -> bool {
-    SPOKEN.contains(&dialect) && dialects.contains(&dialect)
-}
-
 /// The answer to a handshake that is none. A plain request gets to know what
 /// to do instead, which the standard's own words do not say.
 fn rejected(
@@ -165,7 +134,7 @@ fn rejected(
 fn socket_io(dialects: &BTreeSet<Dialect>) -> Option<String> {
     let names: Vec<&str> = [Dialect::Pipeline, Dialect::Workspace]
         .into_iter()
-        .filter(|dialect| serves(dialects, *dialect))
+        .filter(|dialect| dialects.contains(dialect))
         .map(Dialect::name)
         .collect();
     (!names.is_empty()).then(|| {
@@ -260,19 +229,6 @@ pub(super) fn unserved(path: &str, dialects: &BTreeSet<Dialect>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dialects_that_are_not_spoken_are_not_served() {
-        let all: BTreeSet<Dialect> = Dialect::ALL.into_iter().collect();
-        for dialect in Dialect::ALL {
-            assert_eq!(
-                serves(&all, dialect),
-                SPOKEN.contains(&dialect),
-                "{dialect}"
-            );
-            assert!(!serves(&BTreeSet::new(), dialect), "{dialect}");
-        }
-    }
 
     #[test]
     fn a_cookie_needs_an_origin() {

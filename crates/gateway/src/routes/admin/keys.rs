@@ -14,6 +14,7 @@ use signalbox_protocol::wire::revocation_target::Target;
 use utoipa::ToSchema;
 
 use super::{MAX_PERSON_NAME_BYTES, Page};
+use crate::routes::answers::AdminRefusals;
 use crate::routes::caller::Administrator;
 use crate::routes::failure::Failure;
 use crate::routes::{Doors, body};
@@ -125,10 +126,7 @@ pub(in crate::routes) struct CreatedKey {
     responses(
         (status = 200, description = "A part of the keys", body = Keys),
         (status = 400, description = "A parameter is wrong or unknown", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn list_keys(
@@ -163,12 +161,9 @@ pub(in crate::routes) async fn list_keys(
     responses(
         (status = 201, description = "The key", body = CreatedKey, headers(("Location" = String, description = "Where it can be looked at"))),
         (status = 400, description = "A field is missing, wrong or unknown", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
         (status = 500, description = "Our fault", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn create_key(
@@ -203,11 +198,8 @@ pub(in crate::routes) async fn create_key(
     responses(
         (status = 200, description = "The key, without its secret", body = Key),
         (status = 400, description = "The path is not text", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 404, description = "No such key", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn show_key(
@@ -231,13 +223,10 @@ pub(in crate::routes) async fn show_key(
     responses(
         (status = 200, description = "What has become of it", body = Key),
         (status = 400, description = "A field is wrong or unknown", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 404, description = "No such key, or it is revoked", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
         (status = 500, description = "Our fault", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn change_key(
@@ -262,11 +251,8 @@ pub(in crate::routes) async fn change_key(
     responses(
         (status = 204, description = "It is good for nothing any more"),
         (status = 400, description = "The path is not text", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 404, description = "No such key", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn revoke_key(

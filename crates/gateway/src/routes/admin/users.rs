@@ -14,6 +14,7 @@ use signalbox_protocol::wire::revocation_target::Target;
 use utoipa::ToSchema;
 
 use super::{MAX_PERSON_NAME_BYTES, Page};
+use crate::routes::answers::AdminRefusals;
 use crate::routes::auth::MAX_PASSWORD_BYTES;
 use crate::routes::caller::Administrator;
 use crate::routes::failure::Failure;
@@ -123,10 +124,7 @@ pub(in crate::routes) struct Users {
     responses(
         (status = 200, description = "A part of the users", body = Users),
         (status = 400, description = "A parameter is wrong or unknown", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn list_users(
@@ -159,13 +157,10 @@ pub(in crate::routes) async fn list_users(
     responses(
         (status = 201, description = "The user", body = User, headers(("Location" = String, description = "Where it can be looked at"))),
         (status = 400, description = "A field is missing, wrong or unknown", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 409, description = "There is a user of this name", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
         (status = 500, description = "Our fault", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn create_user(
@@ -189,11 +184,8 @@ pub(in crate::routes) async fn create_user(
     responses(
         (status = 200, description = "The user, without the password", body = User),
         (status = 400, description = "Not a name of users", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 404, description = "No such user", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn show_user(
@@ -222,13 +214,10 @@ pub(in crate::routes) async fn show_user(
     responses(
         (status = 200, description = "What has become of the user", body = User),
         (status = 400, description = "A field is wrong or unknown", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 404, description = "No such user", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
         (status = 500, description = "Our fault", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn change_user(
@@ -255,13 +244,10 @@ pub(in crate::routes) async fn change_user(
     responses(
         (status = 204, description = "The password is in force"),
         (status = 400, description = "A field is missing, wrong or unknown", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 404, description = "No such user", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
         (status = 500, description = "Our fault", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn set_password(
@@ -296,10 +282,7 @@ pub(in crate::routes) async fn set_password(
     responses(
         (status = 204, description = "They are good for nothing any more"),
         (status = 400, description = "Not a name of users", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn log_out(
@@ -322,11 +305,8 @@ pub(in crate::routes) async fn log_out(
     responses(
         (status = 204, description = "There is no such user any more"),
         (status = 400, description = "Not a name of users", body = Failure),
-        (status = 401, description = "The credential is missing or not valid", body = Failure),
-        (status = 403, description = "Not an administrator, or a page of a foreign origin", body = Failure),
         (status = 404, description = "No such user", body = Failure),
-        (status = 429, description = "Too many failures, or too many connections from this address", body = Failure),
-        (status = 503, description = "Cannot be done now", body = Failure),
+        AdminRefusals,
     )
 )]
 pub(in crate::routes) async fn delete_user(
