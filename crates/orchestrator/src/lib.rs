@@ -79,3 +79,8 @@
 //! | [`provider`] | the trait of providers, and those that there are |
 //! | [`agents`] | `agents.toml` |
 //! | [`analysis`] | the final structured result and its schema |
+
+pub mod agents;
+pub mod analysis;
+pub mod evidence;
+pub mod provider;
