@@ -74,7 +74,7 @@ impl Answer {
         let Some(what) = &record.record else {
             return ControlFlow::Continue(());
         };
-        let (took_ms, is_complete) = match what {
+        let took_ms = match what {
             Record::CallStarted(started) => {
                 self.calls = self.calls.max(started.call);
                 self.open_call = Some((started.clone(), 0));
@@ -102,15 +102,11 @@ impl Answer {
                 return ControlFlow::Continue(());
             }
             Record::Opened(_) | Record::Asked(_) => return ControlFlow::Continue(()),
-            Record::Answered(end) => (end.processing_time_ms, true),
-            Record::Failed(end) => (end.processing_time_ms, false),
-            Record::Stopped(end) => (end.processing_time_ms, false),
+            Record::Answered(end) => end.processing_time_ms,
+            Record::Failed(end) => end.processing_time_ms,
+            Record::Stopped(end) => end.processing_time_ms,
         };
-        self.end = Some(End {
-            sequence,
-            took_ms,
-            is_complete,
-        });
+        self.end = Some(End { sequence, took_ms });
         ControlFlow::Break(())
     }
 

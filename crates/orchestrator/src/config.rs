@@ -7,7 +7,6 @@ use clap::{Args, value_parser};
 use signalbox_bus::{BusArgs, BusOptions};
 
 use crate::agents::Agents;
-use crate::provider::retry::Retries;
 
 /// How long an orchestrator's lease of a shard lasts without renewal.
 const LEASE_TTL: Duration = Duration::from_secs(5);
@@ -84,8 +83,6 @@ pub struct Options {
     pub interval: Duration,
     /// How long answers may take to be finished when a shard is given away.
     pub drain: Duration,
-    /// How calls that fail before anything is visible are repeated.
-    pub retries: Retries,
 }
 
 impl Options {
@@ -96,14 +93,16 @@ impl Options {
     pub fn new(bus: BusOptions, chat: &ChatArgs) -> Result<Self, String> {
         Ok(Self {
             bus,
-            agents: Agents::load(chat.agents.as_deref())?,
+            agents: match &chat.agents {
+                Some(path) => Agents::load(path)?,
+                None => Agents::shipped(),
+            },
             lease_ttl: LEASE_TTL,
             answers: count(chat.chat_answers),
             answers_per_user: count(chat.chat_answers_per_user),
             chats: count(chat.chats),
             interval: Duration::from_millis(u64::from(chat.chunk_interval)),
             drain: Duration::from_secs(chat.chat_drain),
-            retries: Retries::default(),
         })
     }
 }

@@ -26,7 +26,7 @@ const SHORTEST_TERM: usize = 4;
 const TERMS: usize = 64;
 
 /// Reads events.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct EvidenceLog {
     bus: Bus,
 }

@@ -178,7 +178,11 @@ impl Keeper {
                     None => return Ok(()),
                 },
                 Some(()) = kept.lookups.next() => {}
-                _ = tips.tick() => self.tell_tip(&kept).await,
+                _ = tips.tick() => {
+                    if let Some(number) = kept.tip_to_tell() {
+                        self.tell_tip(number).await;
+                    }
+                }
                 () = self.leaving.wait(), if !is_leaving => {}
                 () = sleep_until(kept.used + IDLE), if kept.is_idle() => return Ok(()),
             }
@@ -346,12 +350,9 @@ impl Keeper {
         kept.open_turn.remove().await
     }
 
-    async fn tell_tip(&self, kept: &Kept) {
-        let number = kept.tip().number;
-        if kept.running.is_some() || kept.used.elapsed() < TIPS_PAST_END {
-            let id = chat::log_id(&self.key.user_id, &self.key.session_id);
-            log::tell_tip(&self.shared.bus, LogKind::Chat, &id, number).await;
-        }
+    async fn tell_tip(&self, number: u64) {
+        let id = chat::log_id(&self.key.user_id, &self.key.session_id);
+        log::tell_tip(&self.shared.bus, LogKind::Chat, &id, number).await;
     }
 }
 
@@ -366,6 +367,12 @@ impl Kept {
             sequence: self.log.as_ref().map_or(0, ChatLog::sequence),
             chunks: self.session.last.as_ref().map_or(0, |last| last.chunks),
         }
+    }
+
+    /// The number of the last record, as long as it is told.
+    fn tip_to_tell(&self) -> Option<u64> {
+        let is_told = self.running.is_some() || self.used.elapsed() < TIPS_PAST_END;
+        is_told.then(|| self.tip().number)
     }
 
     fn is_idle(&self) -> bool {

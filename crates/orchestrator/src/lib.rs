@@ -146,7 +146,6 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
             metrics,
             evidence: EvidenceLog::new(bus.clone()),
             interval: options.interval,
-            retries: options.retries,
         },
         answers: Arc::new(Semaphore::new(options.answers)),
         answers_per_user: options.answers_per_user,

@@ -27,7 +27,7 @@ use crate::coalesce::Coalescer;
 use crate::evidence_log::EvidenceLog;
 use crate::metrics::Metrics;
 use crate::moment;
-use crate::provider::retry::{self, Retries};
+use crate::provider::retry;
 use crate::provider::{
     AnalysisRequest, End, Failure, Message, Request, StopReason, ToolCall, ToolResult, Usage,
     tokens_of,
@@ -58,7 +58,6 @@ pub(crate) struct Means {
     pub(crate) evidence: EvidenceLog,
     /// The least time from one chunk to the next.
     pub(crate) interval: Duration,
-    pub(crate) retries: Retries,
 }
 
 /// An answer that is being written.
@@ -72,9 +71,6 @@ pub(crate) struct Turn {
     meter: Meter,
     cancel: Stop,
     view: Arc<Mutex<View>>,
-    /// What was shown before and is to come again, word for word, from a provider
-    /// that repeats itself.
-    known: String,
     /// Bytes of the chunk that is being stored.
     storing_bytes: usize,
     began: Instant,
@@ -88,8 +84,6 @@ enum Outcome {
     TimedOut(&'static str),
     /// The sentence says which budget.
     OverBudget(&'static str),
-    /// A provider that should have repeated itself has not.
-    Strayed,
     Cancelled,
 }
 
@@ -117,7 +111,6 @@ impl Outcome {
             Self::Failed(_) => "failed",
             Self::TimedOut(_) => "timed_out",
             Self::OverBudget(_) => "budget_exceeded",
-            Self::Strayed => "strayed",
             Self::Cancelled => "cancelled",
         }
     }
@@ -180,7 +173,6 @@ impl Turn {
             answer,
             cancel,
             view,
-            known: String::new(),
             storing_bytes: 0,
             began,
         }
@@ -327,7 +319,7 @@ impl Turn {
         }))
         .await?;
         let provider = Arc::clone(&agent.provider);
-        let pieces = retry::answer(provider, Arc::clone(&request), self.means.retries);
+        let pieces = retry::answer(provider, Arc::clone(&request), agent.retries);
         let mut heard = Heard::new(visible, Coalescer::new(self.means.interval), input_tokens);
         let outcome = self.listen(agent, pieces, &mut heard).await?;
         let is_done = matches!(outcome, Outcome::Ended(_)) && !outcome.goes_on();
@@ -474,7 +466,6 @@ fn verdict(outcome: Outcome) -> Verdict {
         Outcome::Cancelled => Verdict::Stopped,
         Outcome::TimedOut(words) => failed(ChatError::AgentTimeout, words, true),
         Outcome::OverBudget(words) => failed(ChatError::BudgetExceeded, words, false),
-        Outcome::Strayed => failed(ChatError::AgentUnavailable, recover::INTERRUPTED, true),
         Outcome::Failed(failure) => failed(
             ChatError::AgentUnavailable,
             failure.kind.sentence(),

@@ -30,7 +30,8 @@ impl Keeper {
         let Input { verb, reply, trace } = input;
         match verb {
             Verb::Start(start) => {
-                self.started_before(kept, &start, reply).await;
+                let outcome = self.started_before(kept, &start);
+                self.send(reply, outcome).await;
                 Ok(())
             }
             Verb::Message(message) => self.message(kept, message, reply, trace).await,
@@ -39,9 +40,18 @@ impl Keeper {
                 Ok(())
             }
             Verb::Join(join) => {
-                self.join(kept, &join, reply).await;
+                if let Some((reply, outcome)) = self.join(kept, &join, reply) {
+                    self.send(reply, outcome).await;
+                }
                 Ok(())
             }
+        }
+    }
+
+    async fn send(&self, reply: Reply, outcome: Result<Outcome, ChatRefusal>) {
+        match outcome {
+            Ok(outcome) => reply.send(outcome).await,
+            Err(refusal) => self.refuse(reply, refusal).await,
         }
     }
 
@@ -91,26 +101,25 @@ impl Keeper {
         self.shared.means.metrics.records.add(1);
         let session = Session::new(opened, log.sequence());
         let kept = self.kept(log, session).await?;
-        self.tell_started(&kept, reply).await;
+        let started = self.started(&kept);
+        reply.send(started).await;
         Ok(Ok(kept))
     }
 
-    async fn started_before(&self, kept: &Kept, start: &StartChat, reply: Reply) {
-        if kept.session.agent().agent_type != start.agent_type {
-            let refusal = invalid("nonce", "it names a chat with another agent");
-            return self.refuse(reply, refusal).await;
+    /// What is answered to a request that may have begun the session.
+    fn started_before(&self, kept: &Kept, start: &StartChat) -> Result<Outcome, ChatRefusal> {
+        if kept.session.agent().agent_type == start.agent_type {
+            return Ok(self.started(kept));
         }
-        self.tell_started(kept, reply).await;
+        Err(invalid("nonce", "it names a chat with another agent"))
     }
 
-    async fn tell_started(&self, kept: &Kept, reply: Reply) {
-        reply
-            .send(Outcome::Started(ChatStarted {
-                session_id: self.key.session_id.clone(),
-                agent: Some(kept.session.agent()),
-                sequence: kept.session.opened_sequence,
-            }))
-            .await;
+    fn started(&self, kept: &Kept) -> Outcome {
+        Outcome::Started(ChatStarted {
+            session_id: self.key.session_id.clone(),
+            agent: Some(kept.session.agent()),
+            sequence: kept.session.opened_sequence,
+        })
     }
 
     async fn message(
@@ -125,8 +134,8 @@ impl Keeper {
             return Ok(());
         }
         if let Some(answer) = kept.session.answer_to(&message.message_id) {
-            self.tell_accepted(kept, &message.message_id, answer, true, reply)
-                .await;
+            let accepted = self.accepted(kept, message.message_id, answer, true);
+            reply.send(accepted).await;
             return Ok(());
         }
         if kept.running.is_some() {
@@ -147,8 +156,8 @@ impl Keeper {
         let number = answer.number;
         self.shared.means.metrics.accepted.add(1);
         self.write(kept, answer, Some(place), trace.as_ref());
-        self.tell_accepted(kept, &message_id, number, false, reply)
-            .await;
+        let accepted = self.accepted(kept, message_id, number, false);
+        reply.send(accepted).await;
         Ok(())
     }
 
@@ -216,25 +225,16 @@ impl Keeper {
         Answer::begin(&record, log.number(), log.sequence()).ok_or(Lost::Refused)
     }
 
-    async fn tell_accepted(
-        &self,
-        kept: &Kept,
-        message_id: &str,
-        answer: u32,
-        repeated: bool,
-        reply: Reply,
-    ) {
+    fn accepted(&self, kept: &Kept, message_id: String, answer: u32, repeated: bool) -> Outcome {
         let last = kept.session.last.as_ref();
         let asked = last.filter(|last| last.number == answer);
-        reply
-            .send(Outcome::Accepted(ChatAccepted {
-                session_id: self.key.session_id.clone(),
-                message_id: message_id.to_owned(),
-                answer,
-                repeated,
-                sequence: asked.map_or(0, |asked| asked.asked_sequence),
-            }))
-            .await;
+        Outcome::Accepted(ChatAccepted {
+            session_id: self.key.session_id.clone(),
+            message_id,
+            answer,
+            repeated,
+            sequence: asked.map_or(0, |asked| asked.asked_sequence),
+        })
     }
 
     async fn cancel(&self, kept: &mut Kept, cancel: &CancelChat, reply: Reply) {
@@ -250,7 +250,13 @@ impl Keeper {
         reply.send(Outcome::Cancelled(cancelled)).await;
     }
 
-    async fn join(&self, kept: &mut Kept, join: &JoinChat, reply: Reply) {
+    /// Says where an answer begins, or has that looked up, which answers by itself.
+    fn join(
+        &self,
+        kept: &Kept,
+        join: &JoinChat,
+        reply: Reply,
+    ) -> Option<(Reply, Result<Outcome, ChatRefusal>)> {
         let tip = kept.tip();
         let last = kept.session.last.as_ref();
         let last_number = kept.session.last_number();
@@ -273,28 +279,25 @@ impl Keeper {
         };
         if answer > last_number {
             let refusal = invalid("answer", "the chat has not that many answers");
-            return self.refuse(reply, refusal).await;
+            return Some((reply, Err(refusal)));
         }
         if answer == last_number {
             if join.after_chunk > tip.chunks {
                 let refusal = invalid("after_chunk", "the answer has not that many chunks");
-                return self.refuse(reply, refusal).await;
+                return Some((reply, Err(refusal)));
             }
-            return reply.send(Outcome::Joined(joined)).await;
+            return Some((reply, Ok(Outcome::Joined(joined))));
         }
         if kept.lookups.len() >= LOOKUPS {
             let words = "too many look for earlier answers";
-            return self
-                .refuse(reply, refusal(ChatError::Unavailable, words))
-                .await;
+            return Some((reply, Err(refusal(ChatError::Unavailable, words))));
         }
-        let Some(last) = last else { return };
-        let later = last.asked.previous_asked_sequence;
+        let later = last.map_or(0, |last| last.asked.previous_asked_sequence);
         let log_id = chat::log_id(&self.key.user_id, &self.key.session_id);
         let bus = self.shared.bus.clone();
-        kept.lookups.push(Box::pin(async move {
-            look_up(bus, log_id, later, joined, reply).await;
-        }));
+        kept.lookups
+            .push(Box::pin(look_up(bus, log_id, later, joined, reply)));
+        None
     }
 }
 

@@ -24,9 +24,9 @@ pub(super) struct Heard {
     visible: bool,
     /// What is not stored yet.
     pub(super) waiting: Coalescer,
-    /// What the model said, as far as it is for the user and new.
+    /// What the model said, as far as it is for the user.
     pub(super) said: String,
-    /// Bytes that the model wrote beside that.
+    /// Bytes that the model wrote and nobody is shown.
     hidden: usize,
     /// What the provider says that it cost until now.
     pub(super) reported: Option<Usage>,
@@ -207,13 +207,7 @@ impl Turn {
                 return Some(Outcome::Failed(failure));
             }
             Some(Err(failure)) => return Some(Outcome::Failed(failure)),
-            Some(Ok(Piece::End(end))) => {
-                // It has said less than is shown already.
-                if heard.visible && !self.known.is_empty() {
-                    return Some(Outcome::Strayed);
-                }
-                return Some(Outcome::Ended(end));
-            }
+            Some(Ok(Piece::End(end))) => return Some(Outcome::Ended(end)),
             Some(Ok(Piece::Progress)) => return None,
             Some(Ok(Piece::Retrying { failure, wait })) => {
                 debug!(%failure, ?wait, "call is made again");
@@ -235,23 +229,13 @@ impl Turn {
             .map(Outcome::OverBudget)
     }
 
-    /// Takes in text for the user, less what was shown before.
-    fn show(&mut self, text: &str, heard: &mut Heard) -> Option<Outcome> {
-        let mut new = text;
-        if !self.known.is_empty() {
-            let same = self.known.len().min(text.len());
-            if !text.is_char_boundary(same) || !self.known.starts_with(&text[..same]) {
-                return Some(Outcome::Strayed);
-            }
-            self.known.drain(..same);
-            new = &text[same..];
-            heard.hidden += same;
-        }
+    /// Takes in text for the user, as much of it as an answer may have.
+    fn show(&self, text: &str, heard: &mut Heard) -> Option<Outcome> {
         let before = self.answer.text.len() + self.storing_bytes + heard.waiting.len();
         let room = ANSWER_BYTES.saturating_sub(before);
-        let fits = new.floor_char_boundary(new.len().min(room));
-        heard.waiting.push(&new[..fits]);
-        heard.said.push_str(&new[..fits]);
-        (fits < new.len()).then_some(Outcome::OverBudget("the answer is as long as it may be"))
+        let fits = text.floor_char_boundary(text.len().min(room));
+        heard.waiting.push(&text[..fits]);
+        heard.said.push_str(&text[..fits]);
+        (fits < text.len()).then_some(Outcome::OverBudget("the answer is as long as it may be"))
     }
 }

@@ -49,7 +49,7 @@ impl Turn {
             return Ok(None);
         }
         if agent.provider.repeats_itself() && !self.answer.went_on {
-            self.known = self.answer.text.clone();
+            self.request.so_far = self.answer.text.clone();
             return Ok(None);
         }
         Ok(Some(interrupted()))
