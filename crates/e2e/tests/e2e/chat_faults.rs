@@ -85,7 +85,7 @@ async fn an_answer_that_was_seen_in_part_ends_visibly() {
     let answer = ada.answer(&id, 1).await;
     let failed = answer.failed();
     assert_eq!(failed.code(), ChatError::AgentUnavailable);
-    assert_eq!((&*failed.partial_response, failed.retry_available), ("Half of ", true));
+    assert_eq!((&*failed.partial_response, failed.retry_available), ("Half of", true));
     assert!(failed.usage.unwrap().is_estimated);
     chat.model.reply(concluded(Reply::new().text("Whole.")));
     assert_eq!(ada.say(&id, "m2").await.unwrap().answer, 2);
@@ -157,7 +157,7 @@ async fn an_orchestrator_that_wakes_up_late_writes_nothing() {
     gate.open();
     let _second = chat.orchestrator(&[]).await;
     let answer = ada.answer(&id, 1).await;
-    assert_eq!(answer.failed().partial_response, "Half of ");
+    assert_eq!(answer.failed().partial_response, "Half of");
     chat.model.reply(concluded(Reply::new().text("Whole.")));
     ada.say(&id, "m2").await.unwrap();
     first.process.sigcont();

@@ -160,13 +160,13 @@ async fn a_cancelled_answer_keeps_what_there_is() {
     let id = stage.begin().await;
     assert_eq!(stage.ada.cancel(&id).await.answer, 0);
     let gate = Gate::new();
-    stage.chat.model.reply(Reply::new().text("half ").wait(&gate));
+    stage.chat.model.reply(Reply::new().text("half").wait(&gate));
     stage.ada.say(&id, "m1").await.unwrap();
     stage.ada.chunks(&id, 1, 1).await;
     assert_eq!(stage.ada.cancel(&id).await.answer, 1);
     let log = stage.ada.read(&id).await;
     let stopped = log.answers[0].stopped();
-    assert_eq!(stopped.partial_response, "half ");
+    assert_eq!(stopped.partial_response, "half");
     assert!(stopped.usage.unwrap().is_estimated);
     stage.chat.model.abandoned(1).await;
     assert_eq!(stage.ada.cancel(&id).await.answer, 0);
@@ -233,8 +233,8 @@ async fn each_clock_ends_an_answer() {
     let id = stage.begin().await;
     let shut = Gate::new();
     let silent = Reply::new().wait(&shut);
-    let stalling = Reply::new().text("half ").wait(&shut);
-    for (number, (reply, text)) in (1..).zip([(silent, ""), (stalling, "half ")]) {
+    let stalling = Reply::new().text("half").wait(&shut);
+    for (number, (reply, text)) in (1..).zip([(silent, ""), (stalling, "half")]) {
         stage.chat.model.reply(reply);
         stage.ada.say(&id, &format!("m{number}")).await.unwrap();
         let answer = stage.ada.answer(&id, number).await;
@@ -302,12 +302,12 @@ async fn a_failing_provider_is_asked_again_only_before_anything_is_visible() {
     stage.chat.model.reply(concluded(Reply::new().text("Well.")));
     stage.ada.say(&id, "m1").await.unwrap();
     assert_eq!(stage.ada.answer(&id, 1).await.answered().full_response, "Well.");
-    stage.chat.model.reply(Reply::new().text("half ").break_off());
+    stage.chat.model.reply(Reply::new().text("half").break_off());
     stage.ada.say(&id, "m2").await.unwrap();
     let answer = stage.ada.answer(&id, 2).await;
     let failed = answer.failed();
     assert_eq!(failed.code(), ChatError::AgentUnavailable);
-    assert_eq!((&*failed.partial_response, failed.retry_available), ("half ", true));
+    assert_eq!((&*failed.partial_response, failed.retry_available), ("half", true));
     stage.chat.model.reply(Reply::refusing(401, "authentication_error", "no"));
     stage.ada.say(&id, "m3").await.unwrap();
     let answer = stage.ada.answer(&id, 3).await;
