@@ -267,6 +267,10 @@ impl AgentDraft {
             let message = "expected what the model is to do";
             problems.error(&self.place, &format!("{field}.instructions"), message);
         }
+        if self.schema.is_some() && kind == Kind::Offline {
+            let message = "expected none: the offline analyst has one form of analysis";
+            problems.error(&self.place, &format!("{field}.analysis_schema"), message);
+        }
         let standard = match kind {
             Kind::OpenAi => Ask::Fence,
             Kind::Anthropic | Kind::Offline => Ask::Tool,

@@ -131,6 +131,7 @@ calls = 1.5
 [agents.y]
 model = "gpt"
 provider = "offline"
+analysis_schema = '{"type": "object"}'
 [agent.z]
 "#;
     let (agents, problems) = parse(text);
@@ -156,8 +157,9 @@ provider = "offline"
         "line 24: agents.x.clocks.between_tokens: expected seconds, a number above 0",
         "line 26: agents.x.budget.money: expected price.input and price.output",
         "line 27: agents.x.budget.calls: expected a whole number",
+        "agents.y.analysis_schema: expected none",
         "line 29: agents.y.model: expected \"offline-analyst\"",
-        "line 31: agent: there is no such field; expected agents, providers",
+        "line 32: agent: there is no such field; expected agents, providers",
     ] {
         assert!(
             problems.contains(expected),
