@@ -85,7 +85,10 @@ async fn an_answer_that_was_seen_in_part_ends_visibly() {
     let answer = ada.answer(&id, 1).await;
     let failed = answer.failed();
     assert_eq!(failed.code(), ChatError::AgentUnavailable);
-    assert_eq!((&*failed.partial_response, failed.retry_available), ("Half of", true));
+    assert_eq!(
+        (&*failed.partial_response, failed.retry_available),
+        ("Half of", true)
+    );
     assert!(failed.usage.unwrap().is_estimated);
     chat.model.reply(concluded(Reply::new().text("Whole.")));
     assert_eq!(ada.say(&id, "m2").await.unwrap().answer, 2);
@@ -224,10 +227,7 @@ async fn who_leaves_in_good_order_finishes_its_answers() {
 #[tokio::test]
 async fn answers_survive_orchestrators_that_die_all_the_time() {
     let chat = ChatBus::start("").await;
-    let mut orchestrators = vec![
-        chat.orchestrator(&[]).await,
-        chat.orchestrator(&[]).await,
-    ];
+    let mut orchestrators = vec![chat.orchestrator(&[]).await, chat.orchestrator(&[]).await];
     let mut talking = JoinSet::new();
     for number in 0..6 {
         let user = asker(&chat, &format!("user-{number}")).await;
@@ -256,5 +256,9 @@ async fn answers_survive_orchestrators_that_die_all_the_time() {
         assert_eq!(complete.count(), 3, "recoveries are few");
         first_answers.insert(texts[0].answered().full_response.clone());
     }
-    assert_eq!(first_answers.len(), 1, "the same question has the same answer");
+    assert_eq!(
+        first_answers.len(),
+        1,
+        "the same question has the same answer"
+    );
 }

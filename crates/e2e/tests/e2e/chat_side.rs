@@ -47,8 +47,8 @@ impl Asker {
             let reply: Result<ChatReply, _> =
                 rpc::ask(&self.bus, &subject, &request, ATTEMPT).await;
             match reply.map(|reply| reply.outcome) {
-                Ok(Some(Outcome::Refusal(refusal)))
-                    if refusal.code() == ChatError::Unavailable => {}
+                Ok(Some(Outcome::Refusal(refusal))) if refusal.code() == ChatError::Unavailable => {
+                }
                 Ok(Some(Outcome::Refusal(refusal))) => return Err(refusal),
                 Ok(Some(outcome)) => return Ok(outcome),
                 Ok(None) => panic!("an empty answer"),

@@ -8,7 +8,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use signalbox_auth::api::event_service_client::EventServiceClient;
 use signalbox_bus::server::User;
-use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually, get, orchestrator, relay};
+use signalbox_testkit::{
+    DEADLINE, Platform, Service, WsClient, eventually, get, orchestrator, relay,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
