@@ -49,7 +49,7 @@ const LOOKUPS: usize = 8;
 /// What a keeper is told.
 pub(crate) enum Input {
     /// A request about the session.
-    Request(Request),
+    Request(Box<Request>),
     /// There is a note that an answer is being written.
     Noted,
 }
@@ -183,7 +183,7 @@ impl Keeper {
                 input = self.inputs.recv() => match input {
                     Some(Input::Request(request)) => {
                         kept.used = Instant::now();
-                        self.handle(&mut kept, request).await?;
+                        self.handle(&mut kept, *request).await?;
                     }
                     // A former holder was at it still, after this one has read.
                     Some(Input::Noted) if kept.running.is_none() => return Err(Lost::Moved),

@@ -279,7 +279,7 @@ impl Holding {
         };
         let trace = TraceContext::of(message.headers.as_ref());
         // Without room it is not answered, and comes again.
-        let request = Request { verb, reply, trace };
+        let request = Box::new(Request { verb, reply, trace });
         keeper.try_send(Input::Request(request)).ok();
     }
 

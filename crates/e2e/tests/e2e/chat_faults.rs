@@ -6,10 +6,17 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use prost::Message as _;
+use signalbox_bus::document::Document;
+use signalbox_bus::key;
+use signalbox_bus::log::LogWriter;
 use signalbox_bus::server::User as BusUser;
+use signalbox_bus::subject::LogKind;
 use signalbox_protocol::chat;
-use signalbox_protocol::wire::ChatError;
+use signalbox_protocol::timestamp::Timestamp;
+use signalbox_protocol::wire::{ChatAsked, ChatError, ChatRecord, chat_record::Record};
 use signalbox_testkit::{ChatBus, DEADLINE, Gate, Reply, Service, eventually};
+use time::OffsetDateTime;
 use tokio::task::JoinSet;
 
 use crate::chat_side::{Asker, Viewer};
@@ -170,6 +177,40 @@ async fn an_orchestrator_that_wakes_up_late_writes_nothing() {
     let log = ada.read(&id).await;
     assert_eq!(log.answers.len(), 2);
     assert!(first.process.exit_status().is_none());
+}
+
+/// A former holder that was halted has accepted a message after another had taken
+/// over, before it found out: the message is answered all the same.
+#[tokio::test]
+async fn what_a_former_holder_accepted_is_answered() {
+    let chat = ChatBus::start("").await;
+    let _orchestrator = chat.orchestrator(&[]).await;
+    let ada = asker(&chat, ADA).await;
+    let id = ada.start("tester").await.unwrap().session_id;
+    chat.model.reply(concluded(Reply::new().text("Well.")));
+    let admin = chat.bus.bus(BusUser::Admin).await;
+    let subject = key::open_turn(chat::shard(ADA), ADA, &id);
+    let note = format!(r#"{{"user_id": "{ADA}", "session_id": "{id}"}}"#);
+    let mut document = Document::new(admin.clone(), key::CHATS_STREAM, subject, 0);
+    document.write(note.into()).await.unwrap();
+    let log_id = chat::log_id(ADA, &id);
+    let opened = LogWriter::open(admin, LogKind::Chat, &log_id, 1).await;
+    let (mut former, _) = opened.unwrap();
+    let asked = ChatRecord {
+        at: Timestamp::from(OffsetDateTime::now_utc()).to_string(),
+        answer: 1,
+        asked_sequence: 0,
+        record: Some(Record::Asked(ChatAsked {
+            message_id: "m1".to_owned(),
+            message: "Well?".to_owned(),
+            opened_sequence: former.sequence(),
+            ..ChatAsked::default()
+        })),
+    };
+    former.append(asked.encode_to_vec().into()).await.unwrap();
+    let answer = ada.answer(&id, 1).await;
+    assert_eq!(answer.answered().full_response, "Well.");
+    assert_eq!(answer.recoveries, 1);
 }
 
 /// The bus is killed while an answer is written, and comes back: the answer goes

@@ -253,18 +253,57 @@ async fn each_clock_ends_an_answer() {
     let shut = Gate::new();
     let silent = Reply::new().wait(&shut);
     let stalling = Reply::new().text("half").wait(&shut);
-    for (number, (reply, text)) in (1..).zip([(silent, ""), (stalling, "half")]) {
+    let clocks = [
+        (silent, "", "the model did not begin to answer in time"),
+        (
+            stalling,
+            "half",
+            "the model stopped in the middle of its answer",
+        ),
+    ];
+    for (number, (reply, text, words)) in (1..).zip(clocks) {
         stage.chat.model.reply(reply);
         stage.ada.say(&id, &format!("m{number}")).await.unwrap();
         let answer = stage.ada.answer(&id, number).await;
         let failed = answer.failed();
         assert_eq!(failed.code(), ChatError::AgentTimeout);
+        assert_eq!(failed.message, words);
         assert_eq!(
             (&*failed.partial_response, failed.retry_available),
             (text, true)
         );
         assert!(failed.usage.unwrap().is_estimated);
     }
+}
+
+/// T11: so does the clock of the whole answer, whatever the model says meanwhile.
+#[tokio::test]
+async fn the_clock_of_the_whole_answer_ends_it() {
+    let clocks = "clocks = { first_token = 60, between_tokens = 60, total = 1 }\nretries = 0";
+    let stage = stage(clocks, &[]).await;
+    let id = stage.begin().await;
+    let shut = Gate::new();
+    stage
+        .chat
+        .model
+        .reply(Reply::new().text("half").wait(&shut));
+    stage.ada.say(&id, "m1").await.unwrap();
+    let answer = stage.ada.answer(&id, 1).await;
+    let failed = answer.failed();
+    assert_eq!(failed.code(), ChatError::AgentTimeout);
+    assert_eq!(failed.message, "the answer took too long");
+    assert_eq!(failed.partial_response, "half");
+}
+
+/// Chats in memory are bounded; one that is put away is read back when it is asked
+/// for.
+#[tokio::test]
+async fn chats_in_memory_are_bounded() {
+    let stage = stage("", &["--chats", "2"]).await;
+    let (_first, _second) = (stage.begin().await, stage.begin().await);
+    let refusal = stage.ada.start("tester").await.unwrap_err();
+    assert_eq!(refusal.code(), ChatError::AgentUnavailable);
+    assert!(refusal.retry_available);
 }
 
 /// T11: an answer that would cost more than the chat may ends with what there is.
