@@ -207,6 +207,12 @@ impl AgentDraft {
         self.enabled.unwrap_or(true)
     }
 
+    /// Where it names its provider.
+    pub(super) fn provider_place(&self) -> Range<usize> {
+        let named = self.provider.as_ref();
+        named.map_or_else(|| self.place.clone(), |(_, place)| place.clone())
+    }
+
     /// The provider it names, if there is one of the name.
     pub(super) fn provider<'p>(
         &self,

@@ -105,6 +105,7 @@ pub(crate) fn provider_with(api: Api, model: &FakeModel, timeouts: Timeouts) -> 
             base,
             key,
             timeouts,
+            token_limit: None,
         }),
     }
 }

@@ -187,7 +187,7 @@ fn a_key_that_is_not_there_is_an_error_or_a_warning() {
     let (agents, problems) = parse(text);
     assert!(agents.is_none());
     assert!(
-        problems[0].contains("variable OPENAI_API_KEY, which is not set"),
+        problems[0].contains("line 2: providers.openai.api_key_env: expected a key in the variable OPENAI_API_KEY, which is not set"),
         "{problems:?}"
     );
     let source = Source {
