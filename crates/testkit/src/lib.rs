@@ -15,6 +15,7 @@ pub mod ledger;
 mod model;
 mod nats;
 mod node;
+mod orchestrator;
 mod output;
 mod platform;
 mod process;
@@ -35,6 +36,7 @@ pub use self::{
     model::{FakeModel, Finish, Gate, Received, Reply},
     nats::NatsServer,
     node::NodeClient,
+    orchestrator::{ChatBus, orchestrator},
     output::Output,
     platform::{Arguments, Platform, Service, api_key, get, post},
     process::{Process, signalbox},
