@@ -8,7 +8,9 @@
 //! svc.gateway.<id>.ask, .answer.<number>        gateways -> one gateway
 //! svc.relay.<shard>.<method>                    gateways -> the shard's relay
 //! svc.agents.<gateway>                   relays -> an agent's gateway
-//! log.<kind>.<id>                               a log's owner -> its stream
+//! svc.orchestrator.<shard>.chat                 gateways -> the shard's orchestrator
+//! log.term.<command>                            a log's owner -> its stream
+//! log.chat.<user>.<session>                     likewise, in a group per user
 //! live.log.<kind>.<id>                          the server, as it stores them
 //! live.fleet.<shard>                            relays -> all gateways
 //! ```
@@ -150,6 +152,9 @@ pub const LIVE_LOG_PREFIX: &str = "live.log";
 pub enum LogKind {
     /// The output of a command.
     Term,
+    /// A chat with an agent. Logs are in groups, one per user: the group stands
+    /// in front of the last `/` of a log's id.
+    Chat,
 }
 
 impl LogKind {
@@ -158,8 +163,27 @@ impl LogKind {
     pub const fn token(self) -> &'static str {
         match self {
             Self::Term => "term",
+            Self::Chat => "chat",
         }
     }
+
+    /// Whether logs of this kind are in groups.
+    #[must_use]
+    pub const fn is_grouped(self) -> bool {
+        match self {
+            Self::Term => false,
+            Self::Chat => true,
+        }
+    }
+}
+
+/// Everything that orchestrators are asked.
+pub const ORCHESTRATOR_PREFIX: &str = "svc.orchestrator";
+
+/// Requests about the chats of a shard's users.
+#[must_use]
+pub fn orchestrator_chat(shard: Shard) -> String {
+    format!("{ORCHESTRATOR_PREFIX}.{shard}.chat")
 }
 
 /// Requests for commands on the agents of a shard.
@@ -196,7 +220,14 @@ pub fn fleet(shard: Shard) -> String {
 #[must_use]
 pub fn log(kind: LogKind, id: &str) -> String {
     let mut subject = format!("{LOG_PREFIX}.{}.", kind.token());
-    push_id(&mut subject, id);
+    if kind.is_grouped() {
+        let (group, id) = id.rsplit_once('/').unwrap_or(("", id));
+        push_id(&mut subject, group);
+        subject.push('.');
+        push_id(&mut subject, id);
+    } else {
+        push_id(&mut subject, id);
+    }
     subject
 }
 
@@ -206,10 +237,26 @@ pub fn live_log(kind: LogKind, id: &str) -> String {
     format!("live.{}", log(kind, id))
 }
 
+/// All logs of a group in their stream.
+#[must_use]
+pub fn logs_in(kind: LogKind, group: &str) -> String {
+    let mut subject = format!("{LOG_PREFIX}.{}.", kind.token());
+    push_id(&mut subject, group);
+    subject.push_str(".*");
+    subject
+}
+
+/// All logs of a group as they grow.
+#[must_use]
+pub fn live_logs_in(kind: LogKind, group: &str) -> String {
+    format!("live.{}", logs_in(kind, group))
+}
+
 /// All logs of a kind in their stream.
 #[must_use]
 pub fn logs_of(kind: LogKind) -> String {
-    format!("{LOG_PREFIX}.{}.*", kind.token())
+    let id = if kind.is_grouped() { "*.*" } else { "*" };
+    format!("{LOG_PREFIX}.{}.{id}", kind.token())
 }
 
 /// All logs of a kind as they grow.
@@ -223,7 +270,12 @@ pub fn live_logs_of(kind: LogKind) -> String {
 pub fn log_id(kind: LogKind, subject: &str) -> Option<String> {
     let subject = subject.strip_prefix("live.").unwrap_or(subject);
     let rest = subject.strip_prefix(LOG_PREFIX)?.strip_prefix('.')?;
-    parse_id(rest.strip_prefix(kind.token())?.strip_prefix('.')?)
+    let token = rest.strip_prefix(kind.token())?.strip_prefix('.')?;
+    if !kind.is_grouped() {
+        return parse_id(token);
+    }
+    let (group, id) = token.split_once('.')?;
+    Some(format!("{}/{}", parse_id(group)?, parse_id(id)?))
 }
 
 /// The prefix of the inboxes of a user, who may subscribe to no other.
@@ -381,6 +433,9 @@ fn parse_id(token: &str) -> Option<String> {
             let digits = [bytes.next()?, bytes.next()?];
             let digits = std::str::from_utf8(&digits).ok()?;
             id.push(u8::from_str_radix(digits, 16).ok()?);
+        } else if byte == b'.' {
+            // More than one token.
+            return None;
         } else {
             id.push(byte);
         }
@@ -455,6 +510,28 @@ mod tests {
             "events.threat.x",
         ] {
             assert_eq!(parse_gateway_answer(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn logs_in_groups_are_followed_by_their_group() {
+        let id = "corp.*/ada/chat-1";
+        let subject = log(LogKind::Chat, id);
+        assert_eq!(subject, "log.chat.=corp%2E%2A%2Fada.=chat-1");
+        assert_eq!(log_id(LogKind::Chat, &subject).as_deref(), Some(id));
+        let live = live_log(LogKind::Chat, id);
+        assert_eq!(log_id(LogKind::Chat, &live).as_deref(), Some(id));
+        let group = live_logs_in(LogKind::Chat, "corp.*/ada");
+        assert_eq!(group, "live.log.chat.=corp%2E%2A%2Fada.*");
+        assert_eq!(logs_of(LogKind::Chat), "log.chat.*.*");
+        assert_eq!(logs_of(LogKind::Term), "log.term.*");
+        for subject in [
+            "log.chat.=a",
+            "log.chat.=a.b",
+            "log.chat.=a.=b.=c",
+            "log.term.=a.=b",
+        ] {
+            assert_eq!(log_id(LogKind::Chat, subject), None, "{subject}");
         }
     }
 

@@ -12,8 +12,10 @@ mod credential;
 mod deadline;
 mod http;
 pub mod ledger;
+mod model;
 mod nats;
 mod node;
+mod orchestrator;
 mod output;
 mod platform;
 mod process;
@@ -31,8 +33,10 @@ pub use self::{
     browser::Browser,
     deadline::{DEADLINE, eventually},
     http::{Answer, request},
+    model::{FakeModel, Finish, Gate, Received, Reply},
     nats::NatsServer,
     node::NodeClient,
+    orchestrator::{ChatBus, orchestrator},
     output::Output,
     platform::{Arguments, Platform, Service, api_key, get, post},
     process::{Process, signalbox},

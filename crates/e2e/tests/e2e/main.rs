@@ -6,6 +6,7 @@
 )]
 
 mod addressed;
+mod agents_file;
 mod attacks;
 mod auth_replicas;
 mod auth_rest;
@@ -13,6 +14,9 @@ mod auth_rest_hostile;
 mod bench;
 mod browser;
 mod bus_absence;
+mod chat_faults;
+mod chat_side;
+mod chat_turns;
 mod clients;
 mod collector;
 mod commands;

@@ -1,0 +1,180 @@
+//! The orchestrator: holds people's chats with agents, has providers write the
+//! answers, and keeps each chat as a log that outlives any process.
+//!
+//! | direction | subject |
+//! |---|---|
+//! | in | `svc.orchestrator.<shard>.chat`: start, message, cancel, join |
+//! | out | `log.chat.<user>.<session>`: the chat's log, which the server repeats on `live.log.chat.<user>.<session>` |
+//! | both | `$KV.chats.<shard>.<user>.<session>`: that an answer is being written |
+//! | both | `$KV.leases.orchestrator.…`: who holds a shard, and which orchestrators live |
+//!
+//! The messages are those of `proto/signalbox/v1/chat.proto`; what sessions are
+//! called and which shard a user is in is in [`signalbox_protocol::chat`].
+//!
+//! # Who says what, and when
+//!
+//! **A user starts a chat.** The gateway checks the permission and the limits,
+//! draws a nonce, and sends `StartChat` to the shard of the user; without an
+//! answer, or on `UNAVAILABLE`, it sends the same again until its patience ends,
+//! because nobody serves a shard while it changes hands. The answer `ChatStarted`
+//! comes after the log's first record, `ChatOpened`, is stored.
+//!
+//! **A message.** The gateway sends `ChatMessage`, with the client's message id or
+//! one of its own, until it is answered. The answer `ChatAccepted` comes after
+//! `ChatAsked` is stored. Everything later is in the log, and gateways show what
+//! is in the log and nothing else: `ChatChunk`s, then exactly one of
+//! `ChatAnswered`, `ChatFailed` and `ChatStopped`. A session answers one message
+//! at a time; another one is refused with `AGENT_BUSY` and nothing is queued. A
+//! repeated message id is the same message and gets the same answer number.
+//!
+//! **Numbers.** The answers of a session are numbered from 1, and the chunks of
+//! each answer from 1. Whoever shows an answer shows both numbers, and a client
+//! that comes back names both; without an answer's number the last answer is
+//! meant. What is retried before anything was visible keeps the answer's number.
+//!
+//! **Joining.** `JoinChat` says where in CHAT the answer begins. The gateway
+//! follows the user's logs **first**, then asks, then reads the log from there to
+//! the tip that it was told, and goes on live: records carry numbers, so that
+//! nothing is lost or doubled where the two meet.
+//!
+//! **Cancelling.** `CancelChat` is answered when `ChatStopped` is stored. Nothing
+//! else ends an answer: not a closed connection, nor a gateway's end.
+//!
+//! # Take-over
+//!
+//! A shard's next holder finds what was being written in the bucket `chats`,
+//! settles the call that was under way, as an estimate, and notes `ChatTaken`.
+//! Where no chunk was stored, the provider is asked again; where some were, a
+//! provider that writes the same for the same request goes on behind them, and any
+//! other answer ends as `ChatFailed` with AGENT_UNAVAILABLE, keeping what there
+//! is. That happens a few times per answer at most, within the answer's budgets
+//! and its total time, which count from `ChatAsked`.
+//!
+//! # Invariants
+//!
+//! - One orchestrator at a time holds a shard, by a lease. Beyond the lease each
+//!   log is fenced by its last sequence: one that was stopped for longer can
+//!   append nothing any more, whatever it believes.
+//! - Nothing is shown or answered before it is stored.
+//! - The chunks of an answer, joined, are `full_response` or `partial_response`.
+//! - An answer has one end; each `ChatCallStarted` has one `ChatCallSettled`, before
+//!   that end; the end's usage is their sum.
+//! - That an answer is being written is in `chats` before `ChatAsked` is in the
+//!   log, until its end is.
+//!
+//! # Modules
+//!
+//! | module | holds |
+//! |---|---|
+//! | `shard` | a shard while this orchestrator holds it: requests in, recovery |
+//! | `keeper` | one chat: requests about it, and at most one answer at a time |
+//! | `session`, `answer` | what a chat's log says |
+//! | `chat_log`, `open_turn` | the log and the bucket on the bus |
+//! | `turn` | one answer from its question to its end |
+//! | `coalesce`, `budget`, `usage`, `conversation` | what a turn goes by |
+//! | `evidence_log` | events that bear on a question |
+//! | [`provider`] | the trait of providers, and those that there are |
+//! | [`agents`] | `agents.toml` |
+//! | [`analysis`] | the final structured result and its schema |
+
+pub mod agents;
+pub mod analysis;
+mod answer;
+mod budget;
+mod chat_log;
+mod coalesce;
+mod config;
+mod conversation;
+mod error;
+pub mod evidence;
+mod evidence_log;
+mod keeper;
+mod metrics;
+mod moment;
+mod open_turn;
+pub mod provider;
+mod reply;
+mod session;
+mod shard;
+mod turn;
+mod usage;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signalbox_bus::assignment::Assignment;
+use signalbox_bus::connection::follow_link;
+use signalbox_bus::lease::{self, Leases};
+use signalbox_bus::{Bus, key, stream};
+use signalbox_service::{Condition, Health, Shutdown, Tasks};
+use tokio::sync::Semaphore;
+use tracing::info;
+
+pub use crate::config::{ChatArgs, Options, OrchestratorArgs};
+pub use crate::error::Error;
+use crate::evidence_log::EvidenceLog;
+use crate::metrics::Metrics;
+use crate::shard::Shared;
+use crate::turn::Means;
+
+/// How long the leases may take to be released once no answer is written.
+const RELEASE: Duration = Duration::from_secs(5);
+/// How long the orchestrator may be without the bus before it is not ready.
+const BUS_ABSENCE: Duration = Duration::from_secs(5);
+
+/// Runs the orchestrator until `shutdown`.
+///
+/// # Errors
+/// When the bus is out of reach at start, or its streams are not as needed.
+pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Result<(), Error> {
+    let ready: Condition = health.condition("orchestrator");
+    let bus = Bus::connect(&options.bus, "signalbox-orchestrator").await?;
+    stream::verify(&bus, stream::CHAT).await?;
+    for name in [stream::TOPICS, key::CHATS_STREAM] {
+        stream::state(&bus, name).await?;
+    }
+    lease::verify(&bus).await?;
+    let metrics = Metrics::new();
+    Metrics::observe_bus(&bus);
+    let tasks = Tasks::new(shutdown.clone());
+    let id = format!("{:016x}", rand::random::<u64>());
+    let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
+    let shared = Shared {
+        bus: bus.clone(),
+        agents: Arc::new(options.agents),
+        means: Means {
+            metrics,
+            evidence: EvidenceLog::new(bus.clone()),
+            interval: options.interval,
+        },
+        answers: Arc::new(Semaphore::new(options.answers)),
+        answers_per_user: options.answers_per_user,
+        chats: Arc::new(Semaphore::new(options.chats)),
+        drain: options.drain,
+    };
+    let assignment = Assignment::new(bus.clone(), leases, shard::shards(), shared);
+    let stop = shutdown.clone();
+    tasks.spawn_critical("orchestrator assignment", async move {
+        if let Err(cause) = assignment.run(stop.wait()).await {
+            stop.fail(cause);
+        }
+    });
+    // With or without a share: an orchestrator in reserve is as ready as the others.
+    ready.set_ready();
+    let (link, stop) = (bus.link(), shutdown.clone());
+    tasks.spawn("readiness", async move {
+        let following = follow_link(link, BUS_ABSENCE, move |up| match up {
+            true => ready.set_ready(),
+            false => ready.set_not_ready("the bus has been out of reach for 5 s"),
+        });
+        tokio::select! {
+            () = following => {}
+            () = stop.wait() => {}
+        }
+    });
+    info!(orchestrator = %id, "holding chats");
+    shutdown.wait().await;
+    tasks.drain(options.drain + RELEASE).await;
+    bus.drain().await;
+    Ok(())
+}
