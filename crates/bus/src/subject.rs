@@ -8,7 +8,9 @@
 //! svc.gateway.<id>.ask, .answer.<number>        gateways -> one gateway
 //! svc.relay.<shard>.<method>                    gateways -> the shard's relay
 //! svc.agents.<gateway>                   relays -> an agent's gateway
-//! log.<kind>.<id>                               a log's owner -> its stream
+//! svc.orchestrator.<shard>.chat                 gateways -> the shard's orchestrator
+//! log.term.<command>                            a log's owner -> its stream
+//! log.chat.<user>.<session>                     likewise, in a group per user
 //! live.log.<kind>.<id>                          the server, as it stores them
 //! live.fleet.<shard>                            relays -> all gateways
 //! ```
@@ -150,6 +152,9 @@ pub const LIVE_LOG_PREFIX: &str = "live.log";
 pub enum LogKind {
     /// The output of a command.
     Term,
+    /// A chat with an agent. Logs are in groups, one per user: the group stands
+    /// in front of the last `/` of a log's id.
+    Chat,
 }
 
 impl LogKind {
@@ -158,8 +163,27 @@ impl LogKind {
     pub const fn token(self) -> &'static str {
         match self {
             Self::Term => "term",
+            Self::Chat => "chat",
         }
     }
+
+    /// Whether logs of this kind are in groups.
+    #[must_use]
+    pub const fn is_grouped(self) -> bool {
+        match self {
+            Self::Term => false,
+            Self::Chat => true,
+        }
+    }
+}
+
+/// Everything that orchestrators are asked.
+pub const ORCHESTRATOR_PREFIX: &str = "svc.orchestrator";
+
+/// Requests about the chats of a shard's users.
+#[must_use]
+pub fn orchestrator_chat(shard: Shard) -> String {
+    format!("{ORCHESTRATOR_PREFIX}.{shard}.chat")
 }
 
 /// Requests for commands on the agents of a shard.
@@ -196,7 +220,14 @@ pub fn fleet(shard: Shard) -> String {
 #[must_use]
 pub fn log(kind: LogKind, id: &str) -> String {
     let mut subject = format!("{LOG_PREFIX}.{}.", kind.token());
-    push_id(&mut subject, id);
+    if kind.is_grouped() {
+        let (group, id) = id.rsplit_once('/').unwrap_or(("", id));
+        push_id(&mut subject, group);
+        subject.push('.');
+        push_id(&mut subject, id);
+    } else {
+        push_id(&mut subject, id);
+    }
     subject
 }
 
@@ -206,10 +237,26 @@ pub fn live_log(kind: LogKind, id: &str) -> String {
     format!("live.{}", log(kind, id))
 }
 
+/// All logs of a group in their stream.
+#[must_use]
+pub fn logs_in(kind: LogKind, group: &str) -> String {
+    let mut subject = format!("{LOG_PREFIX}.{}.", kind.token());
+    push_id(&mut subject, group);
+    subject.push_str(".*");
+    subject
+}
+
+/// All logs of a group as they grow.
+#[must_use]
+pub fn live_logs_in(kind: LogKind, group: &str) -> String {
+    format!("live.{}", logs_in(kind, group))
+}
+
 /// All logs of a kind in their stream.
 #[must_use]
 pub fn logs_of(kind: LogKind) -> String {
-    format!("{LOG_PREFIX}.{}.*", kind.token())
+    let id = if kind.is_grouped() { "*.*" } else { "*" };
+    format!("{LOG_PREFIX}.{}.{id}", kind.token())
 }
 
 /// All logs of a kind as they grow.
@@ -223,7 +270,12 @@ pub fn live_logs_of(kind: LogKind) -> String {
 pub fn log_id(kind: LogKind, subject: &str) -> Option<String> {
     let subject = subject.strip_prefix("live.").unwrap_or(subject);
     let rest = subject.strip_prefix(LOG_PREFIX)?.strip_prefix('.')?;
-    parse_id(rest.strip_prefix(kind.token())?.strip_prefix('.')?)
+    let token = rest.strip_prefix(kind.token())?.strip_prefix('.')?;
+    if !kind.is_grouped() {
+        return parse_id(token);
+    }
+    let (group, id) = token.split_once('.')?;
+    Some(format!("{}/{}", parse_id(group)?, parse_id(id)?))
 }
 
 /// The prefix of the inboxes of a user, who may subscribe to no other.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`catalogue`] | one entry per event type: fields, route, defaults, words |
 //! | [`envelope`] | a producer's message -> [`event::Event`] |
+//! | [`chat`] | ids of chats, and their shards |
 //! | [`decision`] | what users decide on response actions |
 //! | [`event`] | an event after validation |
 //! | [`fleet`] | shards of agents, ids of commands |
@@ -16,6 +17,7 @@
 //! | [`wire`] | protobuf messages between services, generated from `proto/` |
 
 pub mod catalogue;
+pub mod chat;
 pub mod cursor;
 pub mod decision;
 pub mod dialect;

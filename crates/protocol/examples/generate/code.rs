@@ -1,8 +1,9 @@
 // Shared by the example that writes the generated code and the test that
 // compares it, so that the two can't drift apart.
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "signalbox/v1/auth.proto",
+    "signalbox/v1/chat.proto",
     "signalbox/v1/event.proto",
     "signalbox/v1/neighbour.proto",
     "signalbox/v1/relay.proto",
