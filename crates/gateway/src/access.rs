@@ -12,6 +12,7 @@ pub(crate) const fn required(channel: Channel) -> Option<Permission> {
         | Channel::InvestigationProgress
         | Channel::SystemMetrics
         | Channel::ResponseActions => Some(Permission::ReadThreats),
+        Channel::AgentChat => Some(Permission::ChatAgents),
         Channel::NetworkEvents => Some(Permission::ReadNetwork),
         Channel::ConsensusEvents => Some(Permission::ReadConsensus),
         Channel::SecurityEvents => Some(Permission::ReadSecurity),

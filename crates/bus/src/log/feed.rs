@@ -96,6 +96,25 @@ impl LogFeed {
     /// When the bus does not answer.
     pub async fn all(bus: Bus, kind: LogKind) -> Result<Self, BusError> {
         let (filter, live) = (subject::logs_of(kind), subject::live_logs_of(kind));
+        Self::from_now(bus, kind, filter, live).await
+    }
+
+    /// Follows all logs of a group, from now on.
+    ///
+    /// # Errors
+    /// When the bus does not answer.
+    pub async fn group(bus: Bus, kind: LogKind, group: &str) -> Result<Self, BusError> {
+        let filter = subject::logs_in(kind, group);
+        let live = subject::live_logs_in(kind, group);
+        Self::from_now(bus, kind, filter, live).await
+    }
+
+    async fn from_now(
+        bus: Bus,
+        kind: LogKind,
+        filter: String,
+        live: String,
+    ) -> Result<Self, BusError> {
         let mut feed = Self::new(bus, kind, filter, live, 0);
         // Before the position is read, or what is stored in between is missed.
         feed.subscribe().await?;

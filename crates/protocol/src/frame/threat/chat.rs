@@ -5,14 +5,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::MAX_WORD_BYTES;
+use crate::chat::{MAX_CONTEXT_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_ID_BYTES};
 use crate::frame::fields::{Complaint, Fields};
-
-/// The longest message to an agent, in bytes.
-pub const MAX_MESSAGE_BYTES: usize = 32 * 1024;
-/// The most that a context may have, in bytes of JSON.
-pub const MAX_CONTEXT_BYTES: usize = 64 * 1024;
-/// The longest id that a client gives a message, in bytes.
-pub const MAX_MESSAGE_ID_BYTES: usize = 64;
 
 /// A request to begin a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
