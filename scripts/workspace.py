@@ -21,6 +21,7 @@ FLOORS = {
     "transport": 1,
     "auth": 2,
     "gateway": 2,
+    "orchestrator": 2,
     "relay": 2,
     "router": 2,
     "signalbox": 3,

@@ -87,6 +87,51 @@ pub fn is_relay_member(key: &str) -> bool {
 /// What the keys of relays begin with in the bucket of leases.
 pub const RELAY: &str = "relay.";
 
+/// Bucket: the answers that agents are writing, by shard, user and session.
+pub const CHATS: &str = "chats";
+/// The stream that the bucket of chats is.
+pub const CHATS_STREAM: &str = "KV_chats";
+
+/// The answer that is being written in a session, as a subject of
+/// [`CHATS_STREAM`].
+#[must_use]
+pub fn open_turn(shard: Shard, user_id: &str, session_id: &str) -> String {
+    format!(
+        "$KV.{CHATS}.{shard}.{}.{}",
+        plain(user_id),
+        plain(session_id)
+    )
+}
+
+/// The wildcard for the answers that are being written in a shard, in
+/// [`CHATS_STREAM`].
+#[must_use]
+pub fn open_turns_of(shard: Shard) -> String {
+    format!("$KV.{CHATS}.{shard}.*.*")
+}
+
+/// What the keys of orchestrators begin with in the bucket of leases.
+pub const ORCHESTRATOR: &str = "orchestrator.";
+
+/// The lease of the orchestrator that holds a shard.
+#[must_use]
+pub fn orchestrator_lease(shard: Shard) -> String {
+    format!("{ORCHESTRATOR}shard.{shard}")
+}
+
+/// The lease by which an orchestrator says that it is alive.
+#[must_use]
+pub fn orchestrator_member(id: &str) -> String {
+    format!("{ORCHESTRATOR}{MEMBER}{id}")
+}
+
+/// Whether a key of the bucket of leases is an orchestrator's sign of life.
+#[must_use]
+pub fn is_orchestrator_member(key: &str) -> bool {
+    key.strip_prefix(ORCHESTRATOR)
+        .is_some_and(|rest| rest.starts_with(MEMBER))
+}
+
 /// Bucket: who does what of the things that one at a time may do, and who is
 /// there to do them.
 pub const LEASES: &str = "leases";

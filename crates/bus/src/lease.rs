@@ -53,6 +53,15 @@ pub struct Generation {
     revision: u64,
 }
 
+impl Generation {
+    /// The number of the generation, which is greater for later ones for as long
+    /// as the bucket lives.
+    #[must_use]
+    pub const fn revision(self) -> u64 {
+        self.revision
+    }
+}
+
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.epoch, self.revision)

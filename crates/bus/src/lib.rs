@@ -15,6 +15,7 @@
 //! | [`fenced`] | writing what one owner at a time may write |
 //! | [`document`] | state in a bucket that has one owner |
 //! | [`log`] | logs of one owner: appending, and following from anywhere |
+//! | [`assignment`] | who among the replicas of a service holds which part of the work |
 //! | [`lease`] | who may do what only one may do, for a while |
 //! | [`reader`] | a gateway's one ordered reader of TOPICS |
 //! | [`history`] | reading stored events back |
@@ -26,6 +27,7 @@
 //!
 //! It knows subjects and bytes; what an event means is the callers' matter.
 
+pub mod assignment;
 pub mod connection;
 pub mod dead_letter;
 pub mod decision;

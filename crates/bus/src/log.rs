@@ -59,6 +59,7 @@ impl LogKind {
     pub const fn stream(self) -> &'static str {
         match self {
             Self::Term => stream::TERM,
+            Self::Chat => stream::CHAT,
         }
     }
 }
@@ -110,6 +111,12 @@ impl LogWriter {
         self.number
     }
 
+    /// The sequence of the last record in the stream; 0 when there is none.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Appends a record, trying for as long as it takes; gives its number. Must
     /// not be called again after it was cancelled or has failed.
     ///
@@ -143,16 +150,20 @@ impl LogWriter {
     /// that was not repeated is missed. To be called each second while the log is
     /// open, and for 30 s afterwards.
     pub async fn tell_tip(&self) {
-        let mut headers = HeaderMap::new();
-        headers.insert(LOG_TIP, self.number.to_string());
-        let subject = subject::live_log(self.kind, &self.id);
-        let client = self.bus.client();
-        if let Err(error) = client
-            .publish_with_headers(subject, headers, Bytes::new())
-            .await
-        {
-            debug!(%error, log = %self.id, "tip not told");
-        }
+        tell_tip(&self.bus, self.kind, &self.id, self.number).await;
+    }
+}
+
+/// As [`LogWriter::tell_tip`], while the writer is at work.
+pub async fn tell_tip(bus: &Bus, kind: LogKind, id: &str, number: u64) {
+    let mut headers = HeaderMap::new();
+    headers.insert(LOG_TIP, number.to_string());
+    let subject = subject::live_log(kind, id);
+    let told = bus
+        .client()
+        .publish_with_headers(subject, headers, Bytes::new());
+    if let Err(error) = told.await {
+        debug!(%error, log = %id, "tip not told");
     }
 }
 

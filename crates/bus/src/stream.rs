@@ -5,6 +5,7 @@
 //! | EVENTS | `events.<known domain>.>` | until a router has stored or refused it |
 //! | TOPICS | `topics.*.*.*` | by age and bytes |
 //! | DLQ | `dlq.>` | refused events for 30 days |
+//! | CHAT | `log.chat.*.*` | the logs of chats by age and bytes; repeated on `live.` |
 //! | TERM | `log.term.*` | the logs of commands by age and bytes; repeated on `live.` |
 
 use std::collections::HashMap;
@@ -31,6 +32,9 @@ pub const DLQ: &str = "DLQ";
 /// The logs of commands.
 pub const TERM: &str = "TERM";
 
+/// The logs of chats.
+pub const CHAT: &str = "CHAT";
+
 /// How long a bucket whose entries expire remembers that one has.
 pub const LEASE_MARKER: Duration = Duration::from_secs(60);
 
@@ -41,8 +45,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_WAITING_PER_TYPE: i64 = 500_000;
 /// How long it is known who decided on an action.
 const DECISIONS_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// The duplicate window of a stream that needs none.
-const SESSIONS_DUPLICATES: Duration = Duration::from_secs(1);
+/// The duplicate window of a stream that needs none: what is written by
+/// compare-and-set is found by reading, and each id would be held in memory.
+const NO_DUPLICATES: Duration = Duration::from_secs(1);
 /// Consumers that TOPICS may have: one per gateway and per tool that follows.
 const MAX_TOPICS_CONSUMERS: i32 = 4_096;
 
@@ -73,6 +78,10 @@ pub struct StreamSettings {
     pub term_age: Duration,
     /// The most that TERM keeps, in bytes; the oldest goes first.
     pub term_bytes: u64,
+    /// How long CHAT keeps what was said.
+    pub chat_age: Duration,
+    /// The most that CHAT keeps, in bytes; the oldest goes first.
+    pub chat_bytes: u64,
 }
 
 impl Default for StreamSettings {
@@ -89,6 +98,8 @@ impl Default for StreamSettings {
             sessions_bytes: GIB,
             term_age: DAY,
             term_bytes: 4 * GIB,
+            chat_age: 30 * DAY,
+            chat_bytes: 4 * GIB,
         }
     }
 }
@@ -101,7 +112,8 @@ impl StreamSettings {
             + self.topics_bytes
             + self.dlq_bytes
             + self.sessions_bytes
-            + self.term_bytes;
+            + self.term_bytes
+            + self.chat_bytes;
         let room = free_bytes / 2;
         if wanted <= room {
             return self;
@@ -113,6 +125,7 @@ impl StreamSettings {
             dlq_bytes: share(self.dlq_bytes),
             sessions_bytes: share(self.sessions_bytes),
             term_bytes: share(self.term_bytes),
+            chat_bytes: share(self.chat_bytes),
             ..self
         }
     }
@@ -130,6 +143,7 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
         dlq(settings),
         sessions(settings),
         term(settings),
+        chat(settings),
     ] {
         let name = config.name.clone();
         bus.jetstream()
@@ -141,6 +155,7 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
     let lasting = [
         key::AGENTS,
         key::API_KEYS,
+        key::CHATS,
         key::FLEET,
         key::SIGNING_KEYS,
         key::USERS,
@@ -191,6 +206,7 @@ pub async fn verify(bus: &Bus, name: &'static str) -> Result<StreamState, BusErr
         EVENTS => events(&StreamSettings::default()),
         TOPICS => topics(&StreamSettings::default()),
         TERM => term(&StreamSettings::default()),
+        CHAT => chat(&StreamSettings::default()),
         _ => dlq(&StreamSettings::default()),
     };
     let problem = |problem: &str| BusError::Stream {
@@ -211,10 +227,10 @@ pub async fn verify(bus: &Bus, name: &'static str) -> Result<StreamState, BusErr
     if config.discard != wanted.discard {
         return Err(problem("its discard policy is another"));
     }
-    if matches!(name, TOPICS | TERM) && !config.allow_direct {
+    if matches!(name, TOPICS | TERM | CHAT) && !config.allow_direct {
         return Err(problem("it does not allow direct get"));
     }
-    if name == TERM && config.republish.is_none() {
+    if matches!(name, TERM | CHAT) && config.republish.is_none() {
         return Err(problem("it does not repeat what it stores"));
     }
     Ok(StreamState::from(&info))
@@ -352,8 +368,7 @@ fn sessions(settings: &StreamSettings) -> Config {
         max_messages_per_subject: 1,
         max_bytes: bytes(settings.sessions_bytes),
         max_age: settings.sessions_age,
-        // Entries are written by compare-and-set and have no ids to remember.
-        duplicate_window: SESSIONS_DUPLICATES.min(settings.sessions_age),
+        duplicate_window: NO_DUPLICATES.min(settings.sessions_age),
         deny_delete: true,
         ..base(settings)
     }
@@ -374,6 +389,30 @@ fn term(settings: &StreamSettings) -> Config {
         republish: Some(Republish {
             source: logs,
             destination: format!("{}.term.{{{{wildcard(1)}}}}", subject::LIVE_LOG_PREFIX),
+            headers_only: false,
+        }),
+        ..base(settings)
+    }
+}
+
+fn chat(settings: &StreamSettings) -> Config {
+    let logs = subject::logs_of(LogKind::Chat);
+    Config {
+        name: CHAT.to_owned(),
+        description: Some("what people and agents have said, a log for each chat".to_owned()),
+        subjects: vec![logs.clone()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_bytes: bytes(settings.chat_bytes),
+        max_age: settings.chat_age,
+        duplicate_window: NO_DUPLICATES.min(settings.chat_age),
+        allow_direct: true,
+        republish: Some(Republish {
+            source: logs,
+            destination: format!(
+                "{}.chat.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}",
+                subject::LIVE_LOG_PREFIX
+            ),
             headers_only: false,
         }),
         ..base(settings)
@@ -407,7 +446,7 @@ mod tests {
         assert_eq!(wanted.fitted_to(100 * GIB), wanted);
         let small = wanted.fitted_to(2 * GIB);
         let logs = small.events_bytes + small.topics_bytes + small.dlq_bytes + small.term_bytes;
-        assert!(logs + small.sessions_bytes <= GIB);
+        assert!(logs + small.sessions_bytes + small.chat_bytes <= GIB);
         assert_eq!(small.topics_bytes / small.events_bytes, 2);
     }
 }

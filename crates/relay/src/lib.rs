@@ -89,7 +89,6 @@
 
 mod agent;
 mod answer;
-mod assignment;
 mod clock;
 mod config;
 mod courier;
@@ -103,11 +102,11 @@ mod publisher;
 mod queue;
 mod recorder;
 mod shard;
-mod share;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use signalbox_bus::assignment::Assignment;
 use signalbox_bus::connection::follow_link;
 use signalbox_bus::lease::{self, Leases};
 use signalbox_bus::{Bus, key, stream};
@@ -115,12 +114,12 @@ use signalbox_service::{Condition, Health, Shutdown, Tasks};
 use tokio::sync::{Semaphore, watch};
 use tracing::info;
 
-use crate::assignment::Assignment;
 use crate::clock::Clock;
 pub use crate::config::{FleetArgs, Options, RelayArgs};
 pub use crate::error::Error;
 use crate::holder::Shared;
 use crate::metrics::Metrics;
+use crate::shard::Post;
 
 /// How long the leases may take to be released.
 const RELEASE: Duration = Duration::from_secs(5);
@@ -166,8 +165,13 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         }
     });
     let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
-    let assignment = Assignment::new(shared, leases, shutdown.clone());
-    tasks.spawn_critical("relay assignment", assignment.run());
+    let assignment = Assignment::new(bus.clone(), leases, shard::shards(), Post(shared));
+    let stop = shutdown.clone();
+    tasks.spawn_critical("relay assignment", async move {
+        if let Err(cause) = assignment.run(stop.wait()).await {
+            stop.fail(cause);
+        }
+    });
     // With or without a share: a relay in reserve is as ready as the others.
     ready.set_ready();
     let (link, stop) = (bus.link(), shutdown.clone());

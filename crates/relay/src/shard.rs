@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt as _;
 use prost::Message as _;
+use signalbox_bus::assignment::{Hold, Left, Parts, Work};
 use signalbox_bus::lease::Tenure;
 use signalbox_bus::trace::TraceContext;
 use signalbox_bus::{BusError, document, key, subject};
@@ -37,13 +38,31 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The longest id of an agent.
 const MOST_ID_BYTES: usize = 128;
 
-/// Why a shard is no longer held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// Another relay has begun to hold it.
-    Superseded,
-    /// The subscriptions are gone, with the connection.
-    Closed,
+/// The shards, one relay for each.
+pub(crate) fn shards() -> Parts<Shard> {
+    Parts {
+        service: "relay",
+        all: Shard::all().collect(),
+        lease: key::relay_lease,
+        member: key::relay_member,
+        is_member: key::is_relay_member,
+    }
+}
+
+/// Holds shards; what all of them need.
+#[derive(Clone)]
+pub(crate) struct Post(pub(crate) Shared);
+
+impl Work<Shard> for Post {
+    /// Whatever is under way when the shard is given away is the next holder's.
+    async fn hold(&self, hold: Hold<Shard>) -> Left {
+        let term = hold.generation.to_string();
+        let holding = Holding::new(hold.part, self.0.clone(), hold.tenure, term);
+        tokio::select! {
+            () = hold.stop.wait() => Left::Done,
+            left = holding.run() => left,
+        }
+    }
 }
 
 /// A shard that this relay holds.
@@ -126,15 +145,15 @@ impl Holding {
                 _ = tips.tick() => self.tell_tip().await,
                 message = snapshots.next() => match message {
                     Some(message) => self.snapshot(message).await,
-                    None => return Left::Closed,
+                    None => return Left::Broken,
                 },
                 message = agents.next() => match message {
                     Some(message) => self.hear(message).await,
-                    None => return Left::Closed,
+                    None => return Left::Broken,
                 },
                 message = commands.next() => match message {
                     Some(message) => self.command(message).await,
-                    None => return Left::Closed,
+                    None => return Left::Broken,
                 },
             }
             if self.tenure.is_over() {

@@ -34,28 +34,28 @@
 //!   stored.
 //! - The lease decides who tries, never what is stored.
 
-mod assignment;
 mod config;
 mod error;
 mod fence;
 mod metrics;
+mod post;
 mod routing;
-mod share;
 mod signatures;
 mod worker;
 
 use std::time::Duration;
 
+use signalbox_bus::assignment::Assignment;
 use signalbox_bus::connection::follow_link;
 use signalbox_bus::lease::{self, Leases};
 use signalbox_bus::{Bus, stream};
 use signalbox_service::{Condition, Health, Shutdown, Tasks};
 use tracing::info;
 
-use crate::assignment::Assignment;
 pub use crate::config::{Options, RouterArgs, RoutingArgs};
 pub use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::post::Post;
 use crate::routing::Routing;
 pub use crate::signatures::{InvalidRequirement, Requirement, Signatures, UnusableKeyFile};
 
@@ -80,15 +80,20 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     metrics.observe_bus(&bus);
     let tasks = Tasks::new(shutdown.clone());
     let id = format!("{:016x}", rand::random::<u64>());
-    let assignment = Assignment::new(
-        bus.clone(),
-        Leases::new(bus.clone(), &id, options.lease_ttl),
-        Routing::new(options.redact_fields, options.signatures),
+    let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
+    let post = Post {
+        bus: bus.clone(),
+        routing: Routing::new(options.redact_fields, options.signatures),
         metrics,
-        options.drain,
-        shutdown.clone(),
-    );
-    tasks.spawn_critical("router assignment", assignment.run());
+        drain: options.drain,
+    };
+    let assignment = Assignment::new(bus.clone(), leases, post::domains(), post);
+    let stop = shutdown.clone();
+    tasks.spawn_critical("router assignment", async move {
+        if let Err(cause) = assignment.run(stop.wait()).await {
+            stop.fail(cause);
+        }
+    });
     // With or without a share: a router in reserve is as ready as the others.
     ready.set_ready();
     let (link, stop) = (bus.link(), shutdown.clone());

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use signalbox_bus::lease::{Lease, Tenure};
+use signalbox_bus::assignment::{Hold, Stop};
+use signalbox_bus::lease::Tenure;
 use signalbox_bus::publish::{self, Outgoing};
 use signalbox_bus::stream::EVENTS;
 use signalbox_bus::trace::{Kind, Span, TraceContext};
@@ -18,7 +19,6 @@ use signalbox_bus::{Bus, header, stream, subject};
 use signalbox_protocol::cursor::Epoch;
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::trace::TraceId;
-use signalbox_service::Shutdown;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, field, info, warn};
 
@@ -92,7 +92,7 @@ pub(crate) struct Worker {
     routing: Routing,
     metrics: Metrics,
     tenure: Tenure,
-    stop: Shutdown,
+    stop: Stop,
     queue: WorkQueue,
     epoch: Option<Epoch>,
     /// Every event taken and not acknowledged, with its latest receipt.
@@ -106,22 +106,20 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A worker for the holder of `lease`, until `stop`.
+    /// A worker on a domain, for as long as it is held.
     pub(crate) fn new(
         bus: Bus,
-        domain: Domain,
+        hold: Hold<Domain>,
         (routing, metrics): (Routing, Metrics),
-        lease: &Lease,
-        stop: Shutdown,
     ) -> Self {
-        let queue = WorkQueue::new(bus.clone(), domain, lease.generation());
+        let queue = WorkQueue::new(bus.clone(), hold.part, hold.generation);
         Self {
             bus,
-            domain,
+            domain: hold.part,
             routing,
             metrics,
-            tenure: lease.tenure(),
-            stop,
+            tenure: hold.tenure,
+            stop: hold.stop,
             queue,
             epoch: None,
             held: HashMap::new(),

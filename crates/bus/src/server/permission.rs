@@ -11,13 +11,14 @@ use signalbox_protocol::domain::Domain;
 
 use crate::{
     key::{
-        AGENTS, API_KEYS, DECISIONS, FLEET, LEASES, REFRESH_FAMILIES, RELAY, REPLAYS, REVOCATIONS,
+        AGENTS, API_KEYS, CHATS, DECISIONS, FLEET, LEASES, ORCHESTRATOR, REFRESH_FAMILIES, RELAY, REPLAYS, REVOCATIONS,
         SESSIONS, SESSIONS_STREAM, SIGNING_KEYS, USERS,
     },
-    stream::{DLQ, EVENTS, TERM, TOPICS},
+    stream::{CHAT, DLQ, EVENTS, TERM, TOPICS},
     subject::{
         self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, FLEET_PREFIX, GATEWAY_AGENTS,
-        GATEWAYS_PREFIX, LIVE_LOG_PREFIX, LOG_PREFIX, LogKind, RELAY_PREFIX, TOPICS_PREFIX,
+        GATEWAYS_PREFIX, LIVE_LOG_PREFIX, LOG_PREFIX, LogKind, ORCHESTRATOR_PREFIX, RELAY_PREFIX,
+        TOPICS_PREFIX,
     },
 };
 
@@ -47,6 +48,9 @@ pub enum User {
     /// Holds agents and their commands: owns their bucket and the logs of
     /// commands, and publishes what becomes of agents.
     Relay,
+    /// Holds chats with agents: owns their logs and what is known of answers that
+    /// are being written, and reads topics for what agents are asked about.
+    Orchestrator,
     /// Reads topics and dead letters for people who look on.
     Observer,
     /// Reads dead letters and publishes them again as events.
@@ -68,13 +72,14 @@ pub struct Permissions {
 
 impl User {
     /// Every user of the generated configuration.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Admin,
         Self::Producer,
         Self::Router,
         Self::Gateway,
         Self::Auth,
         Self::Relay,
+        Self::Orchestrator,
         Self::Observer,
         Self::Operator,
         Self::Registrar,
@@ -90,6 +95,7 @@ impl User {
             Self::Gateway => "gateway",
             Self::Auth => "auth",
             Self::Relay => "relay",
+            Self::Orchestrator => "orchestrator",
             Self::Observer => "observer",
             Self::Operator => "operator",
             Self::Registrar => "registrar",
@@ -138,6 +144,10 @@ impl User {
                 publish.push(below(RELAY_PREFIX));
                 publish.extend(read_stream(TERM));
                 subscribe.extend([GATEWAY_AGENTS.to_owned(), below(FLEET_PREFIX)]);
+                publish.push(below(ORCHESTRATOR_PREFIX));
+                publish.push(stream_info(CHAT));
+                publish.extend(get_messages(CHAT));
+                subscribe.push(subject::live_logs_of(LogKind::Chat));
                 allow_responses = true;
             }
             Self::Relay => {
@@ -156,6 +166,23 @@ impl User {
                     publish.extend(read_bucket(bucket));
                 }
                 subscribe.push(below(RELAY_PREFIX));
+                allow_responses = true;
+            }
+            Self::Orchestrator => {
+                publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
+                publish.push(subject::logs_of(LogKind::Chat));
+                // Tips of logs, beside what the server repeats.
+                publish.push(subject::live_logs_of(LogKind::Chat));
+                for stream in [CHAT, TOPICS] {
+                    publish.push(stream_info(stream));
+                    publish.extend(get_messages(stream));
+                }
+                publish.push(format!("$KV.{LEASES}.{ORCHESTRATOR}>"));
+                publish.push(format!("$KV.{CHATS}.>"));
+                for bucket in [LEASES, CHATS] {
+                    publish.extend(read_bucket(bucket));
+                }
+                subscribe.push(below(ORCHESTRATOR_PREFIX));
                 allow_responses = true;
             }
             Self::Auth => {
@@ -348,7 +375,41 @@ mod tests {
         let subscribe = User::Gateway.permissions().map(|it| it.subscribe);
         let subscribe = subscribe.unwrap_or_default();
         assert!(subscribe.contains(&GATEWAY_AGENTS.to_owned()));
-        assert_eq!(subscribe.len(), 4, "{subscribe:?}");
+        assert!(subscribe.contains(&"live.log.chat.*.*".to_owned()));
+        assert_eq!(subscribe.len(), 5, "{subscribe:?}");
+    }
+
+    #[test]
+    fn only_the_orchestrator_writes_chats() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Orchestrator);
+            for subject in [
+                "log.chat.=ada.=chat-0",
+                "live.log.chat.=ada.=chat-0",
+                "$KV.chats.0.ada.chat-0",
+                "$KV.leases.orchestrator.shard.0",
+            ] {
+                let also = subject.starts_with("$KV.leases") && user == User::Router;
+                let allowed = publishes(user, subject);
+                assert_eq!(allowed, trusted || also, "{user} {subject}");
+            }
+            let asks = matches!(user, User::Admin | User::Gateway);
+            let subject = "svc.orchestrator.0.chat";
+            assert_eq!(publishes(user, subject), asks, "{user}");
+            let reads = trusted || user == User::Gateway;
+            let subject = "$JS.API.DIRECT.GET.CHAT";
+            assert_eq!(publishes(user, subject), reads, "{user}");
+        }
+        for subject in [
+            "events.threat.x",
+            "topics.x.-.-",
+            "log.term.=x",
+            "$KV.leases.relay.shard.0",
+            "$KV.agents.0.x",
+            "svc.relay.0.command",
+        ] {
+            assert!(!publishes(User::Orchestrator, subject), "{subject}");
+        }
     }
 
     #[test]
@@ -406,7 +467,7 @@ mod tests {
             "topics.x.-.-",
             "$KV.leases.router.threat",
             "$KV.leases.member.x",
-            "log.chat.=x",
+            "log.chat.=x.=y",
         ] {
             assert!(!publishes(User::Relay, subject), "{subject}");
         }
