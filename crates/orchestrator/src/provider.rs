@@ -15,8 +15,11 @@
 //!   as long as nobody has seen text of it; [`retry::answer`] does so.
 
 pub mod anthropic;
+mod collect;
+mod exchange;
 pub mod failure;
-mod http;
+mod fence;
+pub mod http;
 pub mod offline;
 pub mod openai;
 mod prompt;
@@ -28,9 +31,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::HeaderValue;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use signalbox_identity::Secret;
 
 pub use self::failure::{Failure, FailureKind};
 use crate::analysis::Schema;
@@ -185,9 +190,9 @@ pub enum Piece {
 pub struct End {
     /// Why the model stopped.
     pub stop: StopReason,
-    /// The tools to run, in the model's order. Empty unless `stop` is
-    /// [`StopReason::ToolUse`]; the call that hands over the analysis is not
-    /// among them.
+    /// The tools to run, in the model's order, without the call that hands over
+    /// the analysis. Arguments there are only where `stop` is
+    /// [`StopReason::ToolUse`]: a call that the end cut off is an error.
     pub calls: Vec<ToolCall>,
     /// The analysis as the model wrote it, unchecked.
     pub analysis: Option<String>,
@@ -272,4 +277,21 @@ impl Usage {
 #[must_use]
 pub const fn tokens_of(bytes: usize) -> u64 {
     (bytes as u64).div_ceil(4)
+}
+
+/// The answer of providers that cannot go on in the middle.
+fn cannot_go_on() -> Failure {
+    Failure::new(
+        FailureKind::BadRequest,
+        "this provider cannot go on in the middle of an answer",
+    )
+}
+
+/// A header with a key, kept out of all debug output.
+fn header_value(prefix: &str, key: &Secret) -> Result<HeaderValue, Failure> {
+    let text = format!("{prefix}{}", key.expose());
+    let mut value = HeaderValue::from_str(&text)
+        .map_err(|_| Failure::new(FailureKind::Auth, "the key has characters that no key has"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }

@@ -12,6 +12,7 @@ mod credential;
 mod deadline;
 mod http;
 pub mod ledger;
+mod model;
 mod nats;
 mod node;
 mod output;
@@ -31,6 +32,7 @@ pub use self::{
     browser::Browser,
     deadline::{DEADLINE, eventually},
     http::{Answer, request},
+    model::{FakeModel, Finish, Gate, Received, Reply},
     nats::NatsServer,
     node::NodeClient,
     output::Output,
