@@ -27,10 +27,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-pub(crate) use self::audience::{Audience, Seat};
+pub(crate) use self::audience::{Audience, Reading, Seat};
 use self::following::{Following, Interest};
 pub(crate) use self::following::{TELLINGS_CAPACITY, Telling};
-pub(crate) use self::orchestrators::{Orchestrators, Unheard};
+pub(crate) use self::orchestrators::Orchestrators;
 pub(crate) use self::walk::{Passage, walk};
 use crate::authority::Authority;
 use crate::shard::Shard;

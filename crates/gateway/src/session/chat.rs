@@ -14,11 +14,13 @@ use signalbox_protocol::wire::chat_reply::Outcome;
 use signalbox_protocol::wire::chat_request::Verb;
 use signalbox_protocol::wire::{self, ChatError, ChatRefusal};
 use signalbox_protocol::{ErrorCode, chat};
+use time::OffsetDateTime;
 use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::standing::Held;
 use super::{AUDIT, Session};
+use crate::access;
 use crate::chat::{Passage, Reading, Seat, walk};
 use crate::dialect::threat::chat as words;
 use crate::dialect::{Answer, Chat, Dialect, Excess};
@@ -104,10 +106,16 @@ impl<D: Dialect + 'static> Session<D> {
     }
 
     async fn say(&mut self, asked: ChatMessage) -> Result<(), Trouble> {
-        self.chatter()?;
+        let principal = self.chatter()?;
         let session = self.named(asked.session_id)?;
         let seat = self.seat(Some(&session)).await?;
+        let channels = access::readable(principal.permissions);
+        // By then the client was told that it was not heard.
+        let expires = OffsetDateTime::now_utc() + self.shard.shared.options.chat.patience;
+        let expires_ms = expires.unix_timestamp_nanos() / 1_000_000;
         let verb = Verb::Message(wire::ChatMessage {
+            expires_at_ms: u64::try_from(expires_ms).unwrap_or_default(),
+            channels: channels.map(|channel| channel.name().to_owned()).collect(),
             session_id: session.clone(),
             message: asked.message,
             context: asked.context.unwrap_or_default(),

@@ -482,6 +482,475 @@ pub mod revocation_target {
         Subject(::prost::alloc::string::String),
     }
 }
+/// A verb of a user, whose permission and limits the gateway has checked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatRequest {
+    /// Whose chat it is: the subject of the token.
+    #[prost(string, tag = "1")]
+    pub user_id: ::prost::alloc::string::String,
+    #[prost(oneof = "chat_request::Verb", tags = "10, 11, 12, 13")]
+    pub verb: ::core::option::Option<chat_request::Verb>,
+}
+/// Nested message and enum types in `ChatRequest`.
+pub mod chat_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Verb {
+        #[prost(message, tag = "10")]
+        Start(super::StartChat),
+        #[prost(message, tag = "11")]
+        Message(super::ChatMessage),
+        #[prost(message, tag = "12")]
+        Cancel(super::CancelChat),
+        #[prost(message, tag = "13")]
+        Join(super::JoinChat),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatReply {
+    #[prost(oneof = "chat_reply::Outcome", tags = "1, 2, 3, 4, 5")]
+    pub outcome: ::core::option::Option<chat_reply::Outcome>,
+}
+/// Nested message and enum types in `ChatReply`.
+pub mod chat_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "1")]
+        Refusal(super::ChatRefusal),
+        #[prost(message, tag = "2")]
+        Started(super::ChatStarted),
+        #[prost(message, tag = "3")]
+        Accepted(super::ChatAccepted),
+        #[prost(message, tag = "4")]
+        Cancelled(super::ChatCancelled),
+        #[prost(message, tag = "5")]
+        Joined(super::ChatJoined),
+    }
+}
+/// Harmless to repeat as it is: the nonce names the session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartChat {
+    #[prost(string, tag = "1")]
+    pub agent_type: ::prost::alloc::string::String,
+    /// One JSON object; empty = none. Given to the agent with every message.
+    #[prost(string, tag = "2")]
+    pub context: ::prost::alloc::string::String,
+    /// 32 hexadecimal digits in lower case, drawn by the gateway; the session is
+    /// `chat-<nonce>`.
+    #[prost(string, tag = "3")]
+    pub nonce: ::prost::alloc::string::String,
+}
+/// Harmless to repeat as it is: the message id names the message in its session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatMessage {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// One JSON object; empty = none.
+    #[prost(string, tag = "3")]
+    pub context: ::prost::alloc::string::String,
+    /// The client's, or else drawn by the gateway: 1 to 64 bytes. The ids of the
+    /// last 32 messages of a session are known.
+    #[prost(string, tag = "4")]
+    pub message_id: ::prost::alloc::string::String,
+    /// Unix milliseconds, after which the message is not accepted any more; 0 =
+    /// whenever. The gateway has told the user then that it was not.
+    #[prost(uint64, tag = "5")]
+    pub expires_at_ms: u64,
+    /// The channels of events that the user may read, by name: what the agent may
+    /// be shown of the event log.
+    #[prost(string, repeated, tag = "6")]
+    pub channels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Ends the answer that is being written; what there is of it is kept. Harmless
+/// to repeat.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelChat {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// The answer that is meant; 0 = whichever is being written. One that has
+    /// ended stays as it is.
+    #[prost(uint32, tag = "2")]
+    pub answer: u32,
+}
+/// Asks where in its log an answer begins. Changes nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinChat {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// 0 = the last one.
+    #[prost(uint32, tag = "2")]
+    pub answer: u32,
+    /// The last chunk of that answer that the client has; 0 = none.
+    #[prost(uint32, tag = "3")]
+    pub after_chunk: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatRefusal {
+    #[prost(enumeration = "ChatError", tag = "1")]
+    pub code: i32,
+    /// A fixed sentence, save for a field's name.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// Where known.
+    #[prost(string, tag = "3")]
+    pub session_id: ::prost::alloc::string::String,
+    /// Whether the same may succeed later.
+    #[prost(bool, tag = "4")]
+    pub retry_available: bool,
+    /// With UNKNOWN_AGENT: the types that there are.
+    #[prost(string, repeated, tag = "5")]
+    pub known_agents: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// With INVALID: which field.
+    #[prost(string, tag = "6")]
+    pub field: ::prost::alloc::string::String,
+}
+/// What a client is told of the agent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentInfo {
+    #[prost(string, tag = "1")]
+    pub agent_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// The session is stored.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatStarted {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub agent: ::core::option::Option<AgentInfo>,
+    /// Where ChatOpened lies in CHAT.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+}
+/// The message is stored; it will have an answer, or a visible failure, whatever
+/// happens.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatAccepted {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message_id: ::prost::alloc::string::String,
+    /// The answer that it gets, from 1 in a session.
+    #[prost(uint32, tag = "3")]
+    pub answer: u32,
+    /// Whether the same message was accepted before.
+    #[prost(bool, tag = "4")]
+    pub repeated: bool,
+    /// Where ChatAsked lies in CHAT.
+    #[prost(uint64, tag = "5")]
+    pub sequence: u64,
+}
+/// No answer of the session is being written any more, or not the one that was
+/// meant; how it ended is in the log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatCancelled {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// The answer that was ended by this; 0 = there was nothing to end.
+    #[prost(uint32, tag = "2")]
+    pub answer: u32,
+}
+/// Where an answer is. The records of the session from `sequence` on, read from
+/// CHAT and followed live, less the chunks of this answer up to `after_chunk`, are
+/// all that the client has not seen.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatJoined {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub agent: ::core::option::Option<AgentInfo>,
+    /// 0 = nothing was asked yet.
+    #[prost(uint32, tag = "3")]
+    pub answer: u32,
+    #[prost(uint32, tag = "4")]
+    pub after_chunk: u32,
+    /// Where ChatAsked of the answer lies in CHAT, or ChatOpened when there is none,
+    /// and its number in the log.
+    #[prost(uint64, tag = "5")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "6")]
+    pub number: u64,
+    /// The number of the log's last record at this moment, and its sequence.
+    #[prost(uint64, tag = "7")]
+    pub tip_number: u64,
+    #[prost(uint64, tag = "8")]
+    pub tip_sequence: u64,
+    /// Chunks of the session's last answer so far, and whether that is being
+    /// written.
+    #[prost(uint32, tag = "9")]
+    pub chunks: u32,
+    #[prost(bool, tag = "10")]
+    pub is_running: bool,
+    /// The session's last answer.
+    #[prost(uint32, tag = "11")]
+    pub last_answer: u32,
+}
+/// One record. Its number in the log, from 1 and dense, is the header Log-Number.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatRecord {
+    /// When it happened; RFC 3339.
+    #[prost(string, tag = "1")]
+    pub at: ::prost::alloc::string::String,
+    /// The answer it belongs to, from 1; 0 in ChatOpened.
+    #[prost(uint32, tag = "2")]
+    pub answer: u32,
+    /// Where the answer's ChatAsked lies in CHAT; 0 in ChatOpened, and in ChatAsked
+    /// itself.
+    #[prost(uint64, tag = "3")]
+    pub asked_sequence: u64,
+    #[prost(oneof = "chat_record::Record", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    pub record: ::core::option::Option<chat_record::Record>,
+}
+/// Nested message and enum types in `ChatRecord`.
+pub mod chat_record {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Record {
+        #[prost(message, tag = "10")]
+        Opened(super::ChatOpened),
+        #[prost(message, tag = "11")]
+        Asked(super::ChatAsked),
+        #[prost(message, tag = "12")]
+        CallStarted(super::ChatCallStarted),
+        #[prost(message, tag = "13")]
+        Chunk(super::ChatChunk),
+        #[prost(message, tag = "14")]
+        CallSettled(super::ChatCallSettled),
+        #[prost(message, tag = "15")]
+        Answered(super::ChatAnswered),
+        #[prost(message, tag = "16")]
+        Failed(super::ChatFailed),
+        #[prost(message, tag = "17")]
+        Stopped(super::ChatStopped),
+        #[prost(message, tag = "18")]
+        Taken(super::ChatTaken),
+    }
+}
+/// The first record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatOpened {
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<AgentInfo>,
+    /// One JSON object; empty = none.
+    #[prost(string, tag = "2")]
+    pub context: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub user_id: ::prost::alloc::string::String,
+}
+/// A message of the user. The answer has the records that follow, up to
+/// ChatAnswered, ChatFailed or ChatStopped: exactly one of them, whatever happens.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatAsked {
+    #[prost(string, tag = "1")]
+    pub message_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub context: ::prost::alloc::string::String,
+    /// The ids of the messages before it, the latest first.
+    #[prost(string, repeated, tag = "4")]
+    pub earlier_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where ChatOpened, the ChatAsked before this one and that one's end lie in
+    /// CHAT; the latter two are 0 in the first.
+    #[prost(uint64, tag = "5")]
+    pub opened_sequence: u64,
+    #[prost(uint64, tag = "6")]
+    pub previous_asked_sequence: u64,
+    #[prost(uint64, tag = "7")]
+    pub previous_end_sequence: u64,
+    /// What all answers before this one have cost, and how long they took.
+    #[prost(message, optional, tag = "8")]
+    pub spent: ::core::option::Option<ChatUsage>,
+    #[prost(uint64, tag = "9")]
+    pub spent_ms: u64,
+    /// What the agent may be shown of the event log: these channels, up to this
+    /// sequence of TOPICS.
+    #[prost(string, repeated, tag = "10")]
+    pub channels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "11")]
+    pub events_until: u64,
+}
+/// The provider is about to be called. A call that has no ChatCallSettled when
+/// another orchestrator goes on is settled by that one, as an estimate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatCallStarted {
+    /// From 1 in an answer; attempts count.
+    #[prost(uint32, tag = "1")]
+    pub call: u32,
+    #[prost(string, tag = "2")]
+    pub provider: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub model: ::prost::alloc::string::String,
+    /// What the request is estimated to have.
+    #[prost(uint64, tag = "4")]
+    pub input_tokens: u64,
+}
+/// A piece of the answer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatChunk {
+    /// From 1 in an answer, dense.
+    #[prost(uint32, tag = "1")]
+    pub chunk_id: u32,
+    #[prost(string, tag = "2")]
+    pub content: ::prost::alloc::string::String,
+    /// The last piece, which may be empty. An answer that fails or is stopped has
+    /// none.
+    #[prost(bool, tag = "3")]
+    pub is_final: bool,
+}
+/// What a call has cost: one for each ChatCallStarted, whatever happens.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatCallSettled {
+    #[prost(uint32, tag = "1")]
+    pub call: u32,
+    #[prost(message, optional, tag = "2")]
+    pub usage: ::core::option::Option<ChatUsage>,
+    /// Why the model stopped, or what went wrong, in fixed words.
+    #[prost(string, tag = "3")]
+    pub outcome: ::prost::alloc::string::String,
+    /// Whether the answer goes on with another call.
+    #[prost(bool, tag = "4")]
+    pub goes_on: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatUsage {
+    #[prost(uint64, tag = "1")]
+    pub input_tokens: u64,
+    #[prost(uint64, tag = "2")]
+    pub output_tokens: u64,
+    /// Of the input: read from and written to the provider's cache.
+    #[prost(uint64, tag = "3")]
+    pub cached_input_tokens: u64,
+    #[prost(uint64, tag = "4")]
+    pub cache_write_tokens: u64,
+    /// By the agent's price list, in millionths of a dollar.
+    #[prost(uint64, tag = "5")]
+    pub cost_micros: u64,
+    /// Estimated here, at least in part: the provider has not reported it.
+    #[prost(bool, tag = "6")]
+    pub is_estimated: bool,
+    /// Calls that this is the sum of.
+    #[prost(uint32, tag = "7")]
+    pub calls: u32,
+}
+/// The end of an answer that is complete.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatAnswered {
+    /// The answer's chunks, joined.
+    #[prost(string, tag = "1")]
+    pub full_response: ::prost::alloc::string::String,
+    /// One JSON object that fits the agent type's schema; empty = the type has none.
+    #[prost(string, tag = "2")]
+    pub analysis: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub processing_time_ms: u64,
+    /// Of all calls for the answer.
+    #[prost(message, optional, tag = "4")]
+    pub usage: ::core::option::Option<ChatUsage>,
+    #[prost(uint32, tag = "5")]
+    pub chunks: u32,
+}
+/// The end of an answer that broke off.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatFailed {
+    #[prost(enumeration = "ChatError", tag = "1")]
+    pub code: i32,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub retry_available: bool,
+    /// What was written until then: the chunks, joined.
+    #[prost(string, tag = "4")]
+    pub partial_response: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub processing_time_ms: u64,
+    #[prost(message, optional, tag = "6")]
+    pub usage: ::core::option::Option<ChatUsage>,
+    #[prost(uint32, tag = "7")]
+    pub chunks: u32,
+}
+/// The end of an answer that the user has cancelled.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatStopped {
+    /// What was written until then: the chunks, joined.
+    #[prost(string, tag = "1")]
+    pub partial_response: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub processing_time_ms: u64,
+    #[prost(message, optional, tag = "3")]
+    pub usage: ::core::option::Option<ChatUsage>,
+    #[prost(uint32, tag = "4")]
+    pub chunks: u32,
+}
+/// Another orchestrator goes on with the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatTaken {
+    /// How often that has happened to this answer.
+    #[prost(uint32, tag = "1")]
+    pub recovery: u32,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChatError {
+    Unspecified = 0,
+    /// There is no such session of this user (any more).
+    SessionNotFound = 1,
+    /// It is still answering an earlier message.
+    AgentBusy = 2,
+    /// The agent cannot answer now: too many turns at once, its provider is out of
+    /// reach or refuses, or the answer broke off.
+    AgentUnavailable = 3,
+    /// One of its three clocks has run out.
+    AgentTimeout = 4,
+    /// A budget of the turn is used up.
+    BudgetExceeded = 5,
+    /// No such type of agent, with the known ones.
+    UnknownAgent = 6,
+    /// A field is not as it must be; the message names it.
+    Invalid = 7,
+    /// Not now: the bus does not answer, or the shard is changing hands. To be sent
+    /// again until the gateway's patience ends.
+    Unavailable = 8,
+}
+impl ChatError {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHAT_ERROR_UNSPECIFIED",
+            Self::SessionNotFound => "CHAT_ERROR_SESSION_NOT_FOUND",
+            Self::AgentBusy => "CHAT_ERROR_AGENT_BUSY",
+            Self::AgentUnavailable => "CHAT_ERROR_AGENT_UNAVAILABLE",
+            Self::AgentTimeout => "CHAT_ERROR_AGENT_TIMEOUT",
+            Self::BudgetExceeded => "CHAT_ERROR_BUDGET_EXCEEDED",
+            Self::UnknownAgent => "CHAT_ERROR_UNKNOWN_AGENT",
+            Self::Invalid => "CHAT_ERROR_INVALID",
+            Self::Unavailable => "CHAT_ERROR_UNAVAILABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHAT_ERROR_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHAT_ERROR_SESSION_NOT_FOUND" => Some(Self::SessionNotFound),
+            "CHAT_ERROR_AGENT_BUSY" => Some(Self::AgentBusy),
+            "CHAT_ERROR_AGENT_UNAVAILABLE" => Some(Self::AgentUnavailable),
+            "CHAT_ERROR_AGENT_TIMEOUT" => Some(Self::AgentTimeout),
+            "CHAT_ERROR_BUDGET_EXCEEDED" => Some(Self::BudgetExceeded),
+            "CHAT_ERROR_UNKNOWN_AGENT" => Some(Self::UnknownAgent),
+            "CHAT_ERROR_INVALID" => Some(Self::Invalid),
+            "CHAT_ERROR_UNAVAILABLE" => Some(Self::Unavailable),
+            _ => None,
+        }
+    }
+}
 /// An event as a producer may publish it instead of JSON. The subject decides
 /// domain and type; empty fields take the catalogue's defaults.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
