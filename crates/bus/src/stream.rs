@@ -155,7 +155,6 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
     let lasting = [
         key::AGENTS,
         key::API_KEYS,
-        key::CHATS,
         key::FLEET,
         key::SIGNING_KEYS,
         key::USERS,
@@ -179,6 +178,9 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
     for (bucket, max_age) in [
         (key::REPLAYS, settings.dlq_age),
         (key::DECISIONS, DECISIONS_AGE),
+        // Also what says of an answer that it is over; nobody goes on with one
+        // whose log is gone.
+        (key::CHATS, settings.chat_age + DAY),
     ] {
         let config = kv::Config {
             bucket: bucket.to_owned(),

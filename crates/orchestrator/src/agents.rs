@@ -2,16 +2,24 @@
 //! and added to by a file. What an agent is allowed to take (time, tokens,
 //! money) is here; holding it to that is the turn's business.
 
+mod agent_table;
+mod document;
 mod file;
+mod provider_table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::analysis::Schema;
+use crate::provider::retry::Retries;
 use crate::provider::{Ask, Provider, Usage};
 
-pub use self::file::{Problem, Severity};
+pub use self::document::{Problem, Severity};
+pub use self::file::{Source, is_agents_file};
+
+/// The tools that there are. An agent that names another one is refused.
+pub const TOOLS: &[&str] = &[];
 
 /// All agents, by type.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +52,8 @@ pub struct Agent {
     pub events: usize,
     /// The longest answer to one request, in tokens.
     pub max_output_tokens: u32,
+    /// How often a request is sent again before anything is visible.
+    pub retries: Retries,
     /// How long it may take.
     pub clocks: Clocks,
     /// What it may use up.

@@ -128,7 +128,7 @@ pub fn repair(request: &Request, answer: &str, fault: &Fault) -> Option<Request>
             only: true,
             ..analysis.clone()
         }),
-        from: 0,
+        so_far: String::new(),
         ..request.clone()
     })
 }

@@ -66,16 +66,115 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `config`, `error`, `metrics` | as in all services |
 //! | `shard` | a shard while this orchestrator holds it: requests in, recovery |
-//! | `session` | one chat: what its log says, and what may be done with it |
-//! | `record` | records and what they make of a session's state |
-//! | `chat_log` | a session's log on the bus: append, load, walk back |
-//! | `turn` | one answer from message to end: calls, clocks, budgets |
-//! | `coalesce` | tokens become chunks |
-//! | `clock`, `budget`, `usage` | what the turn enforces |
-//! | `history` | what of a session a provider is given |
-//! | `open_turn` | the bucket of answers that are being written |
+//! | `keeper` | one chat: requests about it, and at most one answer at a time |
+//! | `session`, `answer` | what a chat's log says |
+//! | `chat_log`, `open_turn` | the log and the bucket on the bus |
+//! | `turn` | one answer from its question to its end |
+//! | `coalesce`, `budget`, `usage`, `conversation` | what a turn goes by |
+//! | `evidence_log` | events that bear on a question |
 //! | [`provider`] | the trait of providers, and those that there are |
 //! | [`agents`] | `agents.toml` |
 //! | [`analysis`] | the final structured result and its schema |
+
+pub mod agents;
+pub mod analysis;
+mod answer;
+mod budget;
+mod chat_log;
+mod coalesce;
+mod config;
+mod conversation;
+mod error;
+pub mod evidence;
+mod evidence_log;
+mod keeper;
+mod metrics;
+mod moment;
+mod open_turn;
+pub mod provider;
+mod reply;
+mod session;
+mod shard;
+mod turn;
+mod usage;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signalbox_bus::assignment::Assignment;
+use signalbox_bus::connection::follow_link;
+use signalbox_bus::lease::{self, Leases};
+use signalbox_bus::{Bus, key, stream};
+use signalbox_service::{Condition, Health, Shutdown, Tasks};
+use tokio::sync::Semaphore;
+use tracing::info;
+
+pub use crate::config::{ChatArgs, OrchestratorArgs, Options};
+pub use crate::error::Error;
+use crate::evidence_log::EvidenceLog;
+use crate::metrics::Metrics;
+use crate::shard::Shared;
+use crate::turn::Means;
+
+/// How long the leases may take to be released once no answer is written.
+const RELEASE: Duration = Duration::from_secs(5);
+/// How long the orchestrator may be without the bus before it is not ready.
+const BUS_ABSENCE: Duration = Duration::from_secs(5);
+
+/// Runs the orchestrator until `shutdown`.
+///
+/// # Errors
+/// When the bus is out of reach at start, or its streams are not as needed.
+pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Result<(), Error> {
+    let ready: Condition = health.condition("orchestrator");
+    let bus = Bus::connect(&options.bus, "signalbox-orchestrator").await?;
+    stream::verify(&bus, stream::CHAT).await?;
+    for name in [stream::TOPICS, key::CHATS_STREAM] {
+        stream::state(&bus, name).await?;
+    }
+    lease::verify(&bus).await?;
+    let metrics = Metrics::new();
+    Metrics::observe_bus(&bus);
+    let tasks = Tasks::new(shutdown.clone());
+    let id = format!("{:016x}", rand::random::<u64>());
+    let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
+    let shared = Shared {
+        bus: bus.clone(),
+        agents: Arc::new(options.agents),
+        means: Means {
+            metrics,
+            evidence: EvidenceLog::new(bus.clone()),
+            interval: options.interval,
+        },
+        answers: Arc::new(Semaphore::new(options.answers)),
+        answers_per_user: options.answers_per_user,
+        chats: Arc::new(Semaphore::new(options.chats)),
+        drain: options.drain,
+    };
+    let assignment = Assignment::new(bus.clone(), leases, shard::shards(), shared);
+    let stop = shutdown.clone();
+    tasks.spawn_critical("orchestrator assignment", async move {
+        if let Err(cause) = assignment.run(stop.wait()).await {
+            stop.fail(cause);
+        }
+    });
+    // With or without a share: an orchestrator in reserve is as ready as the others.
+    ready.set_ready();
+    let (link, stop) = (bus.link(), shutdown.clone());
+    tasks.spawn("readiness", async move {
+        let following = follow_link(link, BUS_ABSENCE, move |up| match up {
+            true => ready.set_ready(),
+            false => ready.set_not_ready("the bus has been out of reach for 5 s"),
+        });
+        tokio::select! {
+            () = following => {}
+            () = stop.wait() => {}
+        }
+    });
+    info!(orchestrator = %id, "holding chats");
+    shutdown.wait().await;
+    tasks.drain(options.drain + RELEASE).await;
+    bus.drain().await;
+    Ok(())
+}

@@ -50,7 +50,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     fn answer(&self, request: Arc<Request>) -> Pieces;
 
     /// Whether the same request always gives the same answer, so that a request
-    /// with [`Request::from`] goes on where another process stopped.
+    /// with [`Request::so_far`] goes on where another process stopped.
     fn repeats_itself(&self) -> bool {
         false
     }
@@ -78,9 +78,10 @@ pub struct Request {
     pub analysis: Option<AnalysisRequest>,
     /// The longest answer, in tokens.
     pub max_output_tokens: u32,
-    /// How many bytes of the answer exist already. Only for providers that
-    /// repeat themselves; others refuse anything but zero.
-    pub from: usize,
+    /// The text of the answer that exists already: what follows goes on behind
+    /// it. Only for providers that repeat themselves, and an error where they
+    /// would have written another text; others refuse anything but nothing.
+    pub so_far: String,
 }
 
 /// How the analysis is asked for.

@@ -69,6 +69,12 @@ impl Count {
         self.set(self.get().saturating_sub(less));
     }
 
+    /// Takes away, from any thread; no more than was added.
+    #[inline]
+    pub fn take(&self, less: u64) {
+        self.0.fetch_sub(less, Ordering::Relaxed);
+    }
+
     /// Puts another number in its place.
     #[inline]
     pub fn set(&self, number: u64) {

@@ -8,6 +8,7 @@ use signalbox_auth::{AuthArgs, BackOffArgs, GrpcArgs, LifetimeArgs, TokenArgs};
 use signalbox_bus::BusArgs;
 use signalbox_gateway::{EdgeArgs, GatewayArgs};
 use signalbox_identity::Role;
+use signalbox_orchestrator::{ChatArgs, OrchestratorArgs};
 use signalbox_relay::{FleetArgs, RelayArgs};
 use signalbox_router::{RouterArgs, RoutingArgs};
 use signalbox_service::{LogArgs, OtlpArgs};
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Router(RouterCommand),
     /// Run the relay: keeps queues of commands for agents, and what they write
     Relay(RelayCommand),
+    /// Run the orchestrator: holds chats with agents, and has models write the answers
+    Orchestrator(OrchestratorCommand),
     /// Run the auth service: issues tokens, verifies API keys
     Auth(AuthCommand),
     /// Publish events and wait for their acknowledgement
@@ -85,6 +88,7 @@ impl Command {
             Self::Gateway(_) => Some("signalbox-gateway"),
             Self::Router(_) => Some("signalbox-router"),
             Self::Relay(_) => Some("signalbox-relay"),
+            Self::Orchestrator(_) => Some("signalbox-orchestrator"),
             Self::Auth(_) => Some("signalbox-auth"),
             Self::Publish(_) => Some("signalbox-publish"),
             Self::Init(_)
@@ -106,6 +110,7 @@ impl Command {
             | Self::Gateway(_)
             | Self::Router(_)
             | Self::Relay(_)
+            | Self::Orchestrator(_)
             | Self::Auth(_) => true,
             Self::Publish(_)
             | Self::Tail(_)
@@ -153,6 +158,8 @@ pub(crate) struct UpArgs {
     pub(crate) routing: RoutingArgs,
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     #[command(flatten)]
     pub(crate) lifetime: LifetimeArgs,
     #[command(flatten)]
@@ -202,6 +209,14 @@ pub(crate) struct RouterCommand {
 pub(crate) struct RelayCommand {
     #[command(flatten)]
     pub(crate) relay: RelayArgs,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OrchestratorCommand {
+    #[command(flatten)]
+    pub(crate) orchestrator: OrchestratorArgs,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
 }

@@ -81,6 +81,7 @@ fn dispatch(command: Command, metrics: Registry) -> Result<(), ExitError> {
         Command::Gateway(args) => services::gateway(args, metrics),
         Command::Router(args) => services::router(args, metrics),
         Command::Relay(args) => services::relay(args, metrics),
+        Command::Orchestrator(args) => services::orchestrator(args, metrics),
         Command::Auth(args) => services::auth(args, metrics),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),

@@ -11,7 +11,10 @@ use signalbox_service::{AdminError, AdminFallback, AdminServer, ExitError, Healt
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::cli::{AdminArgs, AuthCommand, GatewayCommand, InitArgs, RelayCommand, RouterCommand};
+use crate::cli::{
+    AdminArgs, AuthCommand, GatewayCommand, InitArgs, OrchestratorCommand, RelayCommand,
+    RouterCommand,
+};
 use crate::output;
 
 /// The largest number of hours that retention may be set to: ten years.
@@ -63,6 +66,24 @@ pub(crate) fn relay(command: RelayCommand, metrics: Registry) -> Result<(), Exit
         metrics,
         async |health, shutdown| {
             signalbox_relay::run(options, health, shutdown)
+                .await
+                .map_err(anyhow::Error::from)
+        },
+    )
+}
+
+pub(crate) fn orchestrator(
+    command: OrchestratorCommand,
+    metrics: Registry,
+) -> Result<(), ExitError> {
+    let options =
+        signalbox_orchestrator::Options::try_from(command.orchestrator).map_err(ExitError::config)?;
+    serve(
+        "orchestrator",
+        &command.admin,
+        metrics,
+        async |health, shutdown| {
+            signalbox_orchestrator::run(options, health, shutdown)
                 .await
                 .map_err(anyhow::Error::from)
         },

@@ -41,6 +41,7 @@ struct BusUrls {
     auth: String,
     router: String,
     relay: String,
+    orchestrator: String,
     gateway: String,
     producer: String,
     observer: String,
@@ -55,6 +56,7 @@ impl BusUrls {
             auth: server.url(User::Auth),
             router: server.url(User::Router),
             relay: server.url(User::Relay),
+            orchestrator: server.url(User::Orchestrator),
             gateway: server.url(User::Gateway),
             producer: server.url(User::Producer),
             observer: server.url(User::Observer),
@@ -71,6 +73,7 @@ impl BusUrls {
             auth: url.clone(),
             router: url.clone(),
             relay: url.clone(),
+            orchestrator: url.clone(),
             gateway: url.clone(),
             producer: url.clone(),
             observer: url.clone(),
@@ -172,6 +175,9 @@ fn start(
     let router = signalbox_router::Options::new(options(&urls.router), args.routing.clone())
         .map_err(ExitError::config)?;
     let relay = signalbox_relay::Options::new(options(&urls.relay), &args.fleet);
+    let orchestrator =
+        signalbox_orchestrator::Options::new(options(&urls.orchestrator), &args.chat)
+            .map_err(ExitError::config)?;
     let mut gateway = signalbox_gateway::Options::new(options(&urls.gateway), args.edge.clone())?;
     // What people develop in front of `up` comes from a server of its own.
     gateway.local_origins = true;
@@ -195,6 +201,15 @@ fn start(
     tasks.spawn_critical("relay", async move {
         let outcome = signalbox_relay::run(relay, &its_health, stop.clone()).await;
         service("relay", outcome.map_err(|error| error.to_string()), &stop);
+    });
+    let (its_health, stop) = (health.clone(), shutdown.clone());
+    tasks.spawn_critical("orchestrator", async move {
+        let outcome = signalbox_orchestrator::run(orchestrator, &its_health, stop.clone()).await;
+        service(
+            "orchestrator",
+            outcome.map_err(|error| error.to_string()),
+            &stop,
+        );
     });
     let (its_health, stop) = (health.clone(), shutdown.clone());
     tasks.spawn_critical("gateway", async move {

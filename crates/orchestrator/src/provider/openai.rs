@@ -40,7 +40,7 @@ pub struct OpenAi {
 
 impl Provider for OpenAi {
     fn answer(&self, request: Arc<Request>) -> Pieces {
-        if request.from != 0 {
+        if !request.so_far.is_empty() {
             return exchange::failed(super::cannot_go_on());
         }
         let this = self.clone();

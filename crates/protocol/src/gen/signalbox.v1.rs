@@ -783,11 +783,9 @@ pub struct ChatCallStarted {
     #[prost(uint32, tag = "1")]
     pub call: u32,
     #[prost(string, tag = "2")]
-    pub provider: ::prost::alloc::string::String,
-    #[prost(string, tag = "3")]
     pub model: ::prost::alloc::string::String,
     /// What the request is estimated to have.
-    #[prost(uint64, tag = "4")]
+    #[prost(uint64, tag = "3")]
     pub input_tokens: u64,
 }
 /// A piece of the answer.

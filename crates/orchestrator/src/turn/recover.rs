@@ -1,0 +1,61 @@
+//! What becomes of an answer whose orchestrator is gone.
+
+use signalbox_protocol::wire::{ChatCallSettled, ChatError, ChatTaken, chat_record::Record};
+
+use super::{RECOVERIES, Turn, Verdict, failed};
+use crate::analysis::Fault;
+use crate::chat_log::Lost;
+use crate::usage;
+
+/// What a user is told of an answer that nobody can go on with.
+pub(super) const INTERRUPTED: &str = "the answer was interrupted";
+
+impl Turn {
+    /// Makes the log this orchestrator's and settles the call that was under way.
+    /// Gives how the answer ends, or nothing where it is to be written on.
+    pub(super) async fn recover(&mut self) -> Result<Option<Verdict>, Lost> {
+        let recovery = self.answer.recoveries + 1;
+        // From here on the former owner cannot write any more.
+        self.append(Record::Taken(ChatTaken { recovery })).await?;
+        self.means.metrics.recoveries.add(1);
+        if let Some((started, shown)) = self.answer.open_call.clone() {
+            let used = usage::of_lost_call(&started, shown);
+            let cost = usage::settled(&used, &self.meter.price);
+            self.means.metrics.count_usage(&cost);
+            self.append(Record::CallSettled(ChatCallSettled {
+                call: started.call,
+                usage: Some(cost),
+                outcome: "lost".to_owned(),
+                goes_on: false,
+            }))
+            .await?;
+        }
+        if recovery > RECOVERIES {
+            return Ok(Some(interrupted()));
+        }
+        let Some(agent) = self.agent.clone() else {
+            // What this means is said where answers are written.
+            return Ok(None);
+        };
+        if self.answer.is_final {
+            // Of the answer nothing is missing but its analysis.
+            let fault = Fault {
+                written: None,
+                problems: vec!["there is no analysis".to_owned()],
+            };
+            return self.repair(&agent, &fault).await.map(Some);
+        }
+        if self.answer.chunks == 0 {
+            return Ok(None);
+        }
+        if agent.provider.repeats_itself() && !self.answer.went_on {
+            self.request.so_far = self.answer.text.clone();
+            return Ok(None);
+        }
+        Ok(Some(interrupted()))
+    }
+}
+
+fn interrupted() -> Verdict {
+    failed(ChatError::AgentUnavailable, INTERRUPTED, true)
+}
