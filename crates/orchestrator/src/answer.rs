@@ -49,8 +49,6 @@ pub(crate) struct End {
     pub(crate) sequence: u64,
     /// How long the answer took.
     pub(crate) took_ms: u64,
-    /// Whether it is complete.
-    pub(crate) is_complete: bool,
 }
 
 impl Answer {
