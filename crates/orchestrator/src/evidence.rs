@@ -1,8 +1,14 @@
-//! Events as an agent sees them: what happened around the question. Read-only
-//! and bounded; where they come from is the service's business.
+//! Events as an agent sees them: what happened around the question, and which
+//! of it bears on the question. Read-only and bounded; where events come from
+//! is the service's business.
+
+mod subject;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::subject::Subject;
+use crate::provider::Request;
 
 /// The most events that are looked at for one answer.
 pub const MAX_EVENTS: usize = 2_000;
@@ -20,4 +26,101 @@ pub struct Event {
     pub time: String,
     /// What happened.
     pub data: Value,
+}
+
+impl Event {
+    /// A string of its data.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.data.get(key).and_then(Value::as_str)
+    }
+
+    /// The strings of a list of its data.
+    pub fn texts(&self, key: &str) -> impl Iterator<Item = &str> {
+        let items = self.data.get(key).and_then(Value::as_array);
+        items.into_iter().flatten().filter_map(Value::as_str)
+    }
+}
+
+/// Those of `recent` events, at most `most`, that bear on a request, oldest
+/// first: what its subject names, then what shares an address, a host or an
+/// incident with that. Where the request names nothing, the newest alert is
+/// its subject. The same arguments always give the same events.
+#[must_use]
+pub fn related(recent: &[Event], request: &Request, most: usize) -> Vec<Event> {
+    let mut sorted: Vec<&Event> = recent.iter().collect();
+    sorted.sort_by_key(|event| event.seq);
+    let subject = Subject::of(request, &sorted);
+    let mut chosen: Vec<&Event> = Vec::new();
+    let direct = sorted.iter().rev().filter(|event| subject.names(event));
+    chosen.extend(direct.take(most));
+    let wider = subject.widened(&chosen);
+    let indirect = sorted
+        .iter()
+        .rev()
+        .filter(|event| !subject.names(event) && wider.names(event));
+    chosen.extend(indirect.take(most - chosen.len()));
+    chosen.sort_by_key(|event| event.seq);
+    chosen.into_iter().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::provider::Message;
+
+    fn alert(seq: u64, incident: &str, source: &str, host: &str) -> Event {
+        Event {
+            id: format!("e{seq}"),
+            seq,
+            event_type: "threat.threat_alert".to_owned(),
+            time: format!("2026-01-01T00:00:{seq:02}Z"),
+            data: json!({"incident_id": incident, "source_ip": source,
+                "affected_resources": [host, "vpc-1"], "severity": "LOW"}),
+        }
+    }
+
+    fn asking(text: &str) -> Request {
+        Request {
+            messages: vec![Message::User {
+                text: text.to_owned(),
+                context: None,
+            }],
+            ..Request::default()
+        }
+    }
+
+    fn ids(events: &[Event]) -> Vec<&str> {
+        events.iter().map(|event| event.id.as_str()).collect()
+    }
+
+    #[test]
+    fn what_shares_an_address_or_a_host_is_related_and_a_network_is_not_enough() {
+        let events = [
+            alert(4, "t-2", "10.0.0.9", "i-b"),
+            alert(1, "t-1", "10.0.0.7", "i-a"),
+            alert(2, "t-2", "10.0.0.7", "i-b"),
+            alert(3, "t-3", "10.0.0.8", "i-c"),
+            alert(5, "t-4", "10.0.0.8", "i-a"),
+        ];
+        let request = asking("What about t-1?");
+        assert_eq!(ids(&related(&events, &request, 10)), ["e1", "e2", "e5"]);
+        // The subject's own come first where there is no room.
+        assert_eq!(ids(&related(&events, &request, 1)), ["e1"]);
+        assert_eq!(ids(&related(&events, &request, 0)), [""; 0]);
+    }
+
+    #[test]
+    fn without_a_name_the_newest_alert_is_meant() {
+        let events = [
+            alert(1, "t-1", "10.0.0.7", "i-a"),
+            alert(2, "t-2", "10.0.0.8", "i-b"),
+        ];
+        assert_eq!(
+            ids(&related(&events, &asking("What is going on?"), 10)),
+            ["e2"]
+        );
+    }
 }

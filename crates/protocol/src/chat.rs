@@ -61,8 +61,17 @@ mod tests {
         let nonce = "0123456789abcdef0123456789abcdef";
         let id = session_id(nonce).unwrap();
         assert!(is_session_id(&id));
-        assert_eq!(parse_log_id(&log_id("corp/ada", &id)), Some(("corp/ada", &*id)));
-        for text in ["", "chat-", "chat-1", nonce, "chat-0123456789ABCDEF0123456789abcdef"] {
+        assert_eq!(
+            parse_log_id(&log_id("corp/ada", &id)),
+            Some(("corp/ada", &*id))
+        );
+        for text in [
+            "",
+            "chat-",
+            "chat-1",
+            nonce,
+            "chat-0123456789ABCDEF0123456789abcdef",
+        ] {
             assert!(!is_session_id(text), "{text}");
         }
         assert_eq!(session_id("x"), None);

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-pub use self::reply::{Finish, Gate, Reply};
 use self::reply::Part;
+pub use self::reply::{Finish, Gate, Reply};
 use self::shape::{Api, Shape};
 use crate::DEADLINE;
 
@@ -199,7 +199,10 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) {
 
 /// Plays a reply; `None` when the client went away first.
 async fn play(stream: &mut TcpStream, reply: Reply, api: Api) -> Option<()> {
-    let mut head = format!("HTTP/1.1 {} Scripted\r\nconnection: close\r\n", reply.status);
+    let mut head = format!(
+        "HTTP/1.1 {} Scripted\r\nconnection: close\r\n",
+        reply.status
+    );
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

@@ -99,7 +99,9 @@ pub(super) fn read(
         between_tokens: value(clocks.seconds("between_tokens", MAX_CLOCK, problems)),
         total: value(clocks.seconds("total", MAX_CLOCK, problems)),
         tokens: value(budget.count("tokens", 1..1_000_000_000_001, problems)),
-        money_micros: budget.amount("money", MAX_MONEY, false, problems).map(micros),
+        money_micros: budget
+            .amount("money", MAX_MONEY, false, problems)
+            .map(micros),
         calls: value(budget.count("calls", 1..1001, problems)).map(|count| count as u32),
         wall_time: value(budget.seconds("wall_time", MAX_WALL_TIME, problems)),
         price: ["input", "output", "cache_read", "cache_write"]
@@ -212,7 +214,13 @@ impl AgentDraft {
         providers: &'p BTreeMap<String, ProviderDraft>,
         problems: &mut Problems,
     ) -> Option<(&'p str, &'p ProviderDraft)> {
-        let known = || providers.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let known = || {
+            providers
+                .keys()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         let field = format!("{field}.provider");
         let Some((name, place)) = &self.provider else {
             let message = format!("expected the name of a provider: {}", known());
@@ -315,8 +323,12 @@ impl AgentDraft {
     fn clocks(&self, field: &str, problems: &mut Problems) -> Clocks {
         let total = self.total.unwrap_or(Duration::from_secs(300));
         let clocks = Clocks {
-            first_token: self.first_token.unwrap_or(Duration::from_secs(60).min(total)),
-            between_tokens: self.between_tokens.unwrap_or(Duration::from_secs(30).min(total)),
+            first_token: self
+                .first_token
+                .unwrap_or(Duration::from_secs(60).min(total)),
+            between_tokens: self
+                .between_tokens
+                .unwrap_or(Duration::from_secs(30).min(total)),
             total,
         };
         for (name, clock) in [

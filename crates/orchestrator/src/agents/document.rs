@@ -269,7 +269,11 @@ impl<'t> Section<'t> {
         })?;
         let mut texts = Vec::new();
         for (number, item) in items.iter().enumerate() {
-            match item.get_ref().as_str().filter(|text| !text.trim().is_empty()) {
+            match item
+                .get_ref()
+                .as_str()
+                .filter(|text| !text.trim().is_empty())
+            {
                 Some(text) => texts.push((text, item.span())),
                 None => {
                     let field = format!("{}[{number}]", self.field(key));
@@ -298,10 +302,7 @@ impl<'t> Section<'t> {
 
     /// The tables in this one, each with its name and the place of that. All of
     /// its values must be tables.
-    pub(super) fn sections(
-        self,
-        problems: &mut Problems,
-    ) -> Vec<(Placed<&'t str>, Section<'t>)> {
+    pub(super) fn sections(self, problems: &mut Problems) -> Vec<(Placed<&'t str>, Section<'t>)> {
         let mut sections = Vec::new();
         for (name, (place, value)) in &self.values {
             let path = self.field(name);

@@ -86,7 +86,10 @@ impl Agents {
         let mut none = Problems::new(SHIPPED);
         let (table, errors) = DeTable::parse_recoverable(SHIPPED);
         let shipped = Drafts::read(table.get_ref(), source.directory, &mut none);
-        debug_assert!(errors.is_empty() && !none.has_errors(), "{none:?} {errors:?}");
+        debug_assert!(
+            errors.is_empty() && !none.has_errors(),
+            "{none:?} {errors:?}"
+        );
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             problems.error(&error.span().unwrap_or(0..0), "", error.message());
@@ -162,7 +165,11 @@ impl Drafts {
             agents.insert(agent_type, Arc::new(agent));
         }
         if agents.is_empty() && !problems.has_errors() {
-            problems.error(&(0..0), "agents", "expected at least one agent that is enabled");
+            problems.error(
+                &(0..0),
+                "agents",
+                "expected at least one agent that is enabled",
+            );
         }
         Agents { agents }
     }

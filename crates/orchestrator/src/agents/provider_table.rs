@@ -9,11 +9,11 @@ use signalbox_identity::Secret;
 
 use super::document::{Placed, Problems, Section};
 use super::file::Source;
+use crate::provider::Provider;
 use crate::provider::anthropic::{self, Anthropic};
 use crate::provider::http::{BaseUrl, CONNECT_TIMEOUT, Client, READ_TIMEOUT, Timeouts};
 use crate::provider::offline::{self, Offline};
 use crate::provider::openai::{self, OpenAi};
-use crate::provider::Provider;
 
 /// The longest time that may be set, for connections and silence.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -203,8 +203,9 @@ impl ProviderDraft {
     fn key(&self, source: &Source<'_>) -> Result<Option<Arc<Secret>>, String> {
         let text = match &self.key {
             KeyPlace::None => return Ok(None),
-            KeyPlace::Variable(name) => (source.variable)(name)
-                .ok_or_else(|| format!("expected a key in the variable {name}, which is not set"))?,
+            KeyPlace::Variable(name) => (source.variable)(name).ok_or_else(|| {
+                format!("expected a key in the variable {name}, which is not set")
+            })?,
             KeyPlace::File(path) => {
                 let shown = path.display();
                 let size = std::fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?;

@@ -57,7 +57,14 @@ impl Provider for Anthropic {
             let client = this.client;
             let key = this.key.as_deref();
             client
-                .post(&this.base, "/v1/messages", headers, body, this.timeouts, key)
+                .post(
+                    &this.base,
+                    "/v1/messages",
+                    headers,
+                    body,
+                    this.timeouts,
+                    key,
+                )
                 .await
         };
         exchange::pieces(opening, decoder)
@@ -77,7 +84,12 @@ fn body(request: &Request) -> Value {
     if !tools.is_empty() {
         body["tools"] = Value::Array(tools);
     }
-    if analysis.is_some() && request.analysis.as_ref().is_some_and(|analysis| analysis.only) {
+    if analysis.is_some()
+        && request
+            .analysis
+            .as_ref()
+            .is_some_and(|analysis| analysis.only)
+    {
         body["tool_choice"] = json!({"type": "tool", "name": ANALYSIS_TOOL});
     }
     body
@@ -268,7 +280,9 @@ impl Messages {
             input: tokens.input_tokens.unwrap_or(before.input),
             output: tokens.output_tokens.unwrap_or(before.output),
             cache_read: tokens.cache_read_input_tokens.unwrap_or(before.cache_read),
-            cache_write: tokens.cache_creation_input_tokens.unwrap_or(before.cache_write),
+            cache_write: tokens
+                .cache_creation_input_tokens
+                .unwrap_or(before.cache_write),
             estimated: false,
         };
         self.collected.usage = Some(usage);

@@ -12,11 +12,11 @@ use super::{Ask, End, Piece, Request, StopReason, ToolCall, Usage};
 
 /// The longest text of one answer, in bytes, hidden parts included. More ends
 /// it: [`FailureKind::TooLarge`].
-pub const MAX_TEXT_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_TEXT_BYTES: usize = 1024 * 1024;
 /// The most bytes of arguments of one call. More ends the answer likewise.
-pub const MAX_ARGUMENT_BYTES: usize = 256 * 1024;
+pub(super) const MAX_ARGUMENT_BYTES: usize = 256 * 1024;
 /// The most calls of one answer. More end it likewise.
-pub const MAX_CALLS: usize = 64;
+pub(super) const MAX_CALLS: usize = 64;
 
 /// An answer on its way.
 #[derive(Debug)]
@@ -54,11 +54,7 @@ impl Collected {
     }
 
     /// Takes text.
-    pub(super) fn text(
-        &mut self,
-        text: &str,
-        pieces: &mut VecDeque<Piece>,
-    ) -> Result<(), Failure> {
+    pub(super) fn text(&mut self, text: &str, pieces: &mut VecDeque<Piece>) -> Result<(), Failure> {
         if text.is_empty() {
             return Ok(());
         }
@@ -85,6 +81,7 @@ impl Collected {
 
     /// Begins a call, or names one that has begun.
     pub(super) fn call(&mut self, index: u64, id: &str, name: &str) -> Result<(), Failure> {
+        let begun = self.calls.len();
         match self.calls.iter_mut().find(|call| call.index == index) {
             Some(call) => {
                 if call.id.is_empty() {
@@ -94,7 +91,7 @@ impl Collected {
                     name.clone_into(&mut call.name);
                 }
             }
-            None if self.calls.len() == MAX_CALLS => {
+            None if begun == MAX_CALLS => {
                 let detail = format!("more than {MAX_CALLS} calls");
                 return Err(Failure::new(FailureKind::TooLarge, detail));
             }
@@ -139,7 +136,10 @@ impl Collected {
         let complete = stop == StopReason::ToolUse;
         let mut analysis = None;
         if complete {
-            analysis = handed_over.into_iter().next_back().map(|call| call.arguments);
+            analysis = handed_over
+                .into_iter()
+                .next_back()
+                .map(|call| call.arguments);
         }
         if let Some(fence) = self.fence.take() {
             let (rest, block) = fence.finish();
@@ -245,9 +245,16 @@ mod tests {
         let ended = end(StopReason::ToolUse, &[("a", "{\"x\": 1}"), ("b", "")]);
         assert_eq!(ended.calls[0].arguments, Ok(json!({"x": 1})));
         assert_eq!(ended.calls[1].arguments, Ok(json!({})));
-        assert_eq!((&*ended.calls[0].id, &*ended.calls[1].id), ("call_0", "call_1"));
+        assert_eq!(
+            (&*ended.calls[0].id, &*ended.calls[1].id),
+            ("call_0", "call_1")
+        );
         // Complete JSON, yet the limit may have cut something off.
-        for stop in [StopReason::MaxTokens, StopReason::EndTurn, StopReason::Refusal] {
+        for stop in [
+            StopReason::MaxTokens,
+            StopReason::EndTurn,
+            StopReason::Refusal,
+        ] {
             let ended = end(stop, &[("a", "{\"x\": 1}")]);
             assert!(ended.calls[0].arguments.is_err());
         }
@@ -279,7 +286,9 @@ mod tests {
         }
         collected.call(99, "", "a").unwrap_err();
         let mut pieces = VecDeque::new();
-        collected.text(&"x".repeat(MAX_TEXT_BYTES), &mut pieces).unwrap();
+        collected
+            .text(&"x".repeat(MAX_TEXT_BYTES), &mut pieces)
+            .unwrap();
         collected.text("x", &mut pieces).unwrap_err();
     }
 }

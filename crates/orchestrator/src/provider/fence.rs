@@ -138,11 +138,14 @@ mod tests {
 
     #[test]
     fn the_block_is_cut_out_wherever_the_text_is_split() {
-        let text = "A `word`.\n\n  ``x\n```rust\nlet a;\n```\n ü\n\n```analysis\n{\"a\": \"```\"}\n```\n";
+        let text =
+            "A `word`.\n\n  ``x\n```rust\nlet a;\n```\n ü\n\n```analysis\n{\"a\": \"```\"}\n```\n";
         let whole = cut(&[text]);
         assert_eq!(whole.0, "A `word`.\n\n  ``x\n```rust\nlet a;\n```\n ü");
         assert_eq!(whole.1.as_deref(), Some("{\"a\": \"```\"}"));
-        let places: Vec<usize> = (0..=text.len()).filter(|at| text.is_char_boundary(*at)).collect();
+        let places: Vec<usize> = (0..=text.len())
+            .filter(|at| text.is_char_boundary(*at))
+            .collect();
         for first in &places {
             for second in places.iter().filter(|second| *second >= first) {
                 let parts = [&text[..*first], &text[*first..*second], &text[*second..]];
@@ -153,15 +156,29 @@ mod tests {
 
     #[test]
     fn what_is_no_block_stays_as_it_is() {
-        for text in ["", " ", "a \n", "```", "```analysi", "x ```analysis", "\n\n```json\n{}\n```\n"] {
+        for text in [
+            "",
+            " ",
+            "a \n",
+            "```",
+            "```analysi",
+            "x ```analysis",
+            "\n\n```json\n{}\n```\n",
+        ] {
             assert_eq!(cut(&[text]), (text.to_owned(), None));
         }
     }
 
     #[test]
     fn a_block_may_lack_its_end_and_text_may_follow() {
-        assert_eq!(cut(&["```analysis\n{\"a\":"]), (String::new(), Some("{\"a\":".to_owned())));
-        assert_eq!(cut(&["a\n```analysis {}\n```"]), ("a".to_owned(), Some("{}".to_owned())));
+        assert_eq!(
+            cut(&["```analysis\n{\"a\":"]),
+            (String::new(), Some("{\"a\":".to_owned()))
+        );
+        assert_eq!(
+            cut(&["a\n```analysis {}\n```"]),
+            ("a".to_owned(), Some("{}".to_owned()))
+        );
         let (visible, found) = cut(&["a\n```analysis\n1\n```\n\nb\n```analysis\n2\n```\n \n"]);
         assert_eq!((visible.as_str(), found.as_deref()), ("a\n\nb", Some("2")));
     }
@@ -169,7 +186,10 @@ mod tests {
     #[test]
     fn nothing_of_a_fence_is_shown_early() {
         let mut fence = Fence::default();
-        let seen: String = "done.\n```analysis\n{".chars().map(|char| fence.feed(&char.to_string())).collect();
+        let seen: String = "done.\n```analysis\n{"
+            .chars()
+            .map(|char| fence.feed(&char.to_string()))
+            .collect();
         assert_eq!(seen, "done.");
     }
 }

@@ -170,7 +170,10 @@ impl Client {
             .header(header::HOST, base.authority())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "text/event-stream")
-            .header(header::USER_AGENT, concat!("signalbox/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("signalbox/", env!("CARGO_PKG_VERSION")),
+            )
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| Failure::new(FailureKind::BadRequest, error.to_string()))?;
         request.headers_mut().extend(headers);
@@ -178,7 +181,7 @@ impl Client {
         let stream = connecting
             .await
             .map_err(|_| unreachable(&"the connection takes too long"))??;
-        let mut body = exchange(stream, request, timeouts.read).await?;
+        let body = exchange(stream, request, timeouts.read).await?;
         if body.status.is_success() {
             body.expect_events(key).await
         } else {
@@ -194,8 +197,7 @@ impl Client {
         if !base.tls {
             return Ok(Box::new(stream));
         }
-        let name =
-            ServerName::try_from(base.host.clone()).map_err(|error| unreachable(&error))?;
+        let name = ServerName::try_from(base.host.clone()).map_err(|error| unreachable(&error))?;
         let stream = self.tls.connect(name, stream).await;
         Ok(Box::new(stream.map_err(|error| unreachable(&error))?))
     }
@@ -318,7 +320,9 @@ impl Body {
         if !kind.starts_with("application/json") && !kind.starts_with("text/html") {
             return Ok(self);
         }
-        let detail = format!("expected a stream of events, got {kind}: {}", self.start(key).await);
+        let kind = kind.to_owned();
+        let start = self.start(key).await;
+        let detail = format!("expected a stream of events, got {kind}: {start}");
         Err(Failure::new(FailureKind::Garbled, detail))
     }
 
@@ -331,7 +335,11 @@ impl Body {
             failure.detail = format!("status {status}");
         }
         failure.retry_after = retry_after(&self.headers);
-        failure.advice = match self.headers.get("x-should-retry").map(HeaderValue::as_bytes) {
+        failure.advice = match self
+            .headers
+            .get("x-should-retry")
+            .map(HeaderValue::as_bytes)
+        {
             Some(b"true") => Some(true),
             Some(b"false") => Some(false),
             _ => None,
@@ -380,9 +388,13 @@ fn kind_of(status: StatusCode, body: &str) -> FailureKind {
 
 /// Whether a refusal says that the conversation does not fit the model.
 fn is_too_long(body: &str) -> bool {
-    ["context_length_exceeded", "prompt is too long", "maximum context length"]
-        .iter()
-        .any(|sign| body.contains(sign))
+    [
+        "context_length_exceeded",
+        "prompt is too long",
+        "maximum context length",
+    ]
+    .iter()
+    .any(|sign| body.contains(sign))
 }
 
 /// When the provider wants to be asked again: seconds, or milliseconds in the
@@ -429,7 +441,10 @@ mod tests {
     fn the_host_header_has_what_the_address_has() {
         let authority = |text| BaseUrl::parse(text, false).unwrap().authority();
         assert_eq!(authority("https://models.example/v1"), "models.example");
-        assert_eq!(authority("https://models.example:8443"), "models.example:8443");
+        assert_eq!(
+            authority("https://models.example:8443"),
+            "models.example:8443"
+        );
         assert_eq!(authority("http://[::1]:9/v1"), "[::1]:9");
     }
 
@@ -441,7 +456,10 @@ mod tests {
         let wait = |name, value| retry_after(&headers(name, value));
         assert_eq!(wait("retry-after", "2"), Some(Duration::from_secs(2)));
         assert_eq!(wait("retry-after", "0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(wait("retry-after-ms", "70"), Some(Duration::from_millis(70)));
+        assert_eq!(
+            wait("retry-after-ms", "70"),
+            Some(Duration::from_millis(70))
+        );
         assert_eq!(wait("retry-after", "-1"), None);
         assert_eq!(wait("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT"), None);
     }

@@ -64,7 +64,14 @@ impl Provider for OpenAi {
             let client = this.client;
             let key = this.key.as_deref();
             client
-                .post(&this.base, "/chat/completions", headers, body, this.timeouts, key)
+                .post(
+                    &this.base,
+                    "/chat/completions",
+                    headers,
+                    body,
+                    this.timeouts,
+                    key,
+                )
                 .await
         };
         exchange::pieces(opening, decoder)
@@ -88,7 +95,12 @@ fn body(request: &Request, limit: &str) -> Value {
     if !tools.is_empty() {
         body["tools"] = Value::Array(tools);
     }
-    if analysis.is_some() && request.analysis.as_ref().is_some_and(|analysis| analysis.only) {
+    if analysis.is_some()
+        && request
+            .analysis
+            .as_ref()
+            .is_some_and(|analysis| analysis.only)
+    {
         body["tool_choice"] = json!({"type": "function", "function": {"name": ANALYSIS_TOOL}});
     }
     body
@@ -269,7 +281,9 @@ impl Completion {
 
     fn count(&mut self, tokens: &Tokens, pieces: &mut VecDeque<Piece>) {
         let details = tokens.prompt_tokens_details.as_ref();
-        let cached = details.and_then(|details| details.cached_tokens).unwrap_or(0);
+        let cached = details
+            .and_then(|details| details.cached_tokens)
+            .unwrap_or(0);
         let usage = Usage {
             input: tokens.prompt_tokens.saturating_sub(cached),
             output: tokens.completion_tokens,

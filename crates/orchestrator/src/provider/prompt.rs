@@ -24,10 +24,7 @@ pub(super) enum Said {
     /// By the user.
     User(String),
     /// By the agent.
-    Agent {
-        text: String,
-        calls: Vec<ToolCall>,
-    },
+    Agent { text: String, calls: Vec<ToolCall> },
     /// By the tools.
     Results(Vec<ToolResult>),
 }
@@ -89,7 +86,9 @@ pub(super) fn conversation(request: &Request) -> Vec<Said> {
         match message {
             Message::User { text, context } => {
                 let mut text = text.clone();
-                if at == first && let Some(context) = &request.context {
+                if at == first
+                    && let Some(context) = &request.context
+                {
                     add_data(&mut text, "chat_context", context);
                 }
                 if let Some(context) = context {
@@ -131,13 +130,20 @@ pub(super) fn size(request: &Request) -> usize {
         .map(|said| match said {
             Said::User(text) => text.len(),
             Said::Agent { text, calls } => {
-                let calls = calls.iter().map(|call| call.name.len() + arguments(call).len());
+                let calls = calls
+                    .iter()
+                    .map(|call| call.name.len() + arguments(call).len());
                 text.len() + calls.sum::<usize>()
             }
             Said::Results(results) => results.iter().map(|result| result.content.len()).sum(),
         })
         .sum();
-    let tools = request.tools.iter().chain(&analysis_tool(request)).map(tool_size).sum::<usize>();
+    let tools = request
+        .tools
+        .iter()
+        .chain(&analysis_tool(request))
+        .map(tool_size)
+        .sum::<usize>();
     system(request).len() + tools + conversation
 }
 
@@ -266,7 +272,9 @@ mod tests {
             results: vec![result("2")],
         };
         let said = of(vec![user("a"), agent.clone(), results, user("b")]);
-        let Said::Results(results) = &said[2] else { panic!("{said:?}") };
+        let Said::Results(results) = &said[2] else {
+            panic!("{said:?}")
+        };
         assert_eq!(results.len(), 2);
         assert!(results[0].failed && results[0].call_id == "1");
         assert_eq!(results[1], result("2"));

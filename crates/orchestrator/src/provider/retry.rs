@@ -146,7 +146,8 @@ impl Attempts {
         self.before += 1;
         self.spent = sum(self.spent, self.spending.take());
         let retrying = Piece::Retrying { failure, wait };
-        self.next.extend([Step::Yield(Ok(retrying)), Step::Wait(wait)]);
+        self.next
+            .extend([Step::Yield(Ok(retrying)), Step::Wait(wait)]);
     }
 
     fn with_earlier(&mut self, piece: Piece) -> Piece {
@@ -157,7 +158,9 @@ impl Attempts {
             }
             Piece::End(mut end) => {
                 // Earlier attempts alone would pass for the whole.
-                end.usage = end.usage.map(|usage| self.spent.map_or(usage, |spent| spent.and(usage)));
+                end.usage = end
+                    .usage
+                    .map(|usage| self.spent.map_or(usage, |spent| spent.and(usage)));
                 self.visible = true;
                 Piece::End(end)
             }

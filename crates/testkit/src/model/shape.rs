@@ -83,7 +83,11 @@ impl Shape {
         match part {
             Part::Text(text) => delta(json!({"type": "text_delta", "text": text})),
             Part::Reasoning(text) => delta(json!({"type": "thinking_delta", "thinking": text})),
-            Part::Call { id, name, arguments } => {
+            Part::Call {
+                id,
+                name,
+                arguments,
+            } => {
                 say(json!({"type": "content_block_start", "index": index,
                     "content_block": {"type": "tool_use", "id": id, "name": name, "input": {}}}));
                 for part in arguments {
@@ -137,13 +141,23 @@ impl Shape {
         match part {
             Part::Text(text) => say(json!({"content": text}), None),
             Part::Reasoning(text) => say(json!({"reasoning_content": text}), None),
-            Part::Call { id, name, arguments } => {
+            Part::Call {
+                id,
+                name,
+                arguments,
+            } => {
                 let index = self.next;
-                say(json!({"tool_calls": [{"index": index, "id": id, "type": "function",
-                    "function": {"name": name, "arguments": ""}}]}), None);
+                say(
+                    json!({"tool_calls": [{"index": index, "id": id, "type": "function",
+                    "function": {"name": name, "arguments": ""}}]}),
+                    None,
+                );
                 for part in arguments {
-                    say(json!({"tool_calls": [{"index": index,
-                        "function": {"arguments": part}}]}), None);
+                    say(
+                        json!({"tool_calls": [{"index": index,
+                        "function": {"arguments": part}}]}),
+                        None,
+                    );
                 }
                 self.next += 1;
             }

@@ -1,0 +1,232 @@
+//! Which kind of threat it is, how severe, and how sure: rules, each with the
+//! evidence that made it apply.
+
+use std::collections::BTreeSet;
+
+use super::case::{self, Case};
+use super::knowledge::{self, KINDS, Kind, Severity, UNKNOWN};
+
+/// Rules are never surer than this, in percent.
+const MOST_SURE: f64 = 95.0;
+/// What a kind that is only spoken of is worth, in percent.
+const BY_WORDS: f64 = 35.0;
+
+/// A judgement with its reasons.
+pub(super) struct Verdict {
+    /// The kind of threat.
+    pub(super) kind: &'static Kind,
+    /// Its name as the producer writes it, where there is no rule for it.
+    pub(super) kind_name: String,
+    /// How severe it is.
+    pub(super) severity: Severity,
+    /// How sure, in percent.
+    pub(super) confidence: u8,
+    /// What speaks for it.
+    pub(super) reasons: Vec<String>,
+    /// What speaks against it, or is missing.
+    pub(super) doubts: Vec<String>,
+}
+
+impl Verdict {
+    /// That of a case.
+    pub(super) fn of(case: &Case<'_>) -> Self {
+        let mut reasons = Vec::new();
+        let mut doubts = Vec::new();
+        let (kind, kind_name, others) = kind_of(case, &mut reasons);
+        let severity = severity_of(case, kind, &others, &mut reasons);
+        let confidence = confidence_of(case, kind, &others, &mut doubts);
+        Self {
+            kind,
+            kind_name,
+            severity,
+            confidence,
+            reasons,
+            doubts,
+        }
+    }
+
+    /// The kind in a sentence.
+    pub(super) fn phrase(&self) -> String {
+        if self.kind == &UNKNOWN && self.kind_name != UNKNOWN.name {
+            self.kind_name.replace('_', " ")
+        } else {
+            self.kind.phrase.to_owned()
+        }
+    }
+
+    /// Whether there is nothing to judge by.
+    pub(super) fn is_empty(&self) -> bool {
+        self.confidence == 0
+    }
+}
+
+/// The kind, its name, and the names of other kinds that alerts have.
+fn kind_of(
+    case: &Case<'_>,
+    reasons: &mut Vec<String>,
+) -> (&'static Kind, String, BTreeSet<String>) {
+    let mut others: BTreeSet<String> = BTreeSet::new();
+    // The worst alert names the kind; of several the latest.
+    let worst = case
+        .alerts()
+        .max_by_key(|event| (case::severity_of(event), event.seq));
+    if let Some(worst) = worst {
+        let name = worst.text("threat_type").unwrap_or(UNKNOWN.name).to_owned();
+        let kinds = case.alerts().filter_map(|event| event.text("threat_type"));
+        others.extend(kinds.filter(|other| *other != name).map(str::to_owned));
+        reasons.push(format!("{} [{}]", case::summary(worst), worst.id));
+        return (
+            knowledge::kind_named(&name).unwrap_or(&UNKNOWN),
+            name,
+            others,
+        );
+    }
+    let spoken = knowledge::kinds_in(&case.words);
+    let Some(kind) = spoken.first() else {
+        return (&UNKNOWN, UNKNOWN.name.to_owned(), others);
+    };
+    others.extend(spoken[1..].iter().map(|kind| kind.name.to_owned()));
+    reasons.push(format!("what you say and give speaks of {}", kind.phrase));
+    (kind, kind.name.to_owned(), others)
+}
+
+fn severity_of(
+    case: &Case<'_>,
+    kind: &'static Kind,
+    others: &BTreeSet<String>,
+    reasons: &mut Vec<String>,
+) -> Severity {
+    let told = case.alerts().filter_map(case::severity_of).max();
+    let mut severity = kind.base;
+    for (applies, reason) in aggravations(case, kind) {
+        if applies {
+            severity = severity.raised();
+            reasons.push(reason);
+        }
+    }
+    if let Some(told) = told {
+        // Whoever detected it saw more than the log has.
+        severity = severity.max(told);
+    }
+    if escalates(case) {
+        reasons
+            .push("the alerts of this case have become more severe one after the other".to_owned());
+    }
+    let known = others
+        .iter()
+        .filter(|name| KINDS.iter().any(|kind| kind.name == **name));
+    let stages: Vec<&str> = known.map(String::as_str).collect();
+    if case.alerts().next().is_some() && !stages.is_empty() && told >= Some(Severity::High) {
+        severity = severity.raised();
+        reasons.push(format!(
+            "the same case also shows {}: several stages of one attack",
+            stages.join(", ").replace('_', " ")
+        ));
+    }
+    severity
+}
+
+/// What makes a kind worse than it is by itself.
+fn aggravations(case: &Case<'_>, kind: &Kind) -> Vec<(bool, String)> {
+    let mut found = Vec::new();
+    let source = case
+        .sources()
+        .into_iter()
+        .find(|source| case::is_inside(source));
+    if let (Some(source), "port_scanning" | "brute_force" | "data_exfiltration") =
+        (source, kind.name)
+    {
+        let reason = format!("{source} is an inside address, so a host of yours may be taken over");
+        found.push((true, reason));
+    }
+    if let Some(ports) = case.figure(&["ports_scanned", "port_count", "ports"]) {
+        let window = case
+            .figure(&["time_window", "window", "duration"])
+            .filter(|time| *time > 0.0);
+        let fast = window.is_some_and(|window| ports / window > 0.1);
+        let within = window.map_or_else(String::new, |window| format!(" within {window} s"));
+        let reason = format!("{ports} ports{within}: that is a tool, not a person");
+        found.push((ports >= 100.0 || (ports >= 10.0 && fast), reason));
+    }
+    if let Some(failures) =
+        case.figure(&["failed_logins", "login_failures", "failures", "attempts"])
+    {
+        let reason = format!("{failures} failed attempts: that is a tool, not a person");
+        found.push((failures >= 50.0, reason));
+    }
+    let succeeded = case.alerts().find(|event| {
+        let said = event.text("ai_summary").unwrap_or_default().to_lowercase();
+        kind.name == "brute_force"
+            && ["succeeded", "privileged"]
+                .iter()
+                .any(|word| said.contains(word))
+    });
+    if let Some(event) = succeeded {
+        found.push((true, format!("an attempt succeeded [{}]", event.id)));
+    }
+    let hosts = case.hosts().len();
+    found.push((hosts >= 5, format!("{hosts} hosts are hit")));
+    found
+}
+
+fn escalates(case: &Case<'_>) -> bool {
+    let severities: Vec<_> = case.alerts().filter_map(case::severity_of).collect();
+    severities.len() > 1 && severities.is_sorted() && severities.first() != severities.last()
+}
+
+fn confidence_of(
+    case: &Case<'_>,
+    kind: &Kind,
+    others: &BTreeSet<String>,
+    doubts: &mut Vec<String>,
+) -> u8 {
+    let alerts = case.alerts().count();
+    let mut sure = if alerts > 0 {
+        let told = case
+            .alerts()
+            .filter_map(|event| event.data.get("confidence")?.as_f64());
+        told.fold(50.0, f64::max)
+    } else if kind != &UNKNOWN {
+        doubts.push("no alert in the event log says so, only what you say and give".to_owned());
+        BY_WORDS
+    } else {
+        doubts.push(
+            "neither the event log nor what you say gives me anything to judge by".to_owned(),
+        );
+        return 0;
+    };
+    sure += 3.0 * (alerts.saturating_sub(1).min(4) as f64);
+    if case
+        .figure(&[
+            "ports",
+            "failed",
+            "failures",
+            "attempts",
+            "bytes",
+            "time_window",
+        ])
+        .is_some()
+    {
+        sure += 10.0;
+    }
+    if kind == &UNKNOWN {
+        sure -= 20.0;
+        doubts.push(
+            "I have no rule for this kind; the alert's own judgement stands alone".to_owned(),
+        );
+    }
+    if alerts == 0 && !others.is_empty() {
+        sure -= 10.0;
+        let names: Vec<String> = others.iter().map(|name| name.replace('_', " ")).collect();
+        doubts.push(format!("it might as well be {}", names.join(" or ")));
+    }
+    if alerts == 1 {
+        doubts.push("it rests on a single alert".to_owned());
+    }
+    if case.subject.assumed {
+        sure -= 10.0;
+        doubts
+            .push("you named no incident, so I took the latest alert for what you mean".to_owned());
+    }
+    sure.clamp(5.0, MOST_SURE) as u8
+}
