@@ -86,17 +86,18 @@ async fn live(
     let mut clients = tokio::task::JoinSet::new();
     for index in 0..plan.tokens.len() {
         let (plan, buffer, opening) = (Rc::clone(&plan), Rc::clone(&buffer), Rc::clone(&opening));
-        let (progress, mut phases) = (Arc::clone(&progress), phases.clone());
+        let progress = Arc::clone(&progress);
+        let (mut spoken, mut over) = (phases.clone(), phases.clone());
         clients.spawn_local(async move {
             let chatting = async {
                 let permit = opening.acquire().await.context("stopping")?;
                 let mut client = Client::begin(index, &plan, &buffer, &progress).await?;
                 drop(permit);
-                client.converse(&mut phases.clone()).await
+                client.converse(&mut spoken).await
             };
             tokio::select! {
                 ended = chatting => ended.inspect_err(|_| add(&progress.failed, 1)),
-                _ = phases.wait_for(|phase| *phase == Phase::Over) => Ok(()),
+                _ = over.wait_for(|phase| *phase == Phase::Over) => Ok(()),
             }
         });
     }
