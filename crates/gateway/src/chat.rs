@@ -61,9 +61,8 @@ impl Chats {
         authority: Arc<Authority>,
         count: usize,
     ) -> (Arc<Self>, Vec<mpsc::Receiver<Telling>>) {
-        let (shards, tellings): (Vec<_>, Vec<_>) = (0..count)
-            .map(|_| mpsc::channel(TELLINGS_CAPACITY))
-            .unzip();
+        let (shards, tellings): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::channel(TELLINGS_CAPACITY)).unzip();
         let chats = Self {
             orchestrators: Orchestrators::new(bus.clone()),
             bus,
@@ -97,7 +96,10 @@ impl Chats {
         let following = match known {
             Some(following) => following,
             None if followings.len() >= FOLLOWINGS_CAPACITY => {
-                warn!(users = followings.len(), "too many users take part in chats");
+                warn!(
+                    users = followings.len(),
+                    "too many users take part in chats"
+                );
                 return None;
             }
             None => {

@@ -79,7 +79,8 @@ use crate::authority::Authority;
 use crate::back_off::BackOff;
 use crate::chat::{Chats, Telling};
 pub use crate::config::{
-    ChatArgs, ChatOptions, ConnectionArgs, EdgeArgs, FleetArgs, FleetOptions, GatewayArgs, InvalidSetting, Options, Rates,
+    ChatArgs, ChatOptions, ConnectionArgs, EdgeArgs, FleetArgs, FleetOptions, GatewayArgs,
+    InvalidSetting, Options, Rates,
 };
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};

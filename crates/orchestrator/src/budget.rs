@@ -23,11 +23,7 @@ impl Meter {
     /// Why another call of so many input tokens is not to be made, if so. `settled`
     /// is what the turn's calls have cost until now.
     pub(crate) fn refuses(&self, settled: &ChatUsage, input_tokens: u64) -> Option<&'static str> {
-        if self
-            .budget
-            .calls
-            .is_some_and(|most| settled.calls >= most)
-        {
+        if self.budget.calls.is_some_and(|most| settled.calls >= most) {
             return Some("the answer has used up its requests to the model");
         }
         let call = Usage {

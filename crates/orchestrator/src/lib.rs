@@ -110,7 +110,7 @@ use signalbox_service::{Condition, Health, Shutdown, Tasks};
 use tokio::sync::Semaphore;
 use tracing::info;
 
-pub use crate::config::{ChatArgs, OrchestratorArgs, Options};
+pub use crate::config::{ChatArgs, Options, OrchestratorArgs};
 pub use crate::error::Error;
 use crate::evidence_log::EvidenceLog;
 use crate::metrics::Metrics;

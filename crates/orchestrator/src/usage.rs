@@ -60,10 +60,9 @@ const fn has_not_begun(kind: FailureKind) -> bool {
         | FailureKind::Auth
         | FailureKind::BadRequest
         | FailureKind::ContextExceeded => true,
-        FailureKind::Cut
-        | FailureKind::Silent
-        | FailureKind::Garbled
-        | FailureKind::TooLarge => false,
+        FailureKind::Cut | FailureKind::Silent | FailureKind::Garbled | FailureKind::TooLarge => {
+            false
+        }
     }
 }
 
@@ -138,7 +137,10 @@ mod tests {
     fn a_call_that_was_given_up_is_an_estimate_of_what_was_seen() {
         let request = Request::default();
         let usage = of_call(&request, Some(REPORTED), 400, Ending::GivenUp);
-        assert_eq!((usage.input, usage.output, usage.estimated), (10, 100, true));
+        assert_eq!(
+            (usage.input, usage.output, usage.estimated),
+            (10, 100, true)
+        );
         let cut = Failure::new(FailureKind::Cut, "");
         assert!(of_call(&request, None, 0, Ending::Failed(&cut)).estimated);
     }

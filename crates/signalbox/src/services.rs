@@ -76,8 +76,8 @@ pub(crate) fn orchestrator(
     command: OrchestratorCommand,
     metrics: Registry,
 ) -> Result<(), ExitError> {
-    let options =
-        signalbox_orchestrator::Options::try_from(command.orchestrator).map_err(ExitError::config)?;
+    let options = signalbox_orchestrator::Options::try_from(command.orchestrator)
+        .map_err(ExitError::config)?;
     serve(
         "orchestrator",
         &command.admin,

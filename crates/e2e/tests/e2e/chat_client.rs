@@ -82,7 +82,11 @@ impl Heard {
         let whole = frame.get("full_response");
         let whole = whole.or_else(|| frame.get("partial_response")).unwrap();
         assert_eq!(*whole, answer.text, "the chunks joined: {frame}");
-        assert_eq!(answer.is_final, kind == "agent_response_complete", "{frame}");
+        assert_eq!(
+            answer.is_final,
+            kind == "agent_response_complete",
+            "{frame}"
+        );
         answer.end = Some(kind.to_owned());
     }
 }

@@ -9,7 +9,16 @@ use crate::chat_script::{AGENT, Scripted};
 
 /// Pieces of an answer, with text that JSON and UTF-8 make longer.
 fn pieces() -> Vec<String> {
-    let odd = ["a ", "\"b\" ", "\u{fc}\n", "", "{d} ", "\u{1f980}", "\\", "g"];
+    let odd = [
+        "a ",
+        "\"b\" ",
+        "\u{fc}\n",
+        "",
+        "{d} ",
+        "\u{1f980}",
+        "\\",
+        "g",
+    ];
     odd.map(str::to_owned).to_vec()
 }
 
@@ -51,7 +60,11 @@ async fn a_chat_is_shown_to_its_user_on_every_device_and_to_nobody_else() {
     stranger.hears_nothing().await;
 
     // Another's chat is as unknown as one that never was.
-    for name in [session.as_str(), "chat-00000000000000000000000000000000", "x"] {
+    for name in [
+        session.as_str(),
+        "chat-00000000000000000000000000000000",
+        "x",
+    ] {
         for message in [
             json!({"type": "chat_message", "session_id": name, "message": "m"}),
             json!({"type": "resume_chat", "session_id": name, "after_chunk": 0}),
@@ -97,7 +110,10 @@ async fn a_chat_goes_on_behind_every_chunk_that_a_client_can_have() {
             let known = pieces[..after].concat();
             client.heard.know(&session, 1, after as u64, &known);
             let resumed = client.resume(&session, after as u64).await;
-            assert_eq!((&resumed["answer"], &resumed["answering"]), (&json!(1), &json!(true)));
+            assert_eq!(
+                (&resumed["answer"], &resumed["answering"]),
+                (&json!(1), &json!(true))
+            );
             returned.push(client);
         }
         script.tell_tip(&session).await;

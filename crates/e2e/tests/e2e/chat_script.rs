@@ -37,6 +37,8 @@ pub(crate) struct Scripted {
 
 struct State {
     bus: Bus,
+    /// Whether it answers messages by itself.
+    is_answering: bool,
     chats: HashMap<String, Chat>,
 }
 
@@ -61,10 +63,21 @@ struct Place {
 }
 
 impl Scripted {
+    /// Answers requests; what is written is the test's to say.
     pub(crate) async fn start(platform: &Platform) -> Self {
+        Self::begin(platform, false).await
+    }
+
+    /// Answers each message at once with one chunk.
+    pub(crate) async fn answering(platform: &Platform) -> Self {
+        Self::begin(platform, true).await
+    }
+
+    async fn begin(platform: &Platform, is_answering: bool) -> Self {
         let bus = platform.bus(User::Admin).await;
         let state = Arc::new(Mutex::new(State {
             bus: bus.clone(),
+            is_answering,
             chats: HashMap::new(),
         }));
         let mut serving = JoinSet::new();
@@ -92,22 +105,7 @@ impl Scripted {
 
     /// Ends an answer.
     pub(crate) async fn finish(&self, session: &str) {
-        let mut state = self.state.lock().await;
-        state.chunk(session, "", true).await;
-        let chat = state.chats.get_mut(session).unwrap();
-        chat.is_running = false;
-        let answered = ChatAnswered {
-            full_response: chat.text.clone(),
-            analysis: r#"{"risk_factors":["one"]}"#.to_owned(),
-            processing_time_ms: 14_234,
-            usage: Some(ChatUsage {
-                input_tokens: 400,
-                output_tokens: 50,
-                ..ChatUsage::default()
-            }),
-            chunks: chat.chunks,
-        };
-        state.append(session, Record::Answered(answered)).await;
+        self.state.lock().await.finish(session).await;
     }
 
     /// Repeats how far a log is, as its owner does each second.
@@ -142,10 +140,14 @@ impl State {
                     let place = self.append(&asked.session_id, record).await;
                     let chat = self.chats.get_mut(&asked.session_id).unwrap();
                     chat.asked = place;
+                    let answer = chat.answer;
+                    if self.is_answering {
+                        self.finish(&asked.session_id).await;
+                    }
                     Outcome::Accepted(ChatAccepted {
                         session_id: asked.session_id,
                         message_id: asked.message_id,
-                        answer: chat.answer,
+                        answer,
                         repeated: false,
                         sequence: place.sequence,
                     })
@@ -156,7 +158,11 @@ impl State {
             }
             Verb::Join(asked) if self.is_of(&user, &asked.session_id) => {
                 let chat = &self.chats[&asked.session_id];
-                let begin = if chat.answer == 0 { chat.opened } else { chat.asked };
+                let begin = if chat.answer == 0 {
+                    chat.opened
+                } else {
+                    chat.asked
+                };
                 Outcome::Joined(ChatJoined {
                     session_id: asked.session_id,
                     agent: None,
@@ -235,6 +241,24 @@ impl State {
         })
     }
 
+    async fn finish(&mut self, session: &str) {
+        self.chunk(session, "", true).await;
+        let chat = self.chats.get_mut(session).unwrap();
+        chat.is_running = false;
+        let answered = ChatAnswered {
+            full_response: chat.text.clone(),
+            analysis: r#"{"risk_factors":["one"]}"#.to_owned(),
+            processing_time_ms: 14_234,
+            usage: Some(ChatUsage {
+                input_tokens: 400,
+                output_tokens: 50,
+                ..ChatUsage::default()
+            }),
+            chunks: chat.chunks,
+        };
+        self.append(session, Record::Answered(answered)).await;
+    }
+
     async fn chunk(&mut self, session: &str, content: &str, is_final: bool) {
         let chat = self.chats.get_mut(session).unwrap();
         chat.chunks += 1;
@@ -256,7 +280,11 @@ impl State {
             asked_sequence: chat.asked.sequence,
             record: Some(record),
         };
-        let number = chat.log.append(record.encode_to_vec().into()).await.unwrap();
+        let number = chat
+            .log
+            .append(record.encode_to_vec().into())
+            .await
+            .unwrap();
         let subject = subject::log(LogKind::Chat, &chat::log_id(&chat.user, session));
         let last = history::last_at_leader(&self.bus, CHAT, &subject).await;
         let sequence = last.unwrap().unwrap().sequence;

@@ -99,7 +99,10 @@ impl Audience {
                 continue;
             }
             let Some(frame) = &line.frame else { continue };
-            let here = fans.rooms.get(&*line.session).map_or(&[][..], Vec::as_slice);
+            let here = fans
+                .rooms
+                .get(&*line.session)
+                .map_or(&[][..], Vec::as_slice);
             for member in here {
                 let member = &mut members[*member];
                 let Some(place) = member.places.get_mut(&*line.session) else {
@@ -194,9 +197,10 @@ impl Member {
     /// The chat without a subscription or reading in which nothing happened for
     /// longest.
     fn quietest(&self) -> Option<Rc<str>> {
-        let idle = self.places.iter().filter(|(_, place)| {
-            place.subscriptions == 0 && matches!(place.state, State::Live(_))
-        });
+        let idle = self
+            .places
+            .iter()
+            .filter(|(_, place)| place.subscriptions == 0 && matches!(place.state, State::Live(_)));
         let quietest = idle.min_by_key(|(_, place)| place.touched);
         quietest.map(|(session, _)| Rc::clone(session))
     }

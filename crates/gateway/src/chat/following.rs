@@ -150,12 +150,7 @@ impl Audience {
     }
 }
 
-async fn follow(
-    bus: Bus,
-    authority: Arc<Authority>,
-    audience: Audience,
-    set: watch::Sender<bool>,
-) {
+async fn follow(bus: Bus, authority: Arc<Authority>, audience: Audience, set: watch::Sender<bool>) {
     let mut link = bus.link();
     let mut feed = loop {
         link.borrow_and_update();
@@ -185,7 +180,10 @@ fn line(fed: Fed) -> Option<Line> {
     match fed {
         Fed::Record(record) => read(&record),
         Fed::Lost { id, from, to } => {
-            warn!(chat = id, from, to, "the stream no longer has these records");
+            warn!(
+                chat = id,
+                from, to, "the stream no longer has these records"
+            );
             None
         }
     }

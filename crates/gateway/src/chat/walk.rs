@@ -51,10 +51,7 @@ pub(crate) async fn walk(
     reading: Reading,
     passage: Passage,
 ) {
-    let filter = subject::log(
-        LogKind::Chat,
-        &chat::log_id(seat.user(), &passage.session),
-    );
+    let filter = subject::log(LogKind::Chat, &chat::log_id(seat.user(), &passage.session));
     let bus = shard.shared.chats.bus().clone();
     let mut bus_present = shard.shared.bus_present.clone();
     let link = bus.link();

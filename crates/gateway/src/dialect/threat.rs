@@ -19,7 +19,8 @@ use signalbox_transport::Frame;
 use time::OffsetDateTime;
 
 use super::{
-    Answer, Chat, Dialect, EXPIRING, Encoding, Metering, Name, Request, Subscribe, channel, millis, write,
+    Answer, Chat, Dialect, EXPIRING, Encoding, Metering, Name, Request, Subscribe, channel, millis,
+    write,
 };
 use crate::hub::{Clause, Compare, Filter, HubEvent, Selection};
 

@@ -96,7 +96,14 @@ impl<D: Dialect + 'static> Session<D> {
             let _sent = self.outbound.send_frame(&words::started(&session, &agent));
             seat.attach(&session, 2);
             if tip > 1 {
-                self.read_back(&seat, &session, started.sequence, started.sequence, 1, (0, 0));
+                self.read_back(
+                    &seat,
+                    &session,
+                    started.sequence,
+                    started.sequence,
+                    1,
+                    (0, 0),
+                );
             }
         } else {
             seat.attach(&session, tip + 1);

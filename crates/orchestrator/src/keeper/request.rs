@@ -14,7 +14,7 @@ use signalbox_protocol::wire::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Input, Kept, Keeper, LOOKUPS, Running};
+use super::{Input, Keeper, Kept, LOOKUPS, Running};
 use crate::agents::Agent;
 use crate::answer::Answer;
 use crate::chat_log::{self, ChatLog, Lost, Stored};

@@ -20,17 +20,18 @@ pub(crate) fn frame(session_id: &str, payload: &[u8]) -> Option<Frame> {
 
 /// As [`frame`], but for the chunks of an answer up to one: `known` is the
 /// number of the answer and that of the chunk.
-pub(crate) fn frame_unless(
-    session_id: &str,
-    payload: &[u8],
-    known: (u32, u32),
-) -> Option<Frame> {
+pub(crate) fn frame_unless(session_id: &str, payload: &[u8], known: (u32, u32)) -> Option<Frame> {
     let record = ChatRecord::decode(payload)
         .inspect_err(|error| warn!(session_id, %error, "record not understood"))
         .ok()?;
     let answer = record.answer;
     let frame = match record.record.as_ref()? {
-        Record::Opened(opened) => return opened.agent.as_ref().map(|agent| started(session_id, agent)),
+        Record::Opened(opened) => {
+            return opened
+                .agent
+                .as_ref()
+                .map(|agent| started(session_id, agent));
+        }
         Record::Chunk(chunk) if answer == known.0 && chunk.chunk_id <= known.1 => return None,
         Record::Chunk(chunk) => ChatFrame::AgentResponseChunk {
             session_id,
@@ -66,10 +67,9 @@ pub(crate) fn frame_unless(
             answer: Some(answer),
             partial_response: Some(&failed.partial_response),
         },
-        Record::Asked(_)
-        | Record::CallStarted(_)
-        | Record::CallSettled(_)
-        | Record::Taken(_) => return None,
+        Record::Asked(_) | Record::CallStarted(_) | Record::CallSettled(_) | Record::Taken(_) => {
+            return None;
+        }
     };
     Some(write(&frame))
 }

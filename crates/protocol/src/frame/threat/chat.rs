@@ -261,9 +261,8 @@ mod tests {
     fn a_context_is_bounded() {
         let context = |bytes: usize| {
             let long = "x".repeat(bytes);
-            let text = format!(
-                r#"{{"type":"chat_message","message":"m","context":{{"a":"{long}"}}}}"#
-            );
+            let text =
+                format!(r#"{{"type":"chat_message","message":"m","context":{{"a":"{long}"}}}}"#);
             ClientFrame::decode(&text)
         };
         let around = r#"{"a":""}"#.len();

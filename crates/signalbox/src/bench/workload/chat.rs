@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use signalbox_identity::{
-    Claims, CredentialId, Issuance, Limits, Origin, Principal, Role, SigningKey,
-    UserId,
+    Claims, CredentialId, Issuance, Limits, Origin, Principal, Role, SigningKey, UserId,
 };
 use signalbox_service::Shutdown;
 use time::OffsetDateTime;

@@ -23,11 +23,7 @@ const LATEST: Field = Field::optional(
     Kind::Id,
     "The chat; without it the one that was begun last on this connection.",
 );
-const NUMBERED: Field = Field::required(
-    "answer",
-    ANSWER,
-    "Which answer of the chat, from 1.",
-);
+const NUMBERED: Field = Field::required("answer", ANSWER, "Which answer of the chat, from 1.");
 const METADATA: Field = Field::required(
     "metadata",
     Kind::Object(&[
@@ -36,7 +32,11 @@ const METADATA: Field = Field::required(
             Kind::AnyText,
             "How long it took, in seconds.",
         ),
-        Field::required("tokens_used", Kind::Count, "Tokens read and written for it."),
+        Field::required(
+            "tokens_used",
+            Kind::Count,
+            "Tokens read and written for it.",
+        ),
     ]),
     "What it took.",
 );
@@ -117,10 +117,7 @@ pub(super) const RESUME: Message = Message::client(
         ),
     ],
     &["chat_resumed", "agent_error"],
-    &[
-        ErrorCode::Forbidden,
-        ErrorCode::RateLimit,
-    ],
+    &[ErrorCode::Forbidden, ErrorCode::RateLimit],
 );
 
 pub(super) const SESSION_STARTED: Message = Message::server(
@@ -194,7 +191,11 @@ pub(super) const RESUMED: Message = Message::server(
             ANSWER,
             "The answer that it goes on with; absent where nothing was asked yet.",
         ),
-        Field::required("after_chunk", COUNT, "The chunk of it behind which it goes on."),
+        Field::required(
+            "after_chunk",
+            COUNT,
+            "The chunk of it behind which it goes on.",
+        ),
         Field::required(
             "answering",
             Kind::Flag,

@@ -3,9 +3,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::super::chat::{
-    AgentErrorCode, AgentFailure, AgentInfo, ChatFrame, ResponseMetadata,
-};
+use super::super::chat::{AgentErrorCode, AgentFailure, AgentInfo, ChatFrame, ResponseMetadata};
 use super::super::{ClientFrame, FlatEvent, NestedEvent, RateLimits, ServerFrame};
 use super::*;
 use crate::catalogue;

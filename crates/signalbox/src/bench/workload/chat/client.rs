@@ -170,8 +170,12 @@ impl<'a> Client<'a> {
             answer: Answer::default(),
         };
         let token = &plan.tokens[index];
-        client.say(&json!({"type": "authenticate", "token": token})).await?;
-        client.say(&json!({"type": "start_chat", "agent_type": AGENT})).await?;
+        client
+            .say(&json!({"type": "authenticate", "token": token}))
+            .await?;
+        client
+            .say(&json!({"type": "start_chat", "agent_type": AGENT}))
+            .await?;
         while client.session.is_empty() {
             client.turn().await?;
         }
