@@ -412,8 +412,8 @@ async fn new_key(platform: &Platform) -> (String, String) {
     ];
     let made = run(platform, &create, None).await;
     let made: Value = serde_json::from_str(&made).unwrap();
-    let text = |pointer: &str| made.pointer(pointer).unwrap().as_str().unwrap().to_owned();
-    (text("/key/id"), text("/api_key"))
+    let text = |field: &str| made[field].as_str().unwrap().to_owned();
+    (text("id"), text("api_key"))
 }
 
 /// The users whose chats a gateway follows are those who take part there.
@@ -456,7 +456,9 @@ async fn logs_are_followed_while_somebody_takes_part() {
 /// A connection that takes nothing in is sent away and goes on later.
 #[tokio::test]
 async fn a_slow_reader_is_sent_away_and_goes_on() {
-    let arguments = ["--queue-bytes", "65536", "--send-buffer-bytes", "16384"];
+    // The reason is to be read before the connection is reset.
+    let bounds = ["--queue-bytes", "65536", "--send-buffer-bytes", "16384"];
+    let arguments = [&bounds[..], &["--close-grace", "60"]].concat();
     let world = World::start(1, &arguments).await;
     let gateway: &Service = &world.platform.gateways[0];
     let ada = token_of(&world.platform, "ada");
