@@ -1,29 +1,27 @@
-//! Events around a question, read back from TOPICS: those that name what the
-//! question or its context names. Bounded in reading and in time, and limited to
-//! what the user may read.
+//! Events around a question, read back from TOPICS: the latest of those that the
+//! user may read, of which [`evidence::related`] chooses. Bounded in number and in
+//! time.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use signalbox_bus::reader::Delivery;
 use signalbox_bus::{Bus, BusError, history, stored_event, stream};
 use signalbox_protocol::catalogue::Audience;
 use signalbox_protocol::wire::ChatAsked;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::evidence::{Event, MAX_EVENTS};
-use crate::provider::{Message, Request};
+use crate::evidence::{self, Event, MAX_EVENTS};
+use crate::provider::Request;
 
 /// How long reading may take; an answer is better than all events.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Events that are read at once.
 const PAGE: usize = 256;
-/// The shortest word that is looked for: shorter ones are in every event.
-const SHORTEST_TERM: usize = 4;
-/// Words that are looked for.
-const TERMS: usize = 64;
+/// Everything in TOPICS.
+const ALL: &str = "topics.>";
 
 /// Reads events.
 #[derive(Clone)]
@@ -44,7 +42,8 @@ impl EvidenceLog {
         }
     }
 
-    /// Up to `most` events that bear on a question, oldest first.
+    /// Up to `most` events that bear on a question, oldest first; none where they
+    /// cannot be read.
     pub(crate) async fn gather(
         &self,
         asked: &ChatAsked,
@@ -54,9 +53,8 @@ impl EvidenceLog {
         if most == 0 || asked.channels.is_empty() || asked.events_until == 0 {
             return Arc::new([]);
         }
-        let terms = terms(request);
-        match timeout(PATIENCE, self.read(asked, &terms, most)).await {
-            Ok(Ok(events)) => events.into(),
+        match timeout(PATIENCE, self.read(asked)).await {
+            Ok(Ok(events)) => evidence::related(&events, request, most).into(),
             Ok(Err(cause)) => {
                 debug!(%cause, "no events read");
                 Arc::new([])
@@ -68,132 +66,91 @@ impl EvidenceLog {
         }
     }
 
-    async fn read(
-        &self,
-        asked: &ChatAsked,
-        terms: &BTreeSet<String>,
-        most: usize,
-    ) -> Result<Vec<Event>, BusError> {
+    async fn read(&self, asked: &ChatAsked) -> Result<Vec<Event>, BusError> {
         let until = asked.events_until;
         let mut from = until.saturating_sub(MAX_EVENTS as u64 - 1).max(1);
         let mut events = Vec::new();
         while from <= until {
-            let page = history::page(&self.bus, stream::TOPICS, "topics.>", from, PAGE).await?;
+            let page = history::page(&self.bus, stream::TOPICS, ALL, from, PAGE).await?;
             let Some(last) = page.messages.last() else {
                 break;
             };
             from = last.sequence + 1;
-            for delivery in &page.messages {
-                if delivery.sequence > until {
-                    break;
-                }
-                if let Some(event) = stored_event::decode(delivery).filter(|event| {
-                    // What is addressed to one person is nobody else's.
-                    !matches!(event.topic.audience, Audience::User(_))
-                        && asked
-                            .channels
-                            .iter()
-                            .any(|channel| channel == event.topic.channel.name())
-                }) {
-                    let data = Value::Object(event.event.data);
-                    if mentions(&data, terms) {
-                        events.push(Event {
-                            id: event.event.id,
-                            seq: event.sequence,
-                            event_type: format!(
-                                "{}.{}",
-                                event.event.kind.domain, event.event.kind.name
-                            ),
-                            time: event.event.time.to_string(),
-                            data,
-                        });
-                    }
-                }
-            }
+            let old = page.messages.iter().filter(|one| one.sequence <= until);
+            events.extend(old.filter_map(|one| readable(one, &asked.channels)));
             if page.is_last {
                 break;
             }
         }
-        let extra = events.len().saturating_sub(most);
-        events.drain(..extra);
         Ok(events)
     }
 }
 
-/// What a request names: the strings of its contexts, and the words of the
-/// question that look like a name of something.
-fn terms(request: &Request) -> BTreeSet<String> {
-    let mut terms = BTreeSet::new();
-    if let Some(context) = &request.context {
-        collect(context, &mut terms);
+/// The event in a message, where it is on one of these channels and not addressed
+/// to one person.
+fn readable(message: &Delivery, channels: &[String]) -> Option<Event> {
+    let stored = stored_event::decode(message)?;
+    let is_personal = matches!(stored.topic.audience, Audience::User(_));
+    let channel = stored.topic.channel.name();
+    if is_personal || channels.iter().all(|one| one != channel) {
+        return None;
     }
-    if let Some(Message::User { text, context }) = request.messages.last() {
-        if let Some(context) = context {
-            collect(context, &mut terms);
-        }
-        let words = text.split(|letter: char| {
-            !(letter.is_alphanumeric() || matches!(letter, '-' | '_' | '.' | ':'))
-        });
-        for word in words {
-            let word = word.trim_matches(|letter: char| !letter.is_alphanumeric());
-            insert(word, &mut terms);
-        }
-    }
-    terms
-}
-
-fn collect(value: &Value, terms: &mut BTreeSet<String>) {
-    match value {
-        Value::String(text) => insert(text, terms),
-        Value::Array(values) => values.iter().for_each(|value| collect(value, terms)),
-        Value::Object(fields) => fields.values().for_each(|value| collect(value, terms)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-/// Adds a word that names something: names have digits, while words without are
-/// severities, roles and the like, which half of all events have.
-fn insert(word: &str, terms: &mut BTreeSet<String>) {
-    let is_name = word.chars().any(|letter| letter.is_ascii_digit());
-    if is_name && word.len() >= SHORTEST_TERM && terms.len() < TERMS {
-        terms.insert(word.to_owned());
-    }
-}
-
-/// Whether a string of an event is one of these.
-fn mentions(value: &Value, terms: &BTreeSet<String>) -> bool {
-    match value {
-        Value::String(text) => terms.contains(text),
-        Value::Array(values) => values.iter().any(|value| mentions(value, terms)),
-        Value::Object(fields) => fields.values().any(|value| mentions(value, terms)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
+    let kind = stored.event.kind;
+    Some(Event {
+        id: stored.event.id,
+        seq: stored.sequence,
+        event_type: format!("{}.{}", kind.domain, kind.name),
+        time: stored.event.time.to_string(),
+        data: Value::Object(stored.event.data),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use serde_json::json;
+    use signalbox_bus::stored_event::Origin;
+    use signalbox_protocol::Epoch;
+    use signalbox_protocol::catalogue;
+    use signalbox_protocol::domain::Domain;
+    use signalbox_protocol::event::{self, Priority};
+    use signalbox_protocol::timestamp::Timestamp;
+    use signalbox_protocol::trace::TraceParent;
 
     use super::*;
 
-    #[test]
-    fn a_question_names_what_has_digits_and_what_its_context_says() {
-        let request = Request {
-            context: Some(json!({"incident_id": "threat-001", "user_role": "analyst"})),
-            messages: vec![Message::User {
-                text: "Can you analyze 192.168.1.100, please? And i-12ab!".to_owned(),
-                context: Some(json!({"anomaly": {"ports": 25, "target": ["vpc-1"]}})),
-            }],
-            ..Request::default()
+    fn stored(domain: Domain, name: &str, data: Value) -> Delivery {
+        let event = event::Event {
+            kind: catalogue::find(domain, name).unwrap(),
+            id: "e-1".to_owned(),
+            source: "s".to_owned(),
+            time: Timestamp::parse("2026-01-02T03:04:05Z").unwrap(),
+            priority: Priority::Low,
+            data: data.as_object().unwrap().clone(),
         };
-        let terms: Vec<String> = terms(&request).into_iter().collect();
-        assert_eq!(terms, ["192.168.1.100", "i-12ab", "threat-001", "vpc-1"]);
+        let origin = Origin {
+            epoch: Epoch::from_unix_micros(10),
+            sequence: 3,
+            trace: TraceParent::new(1, 2, true).unwrap().into(),
+        };
+        let message = stored_event::encode(event, &origin).unwrap();
+        Delivery {
+            sequence: 9,
+            subject: message.subject.into(),
+            headers: Some(message.headers),
+            payload: Bytes::from(message.payload),
+        }
     }
 
     #[test]
-    fn an_event_is_mentioned_by_a_whole_string() {
-        let terms = BTreeSet::from(["i-1".to_owned()]);
-        assert!(mentions(&json!({"a": {"b": ["i-1"]}}), &terms));
-        assert!(!mentions(&json!({"a": "i-12", "b": 1}), &terms));
+    fn only_what_the_user_may_read_is_shown_to_an_agent() {
+        let update = json!({"investigation_id": "inv-1", "progress": 45, "status": "X"});
+        let update = stored(Domain::Threat, "investigation_update", update);
+        let channel = "investigation_progress".to_owned();
+        let event = readable(&update, &[channel]).unwrap();
+        assert_eq!(event.event_type, "threat.investigation_update");
+        assert_eq!((event.seq, event.id.as_str()), (9, "e-1"));
+        assert_eq!(readable(&update, &["threat_alerts".to_owned()]), None);
+        assert_eq!(readable(&update, &[]), None);
     }
 }

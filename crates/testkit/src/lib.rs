@@ -21,6 +21,7 @@ mod process;
 mod proxy;
 mod python;
 mod redis;
+mod orchestrator;
 mod relay;
 mod resources;
 mod round_robin;
@@ -41,6 +42,7 @@ pub use self::{
     proxy::{Direction, Flow, Proxy},
     python::PythonClient,
     redis::RedisServer,
+    orchestrator::{ChatBus, orchestrator},
     relay::{RelayBus, relay},
     round_robin::RoundRobin,
     subscriber::{LiveLedger, Subscriber},

@@ -323,7 +323,7 @@ async fn a_router_that_was_halted_does_no_harm_when_it_goes_on() {
     traffic.stream(0, 2 * WINDOW).await;
     zombie.process.sigcont();
     traffic.stream(PACED / 2, Duration::ZERO).await;
-    zombie.process.wait_for_line("domain left", DEADLINE).await;
+    zombie.process.wait_for_line("part left", DEADLINE).await;
     shared(&admin, &[(&heir, 6), (&zombie_id, 6)]).await;
     traffic.stream(PACED / 2, Duration::ZERO).await;
     verify(&admin, &traffic, &expect, followers).await;
