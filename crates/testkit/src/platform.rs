@@ -186,17 +186,6 @@ impl Platform {
         Service::spawn(relay).ready().await
     }
 
-    /// Starts an orchestrator, with a short lease and these arguments; the
-    /// caller keeps it.
-    ///
-    /// # Panics
-    /// When it does not start.
-    pub async fn start_orchestrator(&self, arguments: &[&str]) -> Service {
-        let mut orchestrator = command(&self.nats, User::Orchestrator, "orchestrator");
-        orchestrator.env("SIGNALBOX_LEASE_TTL", "1").args(arguments);
-        Service::spawn(orchestrator).ready().await
-    }
-
     /// Starts one more router, which the caller keeps.
     ///
     /// # Panics

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use signalbox_testkit::{Arguments, FakeModel, Gate, Platform, Reply, Service};
+use signalbox_testkit::{Arguments, FakeModel, Gate, Platform, Reply, Service, orchestrator};
 use tempfile::TempDir;
 
 /// What the model concludes.
@@ -57,7 +57,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let path = agents(&directory, &model);
         let arguments = ["--agents", path.to_str().unwrap()];
-        let orchestrator = platform.start_orchestrator(&arguments).await;
+        let orchestrator = orchestrator(&platform.nats, &arguments).await;
         Self {
             platform,
             model,
