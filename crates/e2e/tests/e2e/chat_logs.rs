@@ -1,8 +1,10 @@
 //! T8, T9, T12 as far as gateways go: who is shown what of chats' logs, live and
 //! read back, whatever the bus repeats or leaves out.
 
+use std::net::SocketAddr;
+
 use serde_json::json;
-use signalbox_testkit::Platform;
+use signalbox_testkit::{DEADLINE, Platform, Proxy, eventually};
 
 use crate::chat_client::{Chatter, token_of};
 use crate::chat_script::{AGENT, Scripted};
@@ -150,4 +152,54 @@ async fn a_chat_goes_on_behind_every_chunk_that_a_client_can_have() {
 async fn first_free(client: &mut Chatter, session: &str) -> String {
     client.hear_out(session, 1).await;
     client.start(AGENT).await
+}
+
+/// What the bus repeats live may be lost: with every cut of the gateway's link,
+/// in the middle of answers. Records carry numbers, and the rest is read.
+#[tokio::test]
+async fn cuts_of_the_bus_lose_and_double_nothing() {
+    let platform = Platform::start(0).await;
+    let script = Scripted::start(&platform).await;
+    let to_nats = SocketAddr::from(([127, 0, 0, 1], platform.nats.port()));
+    let proxy = Proxy::start(to_nats).await;
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let gateway = platform
+        .start_gateway_at(anywhere, proxy.addr().port())
+        .await;
+    let ada = token_of(&platform, "ada");
+    let mut starter = Chatter::connect(&gateway, &ada).await;
+    let mut subscriber = Chatter::connect(&gateway, &ada).await;
+    subscriber.subscribe().await;
+    let session = starter.start(AGENT).await;
+    for answer in 1..=4 {
+        starter.say(&session, "m").await;
+        starter.is_busy(&session).await;
+        let pieces = pieces();
+        let (before, after) = pieces.split_at(pieces.len() / 2);
+        for piece in before {
+            script.write(&session, piece).await;
+        }
+        starter
+            .hear_up_to(&session, answer, before.len() as u64)
+            .await;
+        proxy.refuse();
+        proxy.cut();
+        for piece in after {
+            script.write(&session, piece).await;
+        }
+        if answer % 2 == 0 {
+            eventually("the link to be cut", DEADLINE, async || {
+                (proxy.connections() == 0).then_some(())
+            })
+            .await;
+        }
+        script.finish(&session).await;
+        proxy.admit();
+        for device in [&mut starter, &mut subscriber] {
+            let complete = device.hear_out(&session, answer).await;
+            assert_eq!(complete["full_response"], pieces.concat());
+        }
+    }
+    starter.hears_nothing().await;
+    subscriber.hears_nothing().await;
 }

@@ -103,7 +103,7 @@ pub(super) struct Interest {
 
 impl Interest {
     pub(super) fn new(following: Arc<Following>, shard: usize) -> Self {
-        following.shards[shard].fetch_add(1, Ordering::Relaxed);
+        following.shards[shard].fetch_add(1, Ordering::SeqCst);
         Self { following, shard }
     }
 
@@ -120,7 +120,7 @@ impl Interest {
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        self.following.shards[self.shard].fetch_sub(1, Ordering::Relaxed);
+        self.following.shards[self.shard].fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -137,7 +137,7 @@ impl Audience {
     /// promised.
     async fn tell(&self, lines: Arc<[Line]>) {
         for (count, sender) in self.shards.iter().zip(self.senders.iter()) {
-            if count.load(Ordering::Relaxed) == 0 {
+            if count.load(Ordering::SeqCst) == 0 {
                 continue;
             }
             let telling = Telling {

@@ -139,3 +139,98 @@ fn metadata(processing_time_ms: u64, usage: Option<&ChatUsage>) -> ResponseMetad
         tokens_used: usage.map_or(0, tokens),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use signalbox_protocol::wire::{ChatAnswered, ChatAsked, ChatChunk, ChatFailed};
+
+    use super::*;
+
+    fn record(answer: u32, record: Record) -> Vec<u8> {
+        let record = ChatRecord {
+            answer,
+            record: Some(record),
+            ..ChatRecord::default()
+        };
+        record.encode_to_vec()
+    }
+
+    fn shown(payload: &[u8], known: (u32, u32)) -> Option<Value> {
+        let frame = frame_unless("chat-1", payload, known)?;
+        serde_json::from_slice(frame.payload()).ok()
+    }
+
+    #[test]
+    fn known_chunks_of_the_answer_are_left_out() {
+        let chunk = |answer, chunk_id| {
+            let chunk = ChatChunk {
+                chunk_id,
+                content: "a".to_owned(),
+                is_final: false,
+            };
+            record(answer, Record::Chunk(chunk))
+        };
+        assert_eq!(shown(&chunk(2, 3), (2, 3)), None);
+        let next = json!({
+            "type": "agent_response_chunk", "session_id": "chat-1", "chunk_id": 4, "content": "a",
+            "is_final": false, "answer": 2,
+        });
+        assert_eq!(shown(&chunk(2, 4), (2, 3)), Some(next));
+        assert!(shown(&chunk(3, 1), (2, 3)).is_some());
+        assert!(shown(&chunk(1, 1), (0, 0)).is_some());
+    }
+
+    #[test]
+    fn an_answer_is_written_as_documented() {
+        let answered = |analysis: &str, processing_time_ms| {
+            let usage = ChatUsage {
+                input_tokens: 400,
+                output_tokens: 50,
+                ..ChatUsage::default()
+            };
+            let answered = ChatAnswered {
+                full_response: "r".to_owned(),
+                analysis: analysis.to_owned(),
+                processing_time_ms,
+                usage: Some(usage),
+                chunks: 1,
+            };
+            shown(&record(1, Record::Answered(answered)), (1, 9)).unwrap()
+        };
+        let complete = answered(r#"{"b":1,"a":2.50}"#, 14_260);
+        let metadata = json!({"processing_time": "14.2s", "tokens_used": 450});
+        assert_eq!(complete["metadata"], metadata);
+        assert_eq!(complete["analysis"], json!({"b": 1, "a": 2.50}));
+        let bare = answered("", 49);
+        assert_eq!(bare.get("analysis"), None);
+        assert_eq!(bare["metadata"]["processing_time"], "0.0s");
+    }
+
+    #[test]
+    fn a_failure_has_one_of_the_documented_codes() {
+        for code in [
+            ChatError::AgentTimeout,
+            ChatError::BudgetExceeded,
+            ChatError::AgentUnavailable,
+            ChatError::Unspecified,
+        ] {
+            let failed = ChatFailed {
+                code: code.into(),
+                ..ChatFailed::default()
+            };
+            let error = shown(&record(1, Record::Failed(failed)), (0, 0)).unwrap();
+            let word = error["error"]["code"].as_str().unwrap();
+            assert!(AgentErrorCode::WORDS.contains(&word), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_for_clients_is_not_shown() {
+        let asked = record(1, Record::Asked(ChatAsked::default()));
+        assert_eq!(shown(&asked, (0, 0)), None);
+        assert_eq!(shown(b"\xff\xff", (0, 0)), None);
+        // A record of a later version.
+        assert_eq!(shown(&ChatRecord::default().encode_to_vec(), (0, 0)), None);
+    }
+}
