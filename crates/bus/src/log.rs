@@ -129,7 +129,8 @@ impl LogWriter {
         headers.insert(LOG_OWNER, self.owner.to_string());
         let message = Outgoing {
             subject: self.subject.clone(),
-            message_id: format!("{}/{}/{}", self.id, self.owner, number),
+            // The subject and not the id, which may have any characters.
+            message_id: format!("{}/{}/{}", self.subject, self.owner, number),
             headers,
             payload,
         };

@@ -12,6 +12,12 @@ use crate::provider::Request;
 
 /// The most events that are looked at for one answer.
 pub const MAX_EVENTS: usize = 2_000;
+/// The largest event that is looked at, its data as JSON in bytes; larger ones are
+/// left out.
+pub const MAX_EVENT_BYTES: usize = 16 * 1024;
+/// The most data that goes with one question, in bytes; what does not fit any
+/// more is left out.
+pub const MAX_BYTES: usize = 128 * 1024;
 
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -45,21 +51,30 @@ impl Event {
 /// Those of `recent` events, at most `most`, that bear on a request, oldest
 /// first: what its subject names, then what shares an address, a host or an
 /// incident with that. Where the request names nothing, the newest alert is
-/// its subject. The same arguments always give the same events.
+/// its subject. The same arguments always give the same events. What is larger
+/// than [`MAX_EVENT_BYTES`], or does not fit into [`MAX_BYTES`], is left out.
 #[must_use]
 pub fn related(recent: &[Event], request: &Request, most: usize) -> Vec<Event> {
     let mut sorted: Vec<&Event> = recent.iter().collect();
     sorted.sort_by_key(|event| event.seq);
     let subject = Subject::of(request, &sorted);
     let mut chosen: Vec<&Event> = Vec::new();
+    let mut left = MAX_BYTES;
+    let mut fits = |event: &Event| {
+        let bytes = event.data.to_string().len();
+        let fits = bytes <= left.min(MAX_EVENT_BYTES);
+        left -= if fits { bytes } else { 0 };
+        fits
+    };
     let direct = sorted.iter().rev().filter(|event| subject.names(event));
-    chosen.extend(direct.take(most));
+    chosen.extend(direct.filter(|event| fits(event)).take(most));
     let wider = subject.widened(&chosen);
     let indirect = sorted
         .iter()
         .rev()
         .filter(|event| !subject.names(event) && wider.names(event));
-    chosen.extend(indirect.take(most - chosen.len()));
+    let room = most - chosen.len();
+    chosen.extend(indirect.filter(|event| fits(event)).take(room));
     chosen.sort_by_key(|event| event.seq);
     chosen.into_iter().cloned().collect()
 }
@@ -110,6 +125,20 @@ mod tests {
         // The subject's own come first where there is no room.
         assert_eq!(ids(&related(&events, &request, 1)), ["e1"]);
         assert_eq!(ids(&related(&events, &request, 0)), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_too_large_is_left_out() {
+        let mut events: Vec<Event> = (1..=20)
+            .map(|seq| alert(seq, "t-1", "10.0.0.7", "i-a"))
+            .collect();
+        for event in &mut events {
+            event.data["ai_summary"] = json!("x".repeat(MAX_BYTES / 10));
+        }
+        let chosen = related(&events, &asking("t-1"), 100);
+        assert_eq!(ids(&chosen).first(), Some(&"e12"), "the newest stay");
+        events[19].data["ai_summary"] = json!("x".repeat(MAX_EVENT_BYTES));
+        assert_eq!(ids(&related(&events, &asking("t-1"), 2)), ["e18", "e19"]);
     }
 
     #[test]

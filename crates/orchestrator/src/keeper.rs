@@ -11,6 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use signalbox_bus::assignment::Stop;
+use signalbox_bus::lease::Tenure;
 use signalbox_bus::log;
 use signalbox_bus::subject::LogKind;
 use signalbox_bus::trace::{self, Kind, Span, TraceContext};
@@ -45,8 +46,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Requests about earlier answers that are looked up at once.
 const LOOKUPS: usize = 8;
 
+/// What a keeper is told.
+pub(crate) enum Input {
+    /// A request about the session.
+    Request(Box<Request>),
+    /// There is a note that an answer is being written.
+    Noted,
+}
+
 /// A request about the session.
-pub(crate) struct Input {
+pub(crate) struct Request {
     pub(crate) verb: Verb,
     pub(crate) reply: Reply,
     pub(crate) trace: Option<TraceContext>,
@@ -94,6 +103,7 @@ pub(crate) struct Keeper {
     shared: Shared,
     /// Which of the shard's holders this is.
     owner: u64,
+    tenure: Tenure,
     key: SessionKey,
     inputs: mpsc::Receiver<Input>,
     /// What this user may have written at once.
@@ -104,7 +114,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(
         shared: Shared,
-        owner: u64,
+        (owner, tenure): (u64, Tenure),
         key: SessionKey,
         inputs: mpsc::Receiver<Input>,
         places: Arc<Semaphore>,
@@ -113,6 +123,7 @@ impl Keeper {
         Self {
             shared,
             owner,
+            tenure,
             key,
             inputs,
             places,
@@ -136,11 +147,11 @@ impl Keeper {
         // What came meanwhile is to come again.
         self.inputs.close();
         while let Some(input) = self.inputs.recv().await {
-            let words = "the chat is being put away";
-            input
-                .reply
-                .refuse(refusal(ChatError::Unavailable, words))
-                .await;
+            if let Input::Request(request) = input {
+                let words = "the chat is being put away";
+                let refusal = refusal(ChatError::Unavailable, words);
+                request.reply.refuse(refusal).await;
+            }
         }
         Ended::Idle
     }
@@ -170,10 +181,13 @@ impl Keeper {
                     }
                 } => self.note_end(&mut kept, written).await?,
                 input = self.inputs.recv() => match input {
-                    Some(input) => {
+                    Some(Input::Request(request)) => {
                         kept.used = Instant::now();
-                        self.handle(&mut kept, input).await?;
+                        self.handle(&mut kept, *request).await?;
                     }
+                    // A former holder was at it still, after this one has read.
+                    Some(Input::Noted) if kept.running.is_none() => return Err(Lost::Moved),
+                    Some(Input::Noted) => {}
                     // The shard has left it.
                     None => return Ok(()),
                 },
@@ -247,13 +261,17 @@ impl Keeper {
         loop {
             // Nobody has sent anything: a note is left from a log that is kept no
             // more.
-            let Some(input) = self.inputs.recv().now_or_never().flatten() else {
-                self.open_turn().await.remove().await?;
-                return Ok(None);
+            let request = match self.inputs.recv().now_or_never().flatten() {
+                Some(Input::Request(request)) => request,
+                Some(Input::Noted) => continue,
+                None => {
+                    self.open_turn().await.remove().await?;
+                    return Ok(None);
+                }
             };
-            match (input.verb, log.take()) {
+            match (request.verb, log.take()) {
                 (Verb::Start(start), Some(begun)) => {
-                    match self.start(begun, &start, input.reply).await? {
+                    match self.start(begun, &start, request.reply).await? {
                         Ok(kept) => return Ok(Some(kept)),
                         Err(untouched) => log = Some(untouched),
                     }
@@ -262,7 +280,7 @@ impl Keeper {
                     log = rest;
                     self.shared.means.metrics.refused.add(1);
                     let refusal = not_found(&self.key.session_id);
-                    input.reply.refuse(refusal).await;
+                    request.reply.refuse(refusal).await;
                 }
             }
         }

@@ -19,6 +19,8 @@ mod collect;
 mod exchange;
 pub mod failure;
 mod fence;
+#[cfg(test)]
+mod hostile;
 pub mod http;
 pub mod offline;
 pub mod openai;

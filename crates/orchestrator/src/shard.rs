@@ -16,17 +16,20 @@ use signalbox_protocol::fleet::Shard;
 use signalbox_protocol::wire::{ChatError, ChatRefusal, ChatRequest, chat_request::Verb};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::agents::Agents;
-use crate::keeper::{Ended, INPUT_CAPACITY, Input, Keeper};
+use crate::keeper::{Ended, INPUT_CAPACITY, Input, Keeper, Request};
 use crate::open_turn::{self, SessionKey};
 use crate::reply::{Reply, invalid, refusal};
 use crate::turn::Means;
 
 /// The pause before a shard that could not be read is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often it is looked for answers that nobody writes: a former holder that was
+/// stopped may have accepted a message before it knew that it was one.
+const SWEEP: Duration = Duration::from_secs(5);
 /// The longest id of a user.
 const USER_ID_BYTES: usize = 256;
 
@@ -106,10 +109,13 @@ impl Holding {
             }
         };
         info!(shard = %self.hold.part, answers = self.keepers.len(), "shard served");
+        let mut sweeps = interval_at(Instant::now() + SWEEP, SWEEP);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = stop.wait() => break,
+                _ = sweeps.tick() => self.sweep().await,
                 Some(ended) = self.tasks.join_next() => {
                     if let Some(left) = self.note_end(ended) {
                         return left;
@@ -168,6 +174,26 @@ impl Holding {
         };
         for session in sessions {
             self.keep(session, false);
+        }
+    }
+
+    /// Looks for answers that nobody writes.
+    async fn sweep(&mut self) {
+        let found = open_turn::of_shard(&self.shared.bus, self.hold.part);
+        let sessions = match timeout(PAUSE, found).await {
+            Ok(Ok(sessions)) => sessions,
+            // The next time, then.
+            Ok(Err(_)) | Err(_) => return,
+        };
+        for session in sessions {
+            match self.keepers.get(&session) {
+                Some(keeper) => {
+                    keeper.try_send(Input::Noted).ok();
+                }
+                None => {
+                    self.keep(session, false);
+                }
+            }
         }
     }
 
@@ -253,7 +279,8 @@ impl Holding {
         };
         let trace = TraceContext::of(message.headers.as_ref());
         // Without room it is not answered, and comes again.
-        keeper.try_send(Input { verb, reply, trace }).ok();
+        let request = Box::new(Request { verb, reply, trace });
+        keeper.try_send(Input::Request(request)).ok();
     }
 
     async fn refuse(&self, reply: Reply, refusal: ChatRefusal) {
@@ -276,7 +303,7 @@ impl Holding {
         let (inputs, receiver) = mpsc::channel(INPUT_CAPACITY);
         let keeper = Keeper::new(
             self.shared.clone(),
-            self.hold.generation.revision(),
+            (self.hold.generation.revision(), self.hold.tenure.clone()),
             session.clone(),
             receiver,
             Arc::clone(places),

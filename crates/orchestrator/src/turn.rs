@@ -300,13 +300,20 @@ impl Turn {
     }
 
     /// Makes one call and stores what it writes, where that is `visible`; gives
-    /// what became of it and what it said. What it cost is settled by then.
+    /// what became of it and what it said, or how the answer ends without it. What
+    /// it cost is settled by then.
     async fn call(
         &mut self,
         agent: &Agent,
         request: Arc<Request>,
         visible: bool,
     ) -> Result<Result<(Outcome, String), Verdict>, Lost> {
+        if self.cancel.is_triggered() {
+            return Ok(Err(Verdict::Stopped));
+        }
+        if let Some(outcome) = self.clocks(agent).over() {
+            return Ok(Err(verdict(outcome)));
+        }
         let input_tokens = Usage::estimate(&request, 0).input;
         if let Some(words) = self.meter.refuses(&self.answer.usage, input_tokens) {
             return Ok(Err(failed(ChatError::BudgetExceeded, words, false)));
@@ -320,6 +327,7 @@ impl Turn {
         .await?;
         let provider = Arc::clone(&agent.provider);
         let pieces = retry::answer(provider, Arc::clone(&request), agent.retries);
+        let shown = self.answer.text.len();
         let mut heard = Heard::new(visible, Coalescer::new(self.means.interval), input_tokens);
         let outcome = self.listen(agent, pieces, &mut heard).await?;
         let is_done = matches!(outcome, Outcome::Ended(_)) && !outcome.goes_on();
@@ -334,7 +342,7 @@ impl Turn {
             }
             _ => Ending::GivenUp,
         };
-        let used = usage::of_call(&request, heard.reported, heard.written_bytes(), ending);
+        let used = usage::of_call(&request, heard.reported, heard.written_bytes, ending);
         let cost = usage::settled(&used, &agent.price);
         self.means.metrics.count_usage(&cost);
         self.append(Record::CallSettled(ChatCallSettled {
@@ -344,7 +352,8 @@ impl Turn {
             goes_on: outcome.goes_on(),
         }))
         .await?;
-        Ok(Ok((outcome, heard.said)))
+        let said = self.answer.text.get(shown..).unwrap_or_default();
+        Ok(Ok((outcome, said.to_owned())))
     }
 
     /// Stores what was heard and not stored yet.

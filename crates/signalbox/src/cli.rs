@@ -316,7 +316,7 @@ pub(crate) struct TokenCommand {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ConfigCommand {
-    /// Say what is wrong with a settings file
+    /// Say what is wrong with a settings file, or a file of agents
     Check {
         /// The file [default: that of --config]
         file: Option<PathBuf>,

@@ -4,6 +4,7 @@
 mod administration;
 mod bench;
 mod cli;
+mod config_check;
 mod config_file;
 mod dlq;
 mod key;

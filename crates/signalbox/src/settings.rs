@@ -13,7 +13,7 @@ use signalbox_service::ExitError;
 
 use crate::cli::{Cli, ConfigCommand};
 use crate::config_file::{ConfigFile, Defaults};
-use crate::output;
+use crate::{config_check, output};
 
 /// The environment variable that names the settings file.
 const FILE_VARIABLE: &str = "SIGNALBOX_CONFIG";
@@ -126,6 +126,12 @@ impl Settings {
 }
 
 fn check(path: &Path) -> Result<(), ExitError> {
+    // What cannot be read is told below, as for any file.
+    if let Ok(text) = std::fs::read_to_string(path)
+        && signalbox_orchestrator::agents::is_agents_file(&text)
+    {
+        return config_check::agents(path, &text);
+    }
     let file = ConfigFile::read(path).map_err(ExitError::config)?;
     let mut problems = file.problems(&Cli::command());
     for section in file.sections() {

@@ -15,13 +15,13 @@ pub mod ledger;
 mod model;
 mod nats;
 mod node;
+mod orchestrator;
 mod output;
 mod platform;
 mod process;
 mod proxy;
 mod python;
 mod redis;
-mod orchestrator;
 mod relay;
 mod resources;
 mod round_robin;
@@ -36,13 +36,13 @@ pub use self::{
     model::{FakeModel, Finish, Gate, Received, Reply},
     nats::NatsServer,
     node::NodeClient,
+    orchestrator::{ChatBus, orchestrator},
     output::Output,
     platform::{Arguments, Platform, Service, api_key, get, post},
     process::{Process, signalbox},
     proxy::{Direction, Flow, Proxy},
     python::PythonClient,
     redis::RedisServer,
-    orchestrator::{ChatBus, orchestrator},
     relay::{RelayBus, relay},
     round_robin::RoundRobin,
     subscriber::{LiveLedger, Subscriber},

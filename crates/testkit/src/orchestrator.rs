@@ -84,8 +84,6 @@ analysis_schema = '{{"type": "object", "required": ["verdict"]}}'
 /// When it does not start.
 pub async fn orchestrator(nats: &NatsServer, arguments: &[&str]) -> Service {
     let mut orchestrator = command(nats, User::Orchestrator, "orchestrator");
-    orchestrator
-        .env("SIGNALBOX_LEASE_TTL", "1")
-        .args(arguments);
+    orchestrator.env("SIGNALBOX_LEASE_TTL", "1").args(arguments);
     spawn(orchestrator).await
 }

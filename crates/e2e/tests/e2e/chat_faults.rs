@@ -6,10 +6,17 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use prost::Message as _;
+use signalbox_bus::document::Document;
+use signalbox_bus::key;
+use signalbox_bus::log::LogWriter;
 use signalbox_bus::server::User as BusUser;
+use signalbox_bus::subject::LogKind;
 use signalbox_protocol::chat;
-use signalbox_protocol::wire::ChatError;
+use signalbox_protocol::timestamp::Timestamp;
+use signalbox_protocol::wire::{ChatAsked, ChatError, ChatRecord, chat_record::Record};
 use signalbox_testkit::{ChatBus, DEADLINE, Gate, Reply, Service, eventually};
+use time::OffsetDateTime;
 use tokio::task::JoinSet;
 
 use crate::chat_side::{Asker, Viewer};
@@ -85,7 +92,10 @@ async fn an_answer_that_was_seen_in_part_ends_visibly() {
     let answer = ada.answer(&id, 1).await;
     let failed = answer.failed();
     assert_eq!(failed.code(), ChatError::AgentUnavailable);
-    assert_eq!((&*failed.partial_response, failed.retry_available), ("Half of ", true));
+    assert_eq!(
+        (&*failed.partial_response, failed.retry_available),
+        ("Half of", true)
+    );
     assert!(failed.usage.unwrap().is_estimated);
     chat.model.reply(concluded(Reply::new().text("Whole.")));
     assert_eq!(ada.say(&id, "m2").await.unwrap().answer, 2);
@@ -157,7 +167,7 @@ async fn an_orchestrator_that_wakes_up_late_writes_nothing() {
     gate.open();
     let _second = chat.orchestrator(&[]).await;
     let answer = ada.answer(&id, 1).await;
-    assert_eq!(answer.failed().partial_response, "Half of ");
+    assert_eq!(answer.failed().partial_response, "Half of");
     chat.model.reply(concluded(Reply::new().text("Whole.")));
     ada.say(&id, "m2").await.unwrap();
     first.process.sigcont();
@@ -167,6 +177,40 @@ async fn an_orchestrator_that_wakes_up_late_writes_nothing() {
     let log = ada.read(&id).await;
     assert_eq!(log.answers.len(), 2);
     assert!(first.process.exit_status().is_none());
+}
+
+/// A former holder that was halted has accepted a message after another had taken
+/// over, before it found out: the message is answered all the same.
+#[tokio::test]
+async fn what_a_former_holder_accepted_is_answered() {
+    let chat = ChatBus::start("").await;
+    let _orchestrator = chat.orchestrator(&[]).await;
+    let ada = asker(&chat, ADA).await;
+    let id = ada.start("tester").await.unwrap().session_id;
+    chat.model.reply(concluded(Reply::new().text("Well.")));
+    let admin = chat.bus.bus(BusUser::Admin).await;
+    let subject = key::open_turn(chat::shard(ADA), ADA, &id);
+    let note = format!(r#"{{"user_id": "{ADA}", "session_id": "{id}"}}"#);
+    let mut document = Document::new(admin.clone(), key::CHATS_STREAM, subject, 0);
+    document.write(note.into()).await.unwrap();
+    let log_id = chat::log_id(ADA, &id);
+    let opened = LogWriter::open(admin, LogKind::Chat, &log_id, 1).await;
+    let (mut former, _) = opened.unwrap();
+    let asked = ChatRecord {
+        at: Timestamp::from(OffsetDateTime::now_utc()).to_string(),
+        answer: 1,
+        asked_sequence: 0,
+        record: Some(Record::Asked(ChatAsked {
+            message_id: "m1".to_owned(),
+            message: "Well?".to_owned(),
+            opened_sequence: former.sequence(),
+            ..ChatAsked::default()
+        })),
+    };
+    former.append(asked.encode_to_vec().into()).await.unwrap();
+    let answer = ada.answer(&id, 1).await;
+    assert_eq!(answer.answered().full_response, "Well.");
+    assert_eq!(answer.recoveries, 1);
 }
 
 /// The bus is killed while an answer is written, and comes back: the answer goes
@@ -224,10 +268,7 @@ async fn who_leaves_in_good_order_finishes_its_answers() {
 #[tokio::test]
 async fn answers_survive_orchestrators_that_die_all_the_time() {
     let chat = ChatBus::start("").await;
-    let mut orchestrators = vec![
-        chat.orchestrator(&[]).await,
-        chat.orchestrator(&[]).await,
-    ];
+    let mut orchestrators = vec![chat.orchestrator(&[]).await, chat.orchestrator(&[]).await];
     let mut talking = JoinSet::new();
     for number in 0..6 {
         let user = asker(&chat, &format!("user-{number}")).await;
@@ -256,5 +297,9 @@ async fn answers_survive_orchestrators_that_die_all_the_time() {
         assert_eq!(complete.count(), 3, "recoveries are few");
         first_answers.insert(texts[0].answered().full_response.clone());
     }
-    assert_eq!(first_answers.len(), 1, "the same question has the same answer");
+    assert_eq!(
+        first_answers.len(),
+        1,
+        "the same question has the same answer"
+    );
 }

@@ -13,11 +13,13 @@ use signalbox_protocol::wire::{
     ChatMessage, ChatRecord, ChatRefusal, ChatReply, ChatRequest, ChatStarted, ChatStopped,
     ChatUsage, JoinChat, StartChat, chat_record::Record, chat_reply::Outcome, chat_request::Verb,
 };
-use signalbox_testkit::{DEADLINE, eventually};
+use signalbox_testkit::DEADLINE;
 use tokio::time::{Instant, timeout};
 
 /// How long one attempt of a request waits.
 const ATTEMPT: Duration = Duration::from_millis(300);
+/// How often a log is looked at.
+const POLL: Duration = Duration::from_millis(10);
 
 /// A user's gateway.
 pub(crate) struct Asker {
@@ -45,8 +47,8 @@ impl Asker {
             let reply: Result<ChatReply, _> =
                 rpc::ask(&self.bus, &subject, &request, ATTEMPT).await;
             match reply.map(|reply| reply.outcome) {
-                Ok(Some(Outcome::Refusal(refusal)))
-                    if refusal.code() == ChatError::Unavailable => {}
+                Ok(Some(Outcome::Refusal(refusal))) if refusal.code() == ChatError::Unavailable => {
+                }
                 Ok(Some(Outcome::Refusal(refusal))) => return Err(refusal),
                 Ok(Some(outcome)) => return Ok(outcome),
                 Ok(None) => panic!("an empty answer"),
@@ -117,10 +119,19 @@ impl Asker {
 
     /// Reads a session's log as it is, and checks what must always hold.
     pub(crate) async fn read(&self, session_id: &str) -> Chat {
-        eventually("the log", DEADLINE, async || {
-            self.try_read(session_id).await
-        })
-        .await
+        self.until(session_id, Some).await
+    }
+
+    /// Reads a session's log until it gives what is looked for.
+    async fn until<T>(&self, session_id: &str, look: impl Fn(Chat) -> Option<T>) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(found) = self.try_read(session_id).await.and_then(&look) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "not in the log of {session_id}");
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     async fn try_read(&self, session_id: &str) -> Option<Chat> {
@@ -144,8 +155,7 @@ impl Asker {
 
     /// Waits until an answer has ended; gives it.
     pub(crate) async fn answer(&self, session_id: &str, number: u32) -> Answer {
-        eventually("the answer's end", DEADLINE, async || {
-            let log = self.try_read(session_id).await?;
+        self.until(session_id, |log| {
             let answer = log.answers.into_iter().nth(number as usize - 1)?;
             answer.end.is_some().then_some(answer)
         })
@@ -154,8 +164,7 @@ impl Asker {
 
     /// Waits until an answer has this many chunks.
     pub(crate) async fn chunks(&self, session_id: &str, answer: u32, least: usize) {
-        eventually("chunks", DEADLINE, async || {
-            let log = self.try_read(session_id).await?;
+        self.until(session_id, |log| {
             let answer = log.answers.get(answer as usize - 1)?;
             (answer.chunks.len() >= least).then_some(())
         })

@@ -106,7 +106,11 @@ async fn a_chat_is_its_users_alone() {
     let refusal = stage.ada.start("nobody").await.unwrap_err();
     assert_eq!(refusal.code(), ChatError::UnknownAgent);
     assert!(refusal.known_agents.contains(&"tester".to_owned()));
-    assert!(refusal.known_agents.contains(&"threat_classifier".to_owned()));
+    assert!(
+        refusal
+            .known_agents
+            .contains(&"threat_classifier".to_owned())
+    );
     let message = |message: &str, context: &str| {
         Verb::Message(ChatMessage {
             session_id: id.clone(),
@@ -123,7 +127,10 @@ async fn a_chat_is_its_users_alone() {
         (Verb::Start(StartChat::default()), "nonce"),
     ] {
         let refusal = stage.ada.ask(verb).await.unwrap_err();
-        assert_eq!((refusal.code(), &*refusal.field), (ChatError::Invalid, field));
+        assert_eq!(
+            (refusal.code(), &*refusal.field),
+            (ChatError::Invalid, field)
+        );
     }
 }
 
@@ -160,17 +167,23 @@ async fn a_cancelled_answer_keeps_what_there_is() {
     let id = stage.begin().await;
     assert_eq!(stage.ada.cancel(&id).await.answer, 0);
     let gate = Gate::new();
-    stage.chat.model.reply(Reply::new().text("half ").wait(&gate));
+    stage
+        .chat
+        .model
+        .reply(Reply::new().text("half").wait(&gate));
     stage.ada.say(&id, "m1").await.unwrap();
     stage.ada.chunks(&id, 1, 1).await;
     assert_eq!(stage.ada.cancel(&id).await.answer, 1);
     let log = stage.ada.read(&id).await;
     let stopped = log.answers[0].stopped();
-    assert_eq!(stopped.partial_response, "half ");
+    assert_eq!(stopped.partial_response, "half");
     assert!(stopped.usage.unwrap().is_estimated);
     stage.chat.model.abandoned(1).await;
     assert_eq!(stage.ada.cancel(&id).await.answer, 0);
-    stage.chat.model.reply(concluded(Reply::new().text("whole")));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("whole")));
     stage.ada.say(&id, "m2").await.unwrap();
     assert_eq!(stage.ada.answer(&id, 2).await.text(), "whole");
 }
@@ -193,7 +206,10 @@ async fn joining_behind_any_chunk_gives_the_rest() {
     for (number, gate) in gates.iter().enumerate() {
         stage.ada.chunks(&id, 1, number + 1).await;
         let joined = stage.ada.join(&id, 0, number as u32).await.unwrap();
-        assert_eq!((joined.chunks as usize, joined.is_running), (number + 1, true));
+        assert_eq!(
+            (joined.chunks as usize, joined.is_running),
+            (number + 1, true)
+        );
         gate.open();
     }
     let whole = stage.ada.answer(&id, 1).await;
@@ -221,7 +237,10 @@ async fn joining_behind_any_chunk_gives_the_rest() {
     }
     let refusal = stage.ada.join(&id, 2, 99).await.unwrap_err();
     assert_eq!(&*refusal.field, "after_chunk");
-    assert_eq!(&*stage.ada.join(&id, 3, 0).await.unwrap_err().field, "answer");
+    assert_eq!(
+        &*stage.ada.join(&id, 3, 0).await.unwrap_err().field,
+        "answer"
+    );
 }
 
 /// T11: a model that says nothing, one that stops, and an answer that takes too
@@ -233,16 +252,58 @@ async fn each_clock_ends_an_answer() {
     let id = stage.begin().await;
     let shut = Gate::new();
     let silent = Reply::new().wait(&shut);
-    let stalling = Reply::new().text("half ").wait(&shut);
-    for (number, (reply, text)) in (1..).zip([(silent, ""), (stalling, "half ")]) {
+    let stalling = Reply::new().text("half").wait(&shut);
+    let clocks = [
+        (silent, "", "the model did not begin to answer in time"),
+        (
+            stalling,
+            "half",
+            "the model stopped in the middle of its answer",
+        ),
+    ];
+    for (number, (reply, text, words)) in (1..).zip(clocks) {
         stage.chat.model.reply(reply);
         stage.ada.say(&id, &format!("m{number}")).await.unwrap();
         let answer = stage.ada.answer(&id, number).await;
         let failed = answer.failed();
         assert_eq!(failed.code(), ChatError::AgentTimeout);
-        assert_eq!((&*failed.partial_response, failed.retry_available), (text, true));
+        assert_eq!(failed.message, words);
+        assert_eq!(
+            (&*failed.partial_response, failed.retry_available),
+            (text, true)
+        );
         assert!(failed.usage.unwrap().is_estimated);
     }
+}
+
+/// T11: so does the clock of the whole answer, whatever the model says meanwhile.
+#[tokio::test]
+async fn the_clock_of_the_whole_answer_ends_it() {
+    let clocks = "clocks = { first_token = 60, between_tokens = 60, total = 1 }\nretries = 0";
+    let stage = stage(clocks, &[]).await;
+    let id = stage.begin().await;
+    let shut = Gate::new();
+    stage
+        .chat
+        .model
+        .reply(Reply::new().text("half").wait(&shut));
+    stage.ada.say(&id, "m1").await.unwrap();
+    let answer = stage.ada.answer(&id, 1).await;
+    let failed = answer.failed();
+    assert_eq!(failed.code(), ChatError::AgentTimeout);
+    assert_eq!(failed.message, "the answer took too long");
+    assert_eq!(failed.partial_response, "half");
+}
+
+/// Chats in memory are bounded; one that is put away is read back when it is asked
+/// for.
+#[tokio::test]
+async fn chats_in_memory_are_bounded() {
+    let stage = stage("", &["--chats", "2"]).await;
+    let (_first, _second) = (stage.begin().await, stage.begin().await);
+    let refusal = stage.ada.start("tester").await.unwrap_err();
+    assert_eq!(refusal.code(), ChatError::AgentUnavailable);
+    assert!(refusal.retry_available);
 }
 
 /// T11: an answer that would cost more than the chat may ends with what there is.
@@ -279,7 +340,10 @@ async fn an_analysis_is_repaired_once() {
             .end_with(Finish::Tools)
     };
     stage.chat.model.reply(unfit("Hello."));
-    stage.chat.model.reply(concluded(Reply::new().text("unseen")));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("unseen")));
     stage.ada.say(&id, "m1").await.unwrap();
     let answer = stage.ada.answer(&id, 1).await;
     assert_eq!(answer.answered().full_response, "Hello.");
@@ -298,17 +362,35 @@ async fn an_analysis_is_repaired_once() {
 async fn a_failing_provider_is_asked_again_only_before_anything_is_visible() {
     let stage = stage("", &[]).await;
     let id = stage.begin().await;
-    stage.chat.model.reply(Reply::refusing(529, "overloaded_error", "no"));
-    stage.chat.model.reply(concluded(Reply::new().text("Well.")));
+    stage
+        .chat
+        .model
+        .reply(Reply::refusing(529, "overloaded_error", "no"));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("Well.")));
     stage.ada.say(&id, "m1").await.unwrap();
-    assert_eq!(stage.ada.answer(&id, 1).await.answered().full_response, "Well.");
-    stage.chat.model.reply(Reply::new().text("half ").break_off());
+    assert_eq!(
+        stage.ada.answer(&id, 1).await.answered().full_response,
+        "Well."
+    );
+    stage
+        .chat
+        .model
+        .reply(Reply::new().text("half").break_off());
     stage.ada.say(&id, "m2").await.unwrap();
     let answer = stage.ada.answer(&id, 2).await;
     let failed = answer.failed();
     assert_eq!(failed.code(), ChatError::AgentUnavailable);
-    assert_eq!((&*failed.partial_response, failed.retry_available), ("half ", true));
-    stage.chat.model.reply(Reply::refusing(401, "authentication_error", "no"));
+    assert_eq!(
+        (&*failed.partial_response, failed.retry_available),
+        ("half", true)
+    );
+    stage
+        .chat
+        .model
+        .reply(Reply::refusing(401, "authentication_error", "no"));
     stage.ada.say(&id, "m3").await.unwrap();
     let answer = stage.ada.answer(&id, 3).await;
     assert!(!answer.failed().retry_available);
@@ -323,7 +405,10 @@ async fn answers_at_once_are_bounded() {
     let bounds = ["--chat-answers", "2", "--chat-answers-per-user", "1"];
     let stage = stage("", &bounds).await;
     let gate = Gate::new();
-    stage.chat.model.otherwise(concluded(Reply::new().text("x").wait(&gate)));
+    stage
+        .chat
+        .model
+        .otherwise(concluded(Reply::new().text("x").wait(&gate)));
     let mut sessions = Vec::new();
     for user in ["u1", "u2", "u3"] {
         let asker = Asker::new(stage.chat.bus.bus(BusUser::Gateway).await, user);

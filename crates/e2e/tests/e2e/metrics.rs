@@ -8,7 +8,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use signalbox_auth::api::event_service_client::EventServiceClient;
 use signalbox_bus::server::User;
-use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually, get, relay};
+use signalbox_testkit::{
+    DEADLINE, Platform, Service, WsClient, eventually, get, orchestrator, relay,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -399,12 +401,14 @@ async fn the_documentation_lists_what_is_served() {
     let nobody = grpc::one(grpc::event("2"));
     grpc.publish(nobody).await.unwrap_err();
     let relay = relay(&platform.nats, &[]).await;
+    let orchestrator = orchestrator(&platform.nats, &[]).await;
     let mut table = String::new();
     for (title, service) in [
         ("Gateway", gateway),
         ("Router", &platform.router),
         ("Auth", &platform.auth),
         ("Relay", &relay),
+        ("Orchestrator", &orchestrator),
     ] {
         let page = Page::of(service).await;
         writeln!(

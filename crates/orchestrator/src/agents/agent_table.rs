@@ -207,6 +207,12 @@ impl AgentDraft {
         self.enabled.unwrap_or(true)
     }
 
+    /// Where it names its provider.
+    pub(super) fn provider_place(&self) -> Range<usize> {
+        let named = self.provider.as_ref();
+        named.map_or_else(|| self.place.clone(), |(_, place)| place.clone())
+    }
+
     /// The provider it names, if there is one of the name.
     pub(super) fn provider<'p>(
         &self,
@@ -266,6 +272,10 @@ impl AgentDraft {
         if self.instructions.is_none() && kind != Kind::Offline {
             let message = "expected what the model is to do";
             problems.error(&self.place, &format!("{field}.instructions"), message);
+        }
+        if self.schema.is_some() && kind == Kind::Offline {
+            let message = "expected none: the offline analyst has one form of analysis";
+            problems.error(&self.place, &format!("{field}.analysis_schema"), message);
         }
         let standard = match kind {
             Kind::OpenAi => Ask::Fence,

@@ -155,11 +155,11 @@ impl Drafts {
             let Some((name, provider)) = draft.provider(&field, &self.providers, problems) else {
                 continue;
             };
-            let kind = provider.kind;
+            let (kind, used) = (provider.kind, draft.provider_place());
             // A provider that nobody uses needs no key.
             let provider = built
                 .entry(name.to_owned())
-                .or_insert_with(|| provider.build(&client, source, problems));
+                .or_insert_with(|| provider.build(&client, source, &used, problems));
             let provider = Arc::clone(provider);
             let agent = draft.build(&agent_type, kind, provider, &schema, problems);
             agents.insert(agent_type, Arc::new(agent));

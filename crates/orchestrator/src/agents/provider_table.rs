@@ -13,7 +13,7 @@ use crate::provider::Provider;
 use crate::provider::anthropic::{self, Anthropic};
 use crate::provider::http::{BaseUrl, CONNECT_TIMEOUT, Client, READ_TIMEOUT, Timeouts};
 use crate::provider::offline::{self, Offline};
-use crate::provider::openai::{self, OpenAi};
+use crate::provider::openai::{self, OpenAi, TokenLimit};
 
 /// The longest time that may be set, for connections and silence.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -40,6 +40,12 @@ const KINDS: &[(&str, Kind)] = &[
     ("offline", Kind::Offline),
 ];
 
+/// The words for the names of the token limit.
+const TOKEN_LIMITS: &[(&str, TokenLimit)] = &[
+    ("max_tokens", TokenLimit::Tokens),
+    ("max_completion_tokens", TokenLimit::CompletionTokens),
+];
+
 /// A provider as the file has it.
 #[derive(Clone, Debug)]
 pub(super) struct ProviderDraft {
@@ -47,6 +53,7 @@ pub(super) struct ProviderDraft {
     base: BaseUrl,
     key: KeyPlace,
     timeouts: Timeouts,
+    token_limit: Option<TokenLimit>,
     pace: Duration,
     /// Where the table is, and what it is called there.
     place: Range<usize>,
@@ -68,6 +75,7 @@ pub(super) fn shipped() -> Vec<(String, ProviderDraft)> {
             base: default_base(kind),
             key: variable.map_or(KeyPlace::None, |name| KeyPlace::Variable(name.to_owned())),
             timeouts: Timeouts::default(),
+            token_limit: None,
             pace: offline::PACE,
             place: 0..0,
             field: format!("providers.{name}"),
@@ -104,6 +112,7 @@ pub(super) fn read(
     let file = section.bounded_text("api_key_file", 4096, problems);
     let connect = section.seconds("connect_timeout", MAX_TIMEOUT, problems);
     let read = section.seconds("read_timeout", MAX_TIMEOUT, problems);
+    let token_limit = section.word("token_limit", TOKEN_LIMITS, problems);
     let pace = section.amount("pace", MAX_PACE.as_secs_f64(), true, problems);
     let field = section.path.clone();
     let kind_field = section.field("kind");
@@ -157,6 +166,7 @@ pub(super) fn read(
             connect: value(connect).unwrap_or(CONNECT_TIMEOUT),
             read: value(read).unwrap_or(READ_TIMEOUT),
         },
+        token_limit: value(token_limit),
         pace: value(pace).map_or(offline::PACE, Duration::from_secs_f64),
         place: before,
         field,
@@ -164,20 +174,27 @@ pub(super) fn read(
 }
 
 impl ProviderDraft {
-    /// Makes the provider. A key that is not there is a warning, or an error if
-    /// the provider is about to be used.
+    /// Makes the provider for an agent that names it at `used`. A key that is not
+    /// there is a warning, or an error if the provider is about to be used.
     pub(super) fn build(
         &self,
         client: &Client,
         source: &Source<'_>,
+        used: &Range<usize>,
         problems: &mut Problems,
     ) -> Arc<dyn Provider> {
         let key = self.key(source).unwrap_or_else(|message| {
             let field = format!("{}.{}", self.field, self.key.field());
-            if source.keys_required {
-                problems.error(&self.place, &field, message);
+            // One that needs no table is nowhere in the file.
+            let place = if self.place.is_empty() {
+                used
             } else {
-                problems.warn(&self.place, &field, message);
+                &self.place
+            };
+            if source.keys_required {
+                problems.error(place, &field, message);
+            } else {
+                problems.warn(place, &field, message);
             }
             None
         });
@@ -195,6 +212,7 @@ impl ProviderDraft {
                 base,
                 key,
                 timeouts,
+                token_limit: self.token_limit,
             }),
             Kind::Offline => Arc::new(Offline { pace: self.pace }),
         }

@@ -14,7 +14,7 @@ use signalbox_protocol::wire::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Input, Keeper, Kept, LOOKUPS, Running};
+use super::{Keeper, Kept, LOOKUPS, Request, Running};
 use crate::agents::Agent;
 use crate::answer::Answer;
 use crate::chat_log::{self, ChatLog, Lost, Stored};
@@ -26,8 +26,8 @@ use crate::session::Session;
 const CHANNELS: usize = 64;
 
 impl Keeper {
-    pub(super) async fn handle(&self, kept: &mut Kept, input: Input) -> Result<(), Lost> {
-        let Input { verb, reply, trace } = input;
+    pub(super) async fn handle(&self, kept: &mut Kept, request: Request) -> Result<(), Lost> {
+        let Request { verb, reply, trace } = request;
         match verb {
             Verb::Start(start) => {
                 let outcome = self.started_before(kept, &start);
@@ -163,7 +163,9 @@ impl Keeper {
 
     /// A place among the answers that are written, or why there is none.
     fn place(&self, message: &ChatMessage) -> Result<Places, ChatRefusal> {
-        if self.leaving.is_triggered() {
+        // After the process was stopped, requests may be old, and answered by the
+        // next holder.
+        if self.leaving.is_triggered() || self.tenure.is_over() {
             let words = "the chats of this user are changing hands";
             return Err(refusal(ChatError::Unavailable, words));
         }

@@ -42,11 +42,7 @@ impl Provider for Anthropic {
             return exchange::failed(super::cannot_go_on());
         }
         let this = self.clone();
-        let decoder = Messages {
-            collected: Collected::new(&request),
-            stop: None,
-            key: self.key.clone(),
-        };
+        let decoder = Messages::new(Collected::new(&request), self.key.clone());
         let opening = async move {
             let mut headers = HeaderMap::new();
             headers.insert(VERSION_HEADER, VERSION);
@@ -218,7 +214,8 @@ struct Tokens {
     cache_creation_input_tokens: Option<u64>,
 }
 
-struct Messages {
+/// Understands the stream.
+pub(super) struct Messages {
     collected: Collected,
     stop: Option<StopReason>,
     key: Option<Arc<Secret>>,
@@ -273,6 +270,15 @@ impl Decoder for Messages {
 }
 
 impl Messages {
+    /// At the beginning of a stream.
+    pub(super) const fn new(collected: Collected, key: Option<Arc<Secret>>) -> Self {
+        Self {
+            collected,
+            stop: None,
+            key,
+        }
+    }
+
     fn count(&mut self, tokens: Option<Tokens>, pieces: &mut VecDeque<Piece>) {
         let Some(tokens) = tokens else { return };
         let before = self.collected.usage.unwrap_or_default();

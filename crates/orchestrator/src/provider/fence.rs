@@ -47,7 +47,6 @@ impl Fence {
                 self.take(char, &mut visible);
             }
         }
-        self.shown |= !visible.is_empty();
         visible
     }
 
@@ -87,6 +86,7 @@ impl Fence {
             self.line_start |= char == '\n';
         } else {
             visible.push(char);
+            self.shown = true;
         }
     }
 
@@ -138,10 +138,9 @@ mod tests {
 
     #[test]
     fn the_block_is_cut_out_wherever_the_text_is_split() {
-        let text =
-            "A `word`.\n\n  ``x\n```rust\nlet a;\n```\n ü\n\n```analysis\n{\"a\": \"```\"}\n```\n";
+        let text = "A `word`.\n\n  ``x\n```rust\nlet a;\n```\n ü\n\n```analysis\n{\"a\": \"```\"}\n```\n b\n";
         let whole = cut(&[text]);
-        assert_eq!(whole.0, "A `word`.\n\n  ``x\n```rust\nlet a;\n```\n ü");
+        assert_eq!(whole.0, "A `word`.\n\n  ``x\n```rust\nlet a;\n```\n ü\n b");
         assert_eq!(whole.1.as_deref(), Some("{\"a\": \"```\"}"));
         let places: Vec<usize> = (0..=text.len())
             .filter(|at| text.is_char_boundary(*at))

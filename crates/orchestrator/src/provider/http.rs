@@ -2,14 +2,16 @@
 //! redirects, no proxies, no compression. The connection is driven by whoever
 //! reads the body, so giving the body up ends both.
 
+mod base_url;
+mod refusal;
+
 use std::fmt;
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
@@ -21,8 +23,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-use url::{Host, Url};
 
+pub use self::base_url::BaseUrl;
+pub(super) use self::refusal::clean;
 use super::failure::{Failure, FailureKind};
 
 /// How long name, connection and TLS handshake may take together.
@@ -34,8 +37,6 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(600);
 pub const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 /// How much of the body of a refusal is read, in bytes; the rest is left.
 const MAX_REFUSAL_BYTES: usize = 16 * 1024;
-/// The longest refusal that is kept for the log, in characters.
-const MAX_DETAIL_CHARS: usize = 300;
 
 /// How long a request may wait for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,74 +52,6 @@ impl Default for Timeouts {
         Self {
             connect: CONNECT_TIMEOUT,
             read: READ_TIMEOUT,
-        }
-    }
-}
-
-/// Where a provider is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseUrl {
-    host: String,
-    port: u16,
-    tls: bool,
-    path: String,
-}
-
-impl BaseUrl {
-    /// Reads an address: https, or http on this machine; http elsewhere only
-    /// when it is explicitly allowed.
-    ///
-    /// # Errors
-    /// Says what is expected.
-    pub fn parse(text: &str, allow_http: bool) -> Result<Self, String> {
-        let wrong = || "expected a URL such as https://models.example/v1".to_owned();
-        let url = Url::parse(text).map_err(|_| wrong())?;
-        let host = url.host().ok_or_else(wrong)?;
-        let loopback = match &host {
-            Host::Ipv4(address) => address.is_loopback(),
-            Host::Ipv6(address) => address.is_loopback(),
-            Host::Domain(name) => *name == "localhost",
-        };
-        let tls = match url.scheme() {
-            "https" => true,
-            "http" if loopback || allow_http => false,
-            "http" => {
-                return Err(
-                    "expected https: http is for this machine, or with allow_http = true"
-                        .to_owned(),
-                );
-            }
-            _ => return Err(wrong()),
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("expected no user or password: keys go into api_key_env".to_owned());
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("expected no query and no fragment".to_owned());
-        }
-        Ok(Self {
-            host: host.to_string().trim_matches(['[', ']']).to_owned(),
-            port: url.port_or_known_default().ok_or_else(wrong)?,
-            tls,
-            path: url.path().trim_end_matches('/').to_owned(),
-        })
-    }
-
-    /// Whether requests go to this host.
-    pub(super) fn is_host(&self, host: &str) -> bool {
-        self.host == host
-    }
-
-    fn authority(&self) -> String {
-        let standard = if self.tls { 443 } else { 80 };
-        let host = match self.host.parse::<IpAddr>() {
-            Ok(IpAddr::V6(address)) => format!("[{address}]"),
-            _ => self.host.clone(),
-        };
-        if self.port == standard {
-            host
-        } else {
-            format!("{host}:{}", self.port)
         }
     }
 }
@@ -327,24 +260,8 @@ impl Body {
     }
 
     async fn refusal(mut self, key: Option<&Secret>) -> Failure {
-        let status = self.status;
         let text = self.start(key).await;
-        let mut failure = Failure::new(kind_of(status, &text), format!("status {status}: {text}"));
-        // Providers repeat parts of a key that they refuse.
-        if failure.kind == FailureKind::Auth {
-            failure.detail = format!("status {status}");
-        }
-        failure.retry_after = retry_after(&self.headers);
-        failure.advice = match self
-            .headers
-            .get("x-should-retry")
-            .map(HeaderValue::as_bytes)
-        {
-            Some(b"true") => Some(true),
-            Some(b"false") => Some(false),
-            _ => None,
-        };
-        failure
+        refusal::failure(self.status, &self.headers, &text)
     }
 
     /// The start of the body as one line without the key.
@@ -357,118 +274,5 @@ impl Body {
         }
         bytes.truncate(MAX_REFUSAL_BYTES);
         clean(&String::from_utf8_lossy(&bytes), key)
-    }
-}
-
-/// One line for the log: no key, no control characters, bounded.
-pub(super) fn clean(text: &str, key: Option<&Secret>) -> String {
-    let text = match key.map(Secret::expose) {
-        Some(key) if !key.is_empty() => text.replace(key, "[redacted]"),
-        _ => text.to_owned(),
-    };
-    text.chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .take(MAX_DETAIL_CHARS)
-        .collect()
-}
-
-fn kind_of(status: StatusCode, body: &str) -> FailureKind {
-    match status.as_u16() {
-        401..=403 => FailureKind::Auth,
-        408 | 409 | 425 => FailureKind::ServerError,
-        // Money that has run out does not come back by waiting.
-        429 if body.contains("insufficient_quota") => FailureKind::Auth,
-        429 => FailureKind::RateLimited,
-        503 | 529 => FailureKind::Overloaded,
-        500.. => FailureKind::ServerError,
-        _ if is_too_long(body) => FailureKind::ContextExceeded,
-        _ => FailureKind::BadRequest,
-    }
-}
-
-/// Whether a refusal says that the conversation does not fit the model.
-fn is_too_long(body: &str) -> bool {
-    [
-        "context_length_exceeded",
-        "prompt is too long",
-        "maximum context length",
-    ]
-    .iter()
-    .any(|sign| body.contains(sign))
-}
-
-/// When the provider wants to be asked again: seconds, or milliseconds in the
-/// header that OpenAI adds. Dates are not sent by any of them.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| -> Option<f64> {
-        let value = headers.get(name)?.to_str().ok()?.trim();
-        value.parse().ok()
-    };
-    let seconds = number("retry-after-ms")
-        .map(|millis| millis / 1000.0)
-        .or_else(|| number("retry-after"))?;
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn http_is_for_this_machine() {
-        for fine in [
-            "https://models.example/v1/",
-            "http://127.0.0.1:11434/v1",
-            "http://[::1]:1",
-            "http://localhost:8000",
-        ] {
-            BaseUrl::parse(fine, false).unwrap();
-        }
-        for wrong in [
-            "http://models.example/v1",
-            "http://10.0.0.1/v1",
-            "ftp://127.0.0.1",
-            "models.example",
-            "https://user:key@models.example",
-            "https://models.example/?key=1",
-        ] {
-            BaseUrl::parse(wrong, false).unwrap_err();
-        }
-        BaseUrl::parse("http://10.0.0.1/v1", true).unwrap();
-    }
-
-    #[test]
-    fn the_host_header_has_what_the_address_has() {
-        let authority = |text| BaseUrl::parse(text, false).unwrap().authority();
-        assert_eq!(authority("https://models.example/v1"), "models.example");
-        assert_eq!(
-            authority("https://models.example:8443"),
-            "models.example:8443"
-        );
-        assert_eq!(authority("http://[::1]:9/v1"), "[::1]:9");
-    }
-
-    #[test]
-    fn waits_are_read_in_seconds_and_milliseconds() {
-        let headers = |name: &'static str, value: &'static str| {
-            HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())])
-        };
-        let wait = |name, value| retry_after(&headers(name, value));
-        assert_eq!(wait("retry-after", "2"), Some(Duration::from_secs(2)));
-        assert_eq!(wait("retry-after", "0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(
-            wait("retry-after-ms", "70"),
-            Some(Duration::from_millis(70))
-        );
-        assert_eq!(wait("retry-after", "-1"), None);
-        assert_eq!(wait("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT"), None);
-    }
-
-    #[test]
-    fn a_key_is_in_no_detail() {
-        let key = Secret::new("sk-1234");
-        let cleaned = clean("wrong key\nsk-1234 given", Some(&key));
-        assert_eq!(cleaned, "wrong key [redacted] given");
-        assert_eq!(clean(&"x".repeat(9999), None).len(), MAX_DETAIL_CHARS);
     }
 }

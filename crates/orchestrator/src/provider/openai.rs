@@ -20,7 +20,7 @@ use super::{Piece, Pieces, Provider, Request, StopReason, Tool, Usage};
 
 /// Where the hosted models are.
 pub const BASE_URL: &str = "https://api.openai.com/v1";
-/// The host whose newer models refuse the older name of the token limit.
+/// The host of the hosted models, which have the newer name of the token limit.
 const HOSTED: &str = "api.openai.com";
 /// What ends a stream.
 const DONE: &str = "[DONE]";
@@ -36,6 +36,29 @@ pub struct OpenAi {
     pub key: Option<Arc<Secret>>,
     /// How long it may be silent.
     pub timeouts: Timeouts,
+    /// How it calls the longest answer.
+    pub token_limit: Option<TokenLimit>,
+}
+
+/// What the longest answer is called: newer hosted models refuse the older
+/// name, other servers know no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenLimit {
+    /// `max_tokens`.
+    Tokens,
+    /// `max_completion_tokens`.
+    CompletionTokens,
+}
+
+impl OpenAi {
+    fn token_limit(&self) -> &'static str {
+        let hosted = self.base.is_host(HOSTED);
+        match self.token_limit {
+            Some(TokenLimit::CompletionTokens) => "max_completion_tokens",
+            None if hosted => "max_completion_tokens",
+            Some(TokenLimit::Tokens) | None => "max_tokens",
+        }
+    }
 }
 
 impl Provider for OpenAi {
@@ -44,23 +67,13 @@ impl Provider for OpenAi {
             return exchange::failed(super::cannot_go_on());
         }
         let this = self.clone();
-        let decoder = Completion {
-            collected: Collected::new(&request),
-            stop: None,
-            refused: false,
-            key: self.key.clone(),
-        };
+        let decoder = Completion::new(Collected::new(&request), self.key.clone());
         let opening = async move {
             let mut headers = HeaderMap::new();
             if let Some(key) = &this.key {
                 headers.insert(header::AUTHORIZATION, super::header_value("Bearer ", key)?);
             }
-            let limit = if this.base.is_host(HOSTED) {
-                "max_completion_tokens"
-            } else {
-                "max_tokens"
-            };
-            let body = body(&request, limit).to_string().into_bytes();
+            let body = body(&request, this.token_limit()).to_string().into_bytes();
             let client = this.client;
             let key = this.key.as_deref();
             client
@@ -191,7 +204,8 @@ struct PromptTokens {
     cached_tokens: Option<u64>,
 }
 
-struct Completion {
+/// Understands the stream.
+pub(super) struct Completion {
     collected: Collected,
     stop: Option<StopReason>,
     refused: bool,
@@ -238,6 +252,16 @@ impl Decoder for Completion {
 }
 
 impl Completion {
+    /// At the beginning of a stream.
+    pub(super) const fn new(collected: Collected, key: Option<Arc<Secret>>) -> Self {
+        Self {
+            collected,
+            stop: None,
+            refused: false,
+            key,
+        }
+    }
+
     fn choice(&mut self, choice: Choice, pieces: &mut VecDeque<Piece>) -> Result<(), Failure> {
         if let Some(delta) = choice.delta {
             if let Some(text) = delta.content {

@@ -24,10 +24,8 @@ pub(super) struct Heard {
     visible: bool,
     /// What is not stored yet.
     pub(super) waiting: Coalescer,
-    /// What the model said, as far as it is for the user.
-    pub(super) said: String,
-    /// Bytes that the model wrote and nobody is shown.
-    hidden: usize,
+    /// Bytes that the model has written, for an estimate.
+    pub(super) written_bytes: usize,
     /// What the provider says that it cost until now.
     pub(super) reported: Option<Usage>,
     input_tokens: u64,
@@ -38,21 +36,15 @@ impl Heard {
         Self {
             visible,
             waiting,
-            said: String::new(),
-            hidden: 0,
+            written_bytes: 0,
             reported: None,
             input_tokens,
         }
     }
-
-    /// What the model has written, for an estimate.
-    pub(super) fn written_bytes(&self) -> usize {
-        self.said.len() + self.hidden
-    }
 }
 
 /// When the stream has been silent for too long.
-struct Clocks {
+pub(super) struct Clocks {
     first: Duration,
     between: Duration,
     /// When the answer must be over, and whether that is because of a budget.
@@ -76,6 +68,11 @@ impl Clocks {
             self.first
         };
         self.since + most
+    }
+
+    /// What it means that the answer should be over, if so.
+    pub(super) fn over(&self) -> Option<Outcome> {
+        (self.last <= self.since).then(|| self.outcome())
     }
 
     fn due(&self) -> Instant {
@@ -156,7 +153,7 @@ impl Turn {
         Ok(outcome)
     }
 
-    fn clocks(&self, agent: &Agent) -> Clocks {
+    pub(super) fn clocks(&self, agent: &Agent) -> Clocks {
         let total = self.began + agent.clocks.total;
         let budget = self.meter.time_left().map(|left| self.began + left);
         let is_budget = budget.is_some_and(|budget| budget < total);
@@ -216,14 +213,15 @@ impl Turn {
             }
             Some(Ok(Piece::Usage(usage))) => heard.reported = Some(usage),
             Some(Ok(Piece::Text(text))) => {
-                if !heard.visible {
-                    heard.hidden += text.len();
-                } else if let Some(outcome) = self.show(&text, heard) {
+                heard.written_bytes += text.len();
+                if heard.visible
+                    && let Some(outcome) = self.show(&text, heard)
+                {
                     return Some(outcome);
                 }
             }
         }
-        let call = writing(heard.input_tokens, heard.written_bytes(), heard.reported);
+        let call = writing(heard.input_tokens, heard.written_bytes, heard.reported);
         self.meter
             .is_over(&self.answer.usage, &call)
             .map(Outcome::OverBudget)
@@ -235,7 +233,6 @@ impl Turn {
         let room = ANSWER_BYTES.saturating_sub(before);
         let fits = text.floor_char_boundary(text.len().min(room));
         heard.waiting.push(&text[..fits]);
-        heard.said.push_str(&text[..fits]);
         (fits < text.len()).then_some(Outcome::OverBudget("the answer is as long as it may be"))
     }
 }

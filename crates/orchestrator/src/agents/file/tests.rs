@@ -131,6 +131,7 @@ calls = 1.5
 [agents.y]
 model = "gpt"
 provider = "offline"
+analysis_schema = '{"type": "object"}'
 [agent.z]
 "#;
     let (agents, problems) = parse(text);
@@ -156,8 +157,9 @@ provider = "offline"
         "line 24: agents.x.clocks.between_tokens: expected seconds, a number above 0",
         "line 26: agents.x.budget.money: expected price.input and price.output",
         "line 27: agents.x.budget.calls: expected a whole number",
+        "agents.y.analysis_schema: expected none",
         "line 29: agents.y.model: expected \"offline-analyst\"",
-        "line 31: agent: there is no such field; expected agents, providers",
+        "line 32: agent: there is no such field; expected agents, providers",
     ] {
         assert!(
             problems.contains(expected),
@@ -185,7 +187,7 @@ fn a_key_that_is_not_there_is_an_error_or_a_warning() {
     let (agents, problems) = parse(text);
     assert!(agents.is_none());
     assert!(
-        problems[0].contains("variable OPENAI_API_KEY, which is not set"),
+        problems[0].contains("line 2: providers.openai.api_key_env: expected a key in the variable OPENAI_API_KEY, which is not set"),
         "{problems:?}"
     );
     let source = Source {

@@ -1,0 +1,12 @@
+//! Both APIs against a server that speaks their published shapes and
+//! misbehaves: what an answer comes to, which failures are told apart, what is
+//! sent again, and that nothing incomplete is ever handed over.
+
+#[path = "provider/answers.rs"]
+mod answers;
+#[path = "provider/faults.rs"]
+mod faults;
+#[path = "provider/setting.rs"]
+mod setting;
+#[path = "provider/tools.rs"]
+mod tools;
