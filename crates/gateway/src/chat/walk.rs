@@ -9,7 +9,7 @@ use signalbox_bus::log;
 use signalbox_bus::stream::CHAT;
 use signalbox_bus::subject::{self, LogKind};
 use signalbox_protocol::chat;
-use signalbox_transport::Outbound;
+use signalbox_transport::{Frame, Outbound};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
@@ -23,6 +23,8 @@ const PAGE: usize = 256;
 const STRIDE: usize = 32;
 /// Reads in a row without a record after which the rest is taken to be gone.
 const EMPTY_READS: u32 = 200;
+/// Bytes that are sent before it, but for the last frame's.
+const STRIDE_BYTES: usize = 64 * 1024;
 /// The pause before a read that failed, or of a server that lags, is tried
 /// again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -78,25 +80,31 @@ pub(crate) async fn walk(
             }
         };
         let is_stuck = page.messages.is_empty();
-        for records in page.messages.chunks(STRIDE) {
-            if !seat.is_reading(&reading) || outbound.is_closed() {
-                return;
+        let mut frames = Vec::new();
+        for record in &page.messages {
+            let number = log::number(record);
+            from = record.sequence + 1;
+            let is_known = number <= reached.1;
+            reached = (record.sequence, number.max(reached.1));
+            if is_known {
+                continue;
             }
-            let mut frames = Vec::with_capacity(records.len());
-            for record in records {
-                let number = log::number(record);
-                from = record.sequence + 1;
-                let is_known = number <= reached.1;
-                reached = (record.sequence, number.max(reached.1));
-                if !is_known {
-                    let payload = &record.payload;
-                    let (session, known) = (&passage.session, passage.known);
-                    frames.extend(threat::chat::frame_unless(session, payload, known));
+            let (session, known) = (&passage.session, passage.known);
+            frames.extend(threat::chat::frame_unless(session, &record.payload, known));
+            if frames.len() >= STRIDE || weight(&frames) >= STRIDE_BYTES {
+                if !seat.is_reading(&reading) || outbound.is_closed() {
+                    return;
                 }
+                let _sent = outbound.send(frames.iter());
+                outbound.drained().await;
+                frames.clear();
             }
-            let _sent = outbound.send(frames.iter());
-            outbound.drained().await;
         }
+        if !seat.is_reading(&reading) || outbound.is_closed() {
+            return;
+        }
+        let _sent = outbound.send(frames.iter());
+        outbound.drained().await;
         if reached.0 >= passage.until && seat.turn_live(&reading, reached.1) {
             return;
         }
@@ -110,4 +118,8 @@ pub(crate) async fn walk(
             sleep(PAUSE).await;
         }
     }
+}
+
+fn weight(frames: &[Frame]) -> usize {
+    frames.iter().map(Frame::len).sum()
 }
