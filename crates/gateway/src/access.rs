@@ -12,6 +12,7 @@ pub(crate) const fn required(channel: Channel) -> Option<Permission> {
         | Channel::InvestigationProgress
         | Channel::SystemMetrics
         | Channel::ResponseActions => Some(Permission::ReadThreats),
+        Channel::AgentChat => Some(Permission::ChatAgents),
         Channel::NetworkEvents => Some(Permission::ReadNetwork),
         Channel::ConsensusEvents => Some(Permission::ReadConsensus),
         Channel::SecurityEvents => Some(Permission::ReadSecurity),
@@ -30,6 +31,16 @@ pub(crate) const fn required(channel: Channel) -> Option<Permission> {
         | Channel::IssueEvents
         | Channel::AiEvents => None,
     }
+}
+
+/// The channels whose events these permissions open, whatever rooms their
+/// holder is in.
+pub(crate) fn readable(permissions: Permissions) -> impl Iterator<Item = Channel> {
+    Channel::ALL.into_iter().filter(move |channel| {
+        // Chats are no events.
+        *channel != Channel::AgentChat
+            && required(*channel).is_some_and(|required| permissions.contains(required))
+    })
 }
 
 /// The permission that a channel requires and that these lack.
@@ -53,6 +64,20 @@ mod tests {
             let documented = offer.expect("every channel is documented").permission;
             let asked = required(channel).map(|permission| permission.to_string());
             assert_eq!(asked.as_deref(), documented, "{channel}");
+        }
+    }
+
+    #[test]
+    fn channels_of_rooms_are_not_readable_as_a_whole() {
+        let viewer: Vec<_> = readable(Role::Viewer.permissions()).collect();
+        assert!(viewer.contains(&Channel::ThreatAlerts));
+        for channel in [
+            Channel::PipelineDebug,
+            Channel::ProjectEvents,
+            Channel::PipelineUserNotifications,
+            Channel::AgentChat,
+        ] {
+            assert!(!viewer.contains(&channel), "{channel}");
         }
     }
 

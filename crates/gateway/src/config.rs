@@ -1,5 +1,6 @@
 //! Settings of the gateway.
 
+mod chat;
 mod connection;
 mod fleet;
 
@@ -13,6 +14,7 @@ use signalbox_identity::Expectations;
 use signalbox_limits::LimitsArgs;
 use signalbox_transport::{HttpLimits, WebSocketOptions};
 
+pub use self::chat::{ChatArgs, ChatOptions};
 pub use self::connection::ConnectionArgs;
 pub use self::fleet::{FleetArgs, FleetOptions, Rates};
 use crate::admission::AdmissionLimits;
@@ -92,6 +94,9 @@ pub struct EdgeArgs {
     /// How dashboards and agents are served
     #[command(flatten)]
     pub fleet: FleetArgs,
+    /// How chats are served
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// Issuer that access tokens must name
     #[arg(long, env = "SIGNALBOX_TOKEN_ISSUER", default_value = "signalbox")]
     pub token_issuer: String,
@@ -148,6 +153,8 @@ pub struct Options {
     pub limits: LimitsArgs,
     /// How dashboards and agents are served.
     pub fleet: FleetOptions,
+    /// How chats are served.
+    pub chat: ChatOptions,
 }
 
 /// A setting that cannot be.
@@ -206,6 +213,7 @@ impl Options {
             refuse_by: edge.refuse_by,
             limits: edge.limits,
             fleet: edge.fleet.options()?,
+            chat: edge.chat.options()?,
         })
     }
 }

@@ -16,6 +16,9 @@ use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::decision::{Decision, Verdict};
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_protocol::frame::socketio::NAMESPACE;
+use signalbox_protocol::frame::threat::chat::{
+    CancelChat, ChatFrame, ChatMessage, ResumeChat, StartChat,
+};
 use signalbox_protocol::{Dialect as Name, ErrorCode};
 use signalbox_socketio::Packet;
 use signalbox_transport::Frame;
@@ -54,8 +57,31 @@ pub(crate) enum Request {
         /// Why.
         reason: Option<String>,
     },
+    /// Something about chats with agents.
+    Chat(Chat),
     /// Are you there?
     Ping,
+}
+
+/// What a client asks for about chats. One dialect has them, so its words are
+/// the core's.
+#[derive(Debug)]
+pub(crate) enum Chat {
+    /// Begin one.
+    Start(StartChat),
+    /// Say this.
+    Say(ChatMessage),
+    /// End the answer.
+    Cancel(CancelChat),
+    /// Go on.
+    Resume(ResumeChat),
+    /// Show me my chats.
+    Follow {
+        /// This one only.
+        session: Option<String>,
+        /// Whether the client hopes for what it missed.
+        is_resumed: bool,
+    },
 }
 
 /// A request for events.
@@ -135,6 +161,8 @@ pub(crate) enum Answer<'a> {
     Decided(&'a Decision),
     /// Somebody decided before.
     DecidedBefore(&'a Decision),
+    /// What there is to say about a chat.
+    Chat(&'a ChatFrame<'a>),
     /// The message was one too many.
     LimitExceeded(&'a Excess),
     /// Yes.

@@ -5,13 +5,14 @@
 //! | in | everything on `topics.>`, through one ordered reader |
 //! | in | the buckets `signing_keys` and `revocations` |
 //! | in | frames of clients, over WebSocket and Socket.IO |
+//! | in | the logs of users' chats, on `live.log.chat.<user>.*`, and CHAT |
 //! | in | agents and queues on `live.fleet.*`, commands' logs in TERM |
 //! | in | what agents are told, on `svc.agents.<gateway>` |
 //! | in | events of producers, over HTTP |
 //! | in | logins, refreshes, revocations and administration, over HTTP |
 //! | in, out | polls, bodies and whole sessions of Socket.IO, on `svc.gateway.<id>.>` |
 //! | in, out | who is connected, on `svc.gateway.stats`; sessions to come back to, in the bucket `sessions` |
-//! | out | frames to clients; requests on `svc.auth.>` and `svc.relay.>`; events on `events.>` |
+//! | out | frames to clients; requests on `svc.auth.>`, `svc.relay.>` and `svc.orchestrator.>`; events on `events.>` |
 //!
 //! Invariants:
 //! - `hub` knows no dialect, `dialect` knows no socket and no bus.
@@ -28,6 +29,7 @@ mod admission;
 mod auth_service;
 mod authority;
 mod back_off;
+mod chat;
 mod config;
 mod counts;
 mod descriptors;
@@ -75,8 +77,10 @@ pub use crate::admission::AdmissionLimits;
 use crate::auth_service::AuthService;
 use crate::authority::Authority;
 use crate::back_off::BackOff;
+use crate::chat::{Chats, Telling};
 pub use crate::config::{
-    ConnectionArgs, EdgeArgs, FleetArgs, FleetOptions, GatewayArgs, InvalidSetting, Options, Rates,
+    ChatArgs, ChatOptions, ConnectionArgs, EdgeArgs, FleetArgs, FleetOptions, GatewayArgs,
+    InvalidSetting, Options, Rates,
 };
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};
@@ -179,7 +183,10 @@ pub async fn run(
         }),
     );
     let (fleet, asks) = Fleet::new(bus.clone());
+    let (chats, tellings) = Chats::new(bus.clone(), Arc::clone(&authority), count.get());
+    Metrics::observe_chats(&chats);
     let shared = Shared {
+        chats,
         fleet: Arc::clone(&fleet),
         bus_present,
         link: bus.link(),
@@ -204,7 +211,8 @@ pub async fn run(
     let most = shared.options.recent_events;
     let recent = shared.history.recent(state, most).await;
     debug!(events = recent.events.len(), "recent events read");
-    let (senders, starts) = prepare(&listeners, &metrics, state, Arc::new(recent), orders)?;
+    let asked = Asked { orders, tellings };
+    let (senders, starts) = prepare(&listeners, &metrics, state, Arc::new(recent), asked)?;
     drop(listeners);
     let stop = shutdown.clone();
     let watching = Arc::clone(&fleet).watch(asks, Arc::clone(&authority), senders.scenes);
@@ -312,17 +320,25 @@ struct Senders {
     scenes: Vec<mpsc::Sender<Scene>>,
 }
 
+/// What comes to the shards by ways that were opened before, one of each for
+/// each shard.
+struct Asked {
+    orders: Vec<mpsc::Receiver<Order>>,
+    tellings: Vec<mpsc::Receiver<Telling>>,
+}
+
 /// What each shard starts with, and where its news go in.
 fn prepare(
     listeners: &[Listener],
     metrics: &Metrics,
     state: StreamState,
     recent: Arc<Recent>,
-    orders: Vec<mpsc::Receiver<Order>>,
+    asked: Asked,
 ) -> Result<(Senders, Vec<Start>), Error> {
     let mut senders = Senders::default();
     let mut starts = Vec::new();
-    for (index, (counts, orders)) in metrics.shards.iter().zip(orders).enumerate() {
+    let asked = asked.orders.into_iter().zip(asked.tellings);
+    for (index, (counts, (orders, tellings))) in metrics.shards.iter().zip(asked).enumerate() {
         let (sender, news) = mpsc::channel(FEED_CAPACITY);
         let (withdrawer, withdrawals) = mpsc::channel(WITHDRAWALS_CAPACITY);
         let listeners = listeners
@@ -340,6 +356,7 @@ fn prepare(
             withdrawals,
             orders,
             scenes,
+            tellings,
             index,
             counts: Arc::clone(counts),
             epoch: state.epoch,

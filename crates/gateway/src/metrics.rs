@@ -10,6 +10,7 @@ use signalbox_protocol::Dialect;
 use signalbox_service::metrics::{About, Count, Observe, counter, gauge};
 
 use crate::authority::Authority;
+use crate::chat::Chats;
 use crate::counts::{End, FeedCounts, RefusalCounts, ShardCounts, Source};
 
 /// The scope of these metrics.
@@ -139,6 +140,11 @@ const LAG: About = About {
     unit: "{event}",
     text: "Events that TOPICS had behind the last one read",
 };
+const CHAT_USERS: About = About {
+    name: "signalbox.gateway.chats.users",
+    unit: "{user}",
+    text: "Users whose chats are followed here",
+};
 const VERDICTS: About = About {
     name: "signalbox.gateway.authentications",
     unit: "{authentication}",
@@ -178,6 +184,14 @@ impl Metrics {
     /// Has the state of a connection to the bus collected as well.
     pub(crate) fn observe_bus(bus: &Bus, name: &'static str) {
         signalbox_bus::metrics::observe(&global::meter(SCOPE), bus, name);
+    }
+
+    /// Has the number of users whose chats are followed collected as well.
+    pub(crate) fn observe_chats(chats: &Arc<Chats>) {
+        let chats = Arc::clone(chats);
+        gauge(&global::meter(SCOPE), CHAT_USERS, move |observe| {
+            observe(chats.followed() as u64, &[]);
+        });
     }
 
     /// Has the verdicts on credentials collected as well.

@@ -1,6 +1,7 @@
 //! One connection's conversation: who it is, what it is subscribed to, and
 //! when it ends. Generic over the dialect; sockets are the transport's matter.
 
+mod chat;
 mod decide;
 mod identity;
 pub(crate) mod meter;
@@ -57,6 +58,8 @@ struct Session<D: Dialect> {
     /// What that is: an announcement, or else the end.
     announcement: Option<Expiry>,
     next_subscription: u64,
+    /// The chat that was begun last.
+    latest_chat: Option<String>,
     replays: FuturesUnordered<Replay>,
     strikes: u32,
     meter: Meter,
@@ -68,6 +71,7 @@ struct Session<D: Dialect> {
 impl<D: Dialect> Drop for Session<D> {
     fn drop(&mut self) {
         self.shard.hub.borrow_mut().leave(self.member);
+        self.standing.get_up();
     }
 }
 
@@ -147,6 +151,7 @@ impl<D: Dialect + 'static> Session<D> {
             deadline: Box::pin(sleep(authentication)),
             announcement: None,
             next_subscription: 0,
+            latest_chat: None,
             replays: FuturesUnordered::new(),
             strikes: 0,
             meter: Meter::new(D::NAME, D::METERING, messages_per_minute),
@@ -238,6 +243,7 @@ impl<D: Dialect + 'static> Session<D> {
                 verdict,
                 reason,
             } => self.decide(action_id, verdict, reason).await,
+            Request::Chat(asked) => self.chat(asked).await,
         }
     }
 

@@ -26,6 +26,7 @@ use crate::admission::Admission;
 use crate::auth_service::AuthService;
 use crate::authority::Authority;
 use crate::back_off::BackOff;
+use crate::chat::{self, Audience, Chats, Telling};
 use crate::config::Options;
 use crate::counts::ShardCounts;
 use crate::dialect::Encoding;
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     /// Where Socket.IO sessions of others are.
     pub(crate) neighbours: Arc<Neighbours>,
     pub(crate) fleet: Arc<Fleet>,
+    pub(crate) chats: Arc<Chats>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -100,6 +102,8 @@ pub(crate) struct Start {
     pub(crate) orders: mpsc::Receiver<Order>,
     /// What dashboards of the fleet are shown.
     pub(crate) scenes: mpsc::Receiver<Scene>,
+    /// What is said in chats.
+    pub(crate) tellings: mpsc::Receiver<Telling>,
     /// Its place among the shards.
     pub(crate) index: usize,
     pub(crate) counts: Arc<ShardCounts>,
@@ -115,6 +119,8 @@ pub(crate) struct Shard {
     pub(crate) hub: RefCell<Hub<Encoding, Outbound>>,
     /// The dashboards of the fleet.
     pub(crate) stage: Stage,
+    /// Those who take part in chats.
+    pub(crate) audience: Audience,
     /// Its place among the shards.
     pub(crate) index: usize,
     pub(crate) counts: Arc<ShardCounts>,
@@ -217,6 +223,7 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
     let shard = Rc::new(Shard {
         hub: RefCell::new(hub.counted_in(Arc::clone(&start.counts))),
         stage: Stage::default(),
+        audience: Audience::default(),
         index: start.index,
         counts: start.counts,
         bytes_sent: Cell::new(0),
@@ -250,6 +257,7 @@ pub(crate) async fn run(shared: Shared, mut start: Start) {
     tokio::select! {
         () = deliver(&shard, &mut start.news, &mut start.withdrawals) => {}
         () = fleet::follow(&shard, &mut start.scenes) => {}
+        () = chat::follow(&shard, &mut start.tellings) => {}
         () = drain(&shard, &engine, &mut accepting) => {}
         () = sockets::serve(&engine, calls, start.orders) => {}
         () = keep_measuring(&shard) => {}

@@ -82,6 +82,7 @@ async fn measure(workload: &Workload, shutdown: &Shutdown) -> anyhow::Result<Rep
             Workload::Resume(args) => workload::resume(args, shutdown).await?,
             Workload::Jitter(args) => workload::jitter(args, shutdown).await?,
             Workload::Ingest(args) => workload::ingest(args, shutdown).await?,
+            Workload::Chat(args) => workload::chat(args, shutdown).await?,
             Workload::Floor(_) => break,
         });
     }
@@ -153,6 +154,13 @@ fn about(workload: &Workload) -> Option<(&TargetArgs, &'static str, String)> {
                 args.rate, args.objects, args.seconds
             );
             (&args.target, "ingest", settings)
+        }
+        Workload::Chat(args) => {
+            let settings = format!(
+                "answers of {} tokens, {} a second: one at a time, then {}",
+                args.tokens, args.rate, args.streams
+            );
+            (&args.target, "chat", settings)
         }
         Workload::Floor(_) => return None,
     })

@@ -88,9 +88,17 @@ impl Order {
     }
 
     /// Forgets logs that were not heard of since `then`: an open one would have
-    /// told its tip.
+    /// told its tip. What they had is not asked for again if they go on.
     pub(super) fn forget_before(&mut self, then: Instant) {
-        self.marks.retain(|_, mark| mark.heard >= then);
+        let mut start = self.start;
+        self.marks.retain(|_, mark| {
+            let is_recent = mark.heard >= then;
+            if !is_recent {
+                start = start.max(mark.sequence);
+            }
+            is_recent
+        });
+        self.start = start;
     }
 
     /// A stream made anew: everything is to be read from its beginning.
@@ -120,6 +128,13 @@ mod tests {
         assert_eq!(order.note("b", 9, 20, now), 4);
         order.forget_before(now);
         assert_eq!(order.last("b"), Some(9));
+        // A log that was forgotten goes on behind what it had.
+        let later = now + std::time::Duration::from_secs(1);
+        order.note("a", 1, 30, later);
+        order.forget_before(later);
+        assert_eq!((order.last("b"), order.last("a")), (None, Some(1)));
+        assert_eq!(order.place("b", 10, later), Place::Ahead);
+        assert_eq!(order.behind("b"), 20);
     }
 
     proptest! {

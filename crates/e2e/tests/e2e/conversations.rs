@@ -10,10 +10,11 @@ use signalbox_bus::{Bus, BusOptions, HeaderMap};
 use signalbox_protocol::envelope::{CE_ID, CE_TIME};
 use signalbox_protocol::frame::mesh::shape::SHAPE as MESH;
 use signalbox_protocol::frame::threat::shape::SHAPE as THREAT;
-use signalbox_testkit::{DEADLINE, WsClient, api_key, post};
+use signalbox_testkit::{DEADLINE, FakeModel, Gate, Reply, WsClient, api_key, post};
 
+use crate::chat_world::{agents, analysis};
 use crate::fixtures::{Fixtures, event};
-use crate::up::{listener, up};
+use crate::up::{listener, up, up_with};
 
 /// The time of every event.
 const TIME: &str = "2026-03-02T09:14:07.250Z";
@@ -80,7 +81,9 @@ async fn short_token(addr: SocketAddr, key: &str) -> String {
 #[tokio::test]
 async fn threat_is_spoken_as_documented() {
     let dir = tempfile::tempdir().unwrap();
-    let (process, runtime) = up(dir.path()).await;
+    let model = FakeModel::start().await;
+    let agents = agents(&dir, &model);
+    let (process, runtime) = up_with(dir.path(), &["--agents", agents.to_str().unwrap()]).await;
     let addr: SocketAddr = listener(&runtime);
     let url = format!("ws://{addr}{}", THREAT.path);
     let bus = producer(&runtime).await;
@@ -117,6 +120,7 @@ async fn threat_is_spoken_as_documented() {
     dana.hears("error-already_decided").await;
     dana.says("ping").await;
     dana.hears("pong").await;
+    chat(&mut dana, &model).await;
     dana.says("unsubscribe").await;
     dana.hears("unsubscription_confirmed").await;
     // The same subscription again is one that the connection no longer holds.
@@ -166,6 +170,52 @@ async fn threat_is_spoken_as_documented() {
     let closed = returning.client.expect_close(DEADLINE).await;
     assert_eq!(closed.code, Some(1001));
     fixtures.assert_complete();
+}
+
+/// Chats: an answer, one that is cancelled, and a return to the first.
+async fn chat(dana: &mut Speaker<'_>, model: &FakeModel) {
+    let (first, last, never) = (Gate::new(), Gate::new(), Gate::new());
+    let end = format!("\n\n```analysis\n{}\n```\n", analysis());
+    let answer = Reply::new()
+        .text("The scan from 10.4.7.19")
+        .wait(&first)
+        .text(" is after open services.")
+        .wait(&last)
+        .text(&end);
+    model.reply(answer.usage(400, 50).end());
+    dana.says("start_chat").await;
+    dana.hears("chat_session_started").await;
+    dana.says("chat_message").await;
+    dana.hears("agent_response_chunk").await;
+    first.open();
+    dana.client.expect("agent_response_chunk").await;
+    last.open();
+    dana.hears("agent_response_chunk-final").await;
+    dana.hears("agent_response_complete").await;
+
+    let answer = Reply::new().text("It began").wait(&never).text(".");
+    model.reply(answer.usage(400, 2).end());
+    dana.says("chat_message").await;
+    dana.client.expect("agent_response_chunk").await;
+    dana.says("cancel_chat").await;
+    // What ended may be told before the one who asked for it.
+    for _ in 0..2 {
+        let message = dana.client.next_json(DEADLINE).await;
+        let name = message["type"].as_str().unwrap().to_owned();
+        dana.fixtures.assert_server(&name, &message);
+    }
+    dana.says("resume_chat").await;
+    dana.hears("chat_resumed").await;
+    for kind in ["chunk", "chunk", "complete", "chunk", "cancelled"] {
+        dana.client.expect(&format!("agent_response_{kind}")).await;
+    }
+    dana.says("subscribe-chats").await;
+    dana.client.expect("subscription_confirmed").await;
+    let mut other = dana.fixtures.client("resume_chat");
+    other["session_id"] = json!("chat-00000000000000000000000000000000");
+    dana.client.send_json(&other).await;
+    let message = dana.client.expect("agent_error").await;
+    dana.fixtures.assert_foreign("agent_error", &message);
 }
 
 #[tokio::test]

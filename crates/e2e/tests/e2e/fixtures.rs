@@ -19,6 +19,12 @@ const CREDENTIAL: &str = "YOUR_API_KEY_OR_TOKEN";
 const EPOCH: &str = "660b50a6870ca";
 /// Stands for the name of a connection.
 const SESSION: &str = "ws-session-01a1f9194d5a71508d519f18695b00c3";
+/// Stands for the name of a chat.
+const CHAT: &str = "chat-01a1f9194d5a71508d519f18695b00c3";
+/// Stands for the time that an answer took.
+const PROCESSING_TIME: &str = "2.4s";
+/// Stands for an estimate of the tokens of an answer.
+const TOKENS: u64 = 450;
 /// Stands for the end of the minute.
 const RESET: &str = "2026-03-02T09:15:00Z";
 
@@ -27,6 +33,7 @@ pub(crate) struct Fixtures {
     shape: &'static Shape,
     credential: String,
     epoch: RefCell<Option<String>>,
+    chat: RefCell<Option<String>>,
     used: RefCell<BTreeSet<String>>,
 }
 
@@ -74,6 +81,7 @@ impl Fixtures {
             shape,
             credential,
             epoch: RefCell::default(),
+            chat: RefCell::default(),
             used: RefCell::default(),
         }
     }
@@ -88,6 +96,10 @@ impl Fixtures {
         let text = message.to_string().replace(CREDENTIAL, &self.credential);
         let text = match &*self.epoch.borrow() {
             Some(epoch) => text.replace(EPOCH, epoch),
+            None => text,
+        };
+        let text = match &*self.chat.borrow() {
+            Some(chat) => text.replace(CHAT, chat),
             None => text,
         };
         serde_json::from_str(&text).unwrap()
@@ -106,6 +118,14 @@ impl Fixtures {
             std::fs::write(root().join(format!("{path}.json")), text).unwrap();
         }
         assert_eq!(message, read(&path), "{path}");
+    }
+
+    /// As [`assert_server`](Self::assert_server), of a chat that is not the
+    /// conversation's.
+    pub(crate) fn assert_foreign(&self, name: &str, message: &Value) {
+        let own = self.chat.take();
+        self.assert_server(name, message);
+        *self.chat.borrow_mut() = own;
     }
 
     /// Asserts that every message of the dialect was heard or said, and every
@@ -150,6 +170,13 @@ impl Fixtures {
             message["reset_time"] = RESET.into();
         }
         self.session(&mut message);
+        if message.pointer("/metadata/processing_time").is_some() {
+            message["metadata"]["processing_time"] = PROCESSING_TIME.into();
+        }
+        if message["type"] == "agent_response_cancelled" {
+            // Nobody has counted these tokens.
+            message["metadata"]["tokens_used"] = TOKENS.into();
+        }
         if message.get("expires_at").is_some() {
             message["expires_at"] = RESET.into();
         }
@@ -183,7 +210,15 @@ impl Fixtures {
     }
 
     fn session(&self, fields: &mut Value) {
-        if let Some(session) = fields["session_id"].as_str() {
+        if let Some(chat) = fields["session_id"]
+            .as_str()
+            .filter(|id| id.starts_with("chat-"))
+        {
+            assert_eq!(chat.len(), CHAT.len(), "{chat}");
+            let mut known = self.chat.borrow_mut();
+            assert_eq!(known.get_or_insert_with(|| chat.to_owned()), chat);
+            fields["session_id"] = CHAT.into();
+        } else if let Some(session) = fields["session_id"].as_str() {
             assert_eq!(session.len(), SESSION.len(), "{session}");
             assert!(session.starts_with("ws-session-"), "{session}");
             fields["session_id"] = SESSION.into();

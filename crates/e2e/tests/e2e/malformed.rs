@@ -349,6 +349,7 @@ async fn every_malformed_message_of_mesh_is_answered() {
 async fn every_right_value_is_accepted(speech: Speech) {
     let platform = platform().await;
     let key = platform.unlimited_token("analyst");
+    let _helper = speech.helper(&platform).await;
     let mut client = speech.connect(&platform, &key).await;
     let mut served = BTreeSet::new();
     for message in speech.shape.client {

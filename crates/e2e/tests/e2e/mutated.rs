@@ -124,6 +124,9 @@ async fn mutated_conversations_hurt_nobody() {
         "0",
         "--log-filter",
         "info",
+        // There are no agents, and clients are told so soon.
+        "--chat-patience",
+        "0.05",
     ];
     let platform = Platform::start_with(1, &arguments).await;
     let token = platform.unlimited_token("analyst");

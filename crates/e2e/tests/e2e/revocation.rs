@@ -30,7 +30,7 @@ const PLENTY: &str = "--messages-per-minute";
 const PASSWORD: &str = "correct horse battery staple";
 
 /// Runs `signalbox` as the registrar of the bus; what it printed.
-async fn run(platform: &Platform, arguments: &[&str], input: Option<&str>) -> String {
+pub(crate) async fn run(platform: &Platform, arguments: &[&str], input: Option<&str>) -> String {
     let mut command = signalbox();
     command
         .args(arguments)

@@ -10,6 +10,7 @@ use signalbox_protocol::frame::threat::shape::SHAPE as THREAT;
 use signalbox_testkit::{DEADLINE, Platform, WsClient};
 use uuid::Uuid;
 
+use crate::chat_script::{AGENT, Scripted};
 use crate::events::send;
 
 /// A dialect as a test speaks it.
@@ -83,6 +84,14 @@ impl Speech {
         })
     }
 
+    /// Starts what messages need that others answer; to be kept.
+    pub(crate) async fn helper(&self, platform: &Platform) -> Option<Scripted> {
+        match self.shape.dialect {
+            Dialect::Threat => Some(Scripted::answering(platform).await),
+            _ => None,
+        }
+    }
+
     /// Whether a message can be served only once as it is.
     pub(crate) fn is_once(&self, message: &Message) -> bool {
         matches!(message.kind, "unsubscribe" | "action_decision")
@@ -122,6 +131,18 @@ impl Speech {
                 }
                 announce(platform, client, action).await;
             }
+            (Dialect::Threat, "start_chat") => {
+                fields.insert("agent_type".to_owned(), json!(AGENT));
+            }
+            (Dialect::Threat, "chat_message" | "cancel_chat" | "resume_chat") => {
+                let start = json!({"type": "start_chat", "agent_type": AGENT});
+                client.send_json(&start).await;
+                let started = client.expect("chat_session_started").await;
+                // Where it may be absent, the one just begun is meant.
+                if fields.get("session_id").is_some_and(Value::is_string) {
+                    fields.insert("session_id".to_owned(), started["session_id"].clone());
+                }
+            }
             (dialect, kind) => panic!("what does `{kind}` of {dialect} need?"),
         }
     }
@@ -134,6 +155,9 @@ impl Speech {
                 .send_json(&json!({"type": "unsubscribe", "subscription_id": id}))
                 .await;
             client.expect("unsubscription_confirmed").await;
+        }
+        if answer["type"] == "agent_response_chunk" {
+            client.expect("agent_response_complete").await;
         }
     }
 }

@@ -8,7 +8,12 @@ use signalbox_testkit::{DEADLINE, Process, WsClient, api_key, eventually, get, p
 
 /// Starts `up` on a directory and waits until it is ready.
 pub(crate) async fn up(dir: &Path) -> (Process, Value) {
-    let process = start(dir);
+    up_with(dir, &[]).await
+}
+
+/// As [`up`], with further arguments.
+pub(crate) async fn up_with(dir: &Path, arguments: &[&str]) -> (Process, Value) {
+    let process = start(dir, arguments);
     process
         .stdout()
         .wait_for_line("Signalbox is ready", DEADLINE)
@@ -17,7 +22,7 @@ pub(crate) async fn up(dir: &Path) -> (Process, Value) {
     (process, serde_json::from_str(&runtime).unwrap())
 }
 
-fn start(dir: &Path) -> Process {
+fn start(dir: &Path, arguments: &[&str]) -> Process {
     let mut command = signalbox();
     command
         .args([
@@ -28,7 +33,8 @@ fn start(dir: &Path) -> Process {
             "127.0.0.1:0",
             "--data-dir",
         ])
-        .arg(dir);
+        .arg(dir)
+        .args(arguments);
     Process::spawn(command)
 }
 
@@ -156,7 +162,7 @@ async fn a_killed_up_leaves_nothing_running_and_starts_again() {
 async fn a_second_up_on_the_same_directory_is_refused_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let (_process, _) = up(dir.path()).await;
-    let second = start(dir.path());
+    let second = start(dir.path(), &[]);
     let status = second.wait(DEADLINE).await;
     assert_eq!(status.code(), Some(64));
     let lines = second.stderr().lines();

@@ -101,8 +101,8 @@ impl Dialect for Mesh {
                 },
                 timestamp,
             },
-            // Nothing here can be decided on.
-            Answer::Decided(_) | Answer::DecidedBefore(_) => return None,
+            // Nothing here can be decided on, and nobody talked to.
+            Answer::Decided(_) | Answer::DecidedBefore(_) | Answer::Chat(_) => return None,
             Answer::LimitExceeded(excess) => ServerFrame::Error {
                 data: Failure {
                     code: ErrorCode::RateLimit,

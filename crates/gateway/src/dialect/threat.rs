@@ -1,5 +1,7 @@
 //! Dialect `threat`: `{type, channel, timestamp, data}` in JSON text frames.
 
+pub(crate) mod chat;
+
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -17,7 +19,8 @@ use signalbox_transport::Frame;
 use time::OffsetDateTime;
 
 use super::{
-    Answer, Dialect, EXPIRING, Encoding, Metering, Name, Request, Subscribe, channel, millis, write,
+    Answer, Chat, Dialect, EXPIRING, Encoding, Metering, Name, Request, Subscribe, channel, millis,
+    write,
 };
 use crate::hub::{Clause, Compare, Filter, HubEvent, Selection};
 
@@ -33,11 +36,12 @@ pub(crate) struct Projection(Option<Vec<String>>);
 type FilterKeys = &'static [(&'static str, &'static str, Compare)];
 
 /// The channels of the dialect.
-const CHANNELS: [Channel; 4] = [
+const CHANNELS: [Channel; 5] = [
     Channel::ThreatAlerts,
     Channel::InvestigationProgress,
     Channel::SystemMetrics,
     Channel::ResponseActions,
+    Channel::AgentChat,
 ];
 
 const ALERT_FILTERS: FilterKeys = &[
@@ -62,7 +66,7 @@ impl Dialect for Threat {
                 credential: token,
                 label: client.name,
             }),
-            ClientFrame::Subscribe(asked) => subscribe(asked).map(Request::Subscribe),
+            ClientFrame::Subscribe(asked) => subscribe(asked),
             ClientFrame::Unsubscribe { subscription_id } => Ok(Request::Unsubscribe {
                 name: subscription_id,
                 field: "subscription_id",
@@ -72,12 +76,17 @@ impl Dialect for Threat {
                 verdict: asked.verdict,
                 reason: asked.reason,
             }),
+            ClientFrame::StartChat(asked) => Ok(Request::Chat(Chat::Start(asked))),
+            ClientFrame::ChatMessage(asked) => Ok(Request::Chat(Chat::Say(asked))),
+            ClientFrame::CancelChat(asked) => Ok(Request::Chat(Chat::Cancel(asked))),
+            ClientFrame::ResumeChat(asked) => Ok(Request::Chat(Chat::Resume(asked))),
             ClientFrame::Ping => Ok(Request::Ping),
         }
     }
 
     fn answer(&self, answer: &Answer<'_>) -> Option<Frame> {
         Some(write(&match *answer {
+            Answer::Chat(frame) => return Some(write(frame)),
             Answer::Authenticated {
                 session_id,
                 principal,
@@ -177,7 +186,7 @@ fn welcome<'a>(session_id: &'a str, principal: &Principal) -> ServerFrame<'a> {
 }
 
 /// The core's words for a subscription.
-fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
+fn subscribe(asked: frame::Subscribe) -> Result<Request, Complaint> {
     let channel = channel(&asked.channel, &CHANNELS)?;
     let keys = match channel {
         Channel::ThreatAlerts => ALERT_FILTERS,
@@ -200,12 +209,26 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
             ));
         }
     };
+    let session = match (channel, asked.session_id) {
+        (Channel::AgentChat, id) => id,
+        (_, None) => None,
+        (_, Some(_)) => {
+            let message = "no such field on this channel";
+            return Err(Complaint::field("session_id", message));
+        }
+    };
     let metrics = match (channel, asked.metrics) {
         (Channel::SystemMetrics, metrics) => metrics,
         (_, None) => None,
         (_, Some(_)) => return Err(Complaint::field("metrics", "no such field on this channel")),
     };
-    Ok(Subscribe {
+    if channel == Channel::AgentChat {
+        return Ok(Request::Chat(Chat::Follow {
+            session,
+            is_resumed: asked.since.is_some(),
+        }));
+    }
+    Ok(Request::Subscribe(Subscribe {
         name: None,
         channel,
         selection: Selection {
@@ -215,7 +238,7 @@ fn subscribe(asked: frame::Subscribe) -> Result<Subscribe, Complaint> {
         },
         encoding: Encoding::Threat(Projection::new(metrics)),
         since: asked.since,
-    })
+    }))
 }
 
 fn clause(

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-use signalbox_identity::{Principal, Revocations, Verdict};
+use signalbox_identity::{Permission, Principal, Revocations, Verdict};
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::frame::fields::Complaint;
@@ -16,14 +16,30 @@ use tracing::info;
 use super::{AUDIT, RETRY_AFTER};
 use crate::access;
 use crate::authority::REVOKED;
+use crate::chat::Seat;
 use crate::dialect::{Answer, Dialect, Occasion};
 use crate::hub::SubscriptionId;
 use crate::shard::{Holder, Shard};
 
 /// A subscription by the name that the client knows it by.
-pub(super) struct Held {
-    pub(super) id: SubscriptionId,
-    pub(super) channel: Channel,
+pub(super) enum Held {
+    /// To events.
+    Events {
+        id: SubscriptionId,
+        channel: Channel,
+    },
+    /// To the user's chats, or one of them.
+    Chats { session: Option<String> },
+}
+
+impl Held {
+    /// The channel that was subscribed to.
+    pub(super) const fn channel(&self) -> Channel {
+        match self {
+            Self::Events { channel, .. } => *channel,
+            Self::Chats { .. } => Channel::AgentChat,
+        }
+    }
 }
 
 /// See the module. Shared by the session and its entry in the shard's list.
@@ -32,6 +48,8 @@ pub(super) struct Standing<D> {
     outbound: Outbound,
     principal: RefCell<Option<Rc<Principal>>>,
     subscriptions: RefCell<HashMap<String, Held>>,
+    /// Where the connection sits while it takes part in chats.
+    seat: RefCell<Option<Rc<Seat>>>,
     dialect: PhantomData<D>,
 }
 
@@ -42,6 +60,7 @@ impl<D: Dialect> Standing<D> {
             outbound,
             principal: RefCell::default(),
             subscriptions: RefCell::default(),
+            seat: RefCell::default(),
             dialect: PhantomData,
         }
     }
@@ -53,7 +72,20 @@ impl<D: Dialect> Standing<D> {
 
     /// The subscription of this name.
     pub(super) fn find(&self, name: &str) -> Option<SubscriptionId> {
-        self.subscriptions.borrow().get(name).map(|held| held.id)
+        match self.subscriptions.borrow().get(name)? {
+            Held::Events { id, .. } => Some(*id),
+            Held::Chats { .. } => None,
+        }
+    }
+
+    /// Where the connection sits while it takes part in chats.
+    pub(super) fn seat(&self) -> Option<Rc<Seat>> {
+        self.seat.borrow().clone()
+    }
+
+    /// Takes part in chats.
+    pub(super) fn sit(&self, seat: Rc<Seat>) {
+        *self.seat.borrow_mut() = Some(seat);
     }
 
     /// How many subscriptions there are.
@@ -79,25 +111,58 @@ impl<D: Dialect> Standing<D> {
         let lost: Vec<(String, Held)> = self
             .subscriptions
             .borrow_mut()
-            .extract_if(|_, held| access::missing(permissions, held.channel).is_some())
+            .extract_if(|_, held| access::missing(permissions, held.channel()).is_some())
             .collect();
         for (name, held) in lost {
-            let Some(required) = access::missing(permissions, held.channel) else {
+            let channel = held.channel();
+            let Some(required) = access::missing(permissions, channel) else {
                 continue;
             };
-            shard.hub.borrow_mut().unsubscribe(held.id);
+            match held {
+                Held::Events { id, .. } => shard.hub.borrow_mut().unsubscribe(id),
+                Held::Chats { session } => {
+                    if let Some(seat) = self.seat() {
+                        seat.unsubscribe(session.as_deref());
+                    }
+                }
+            }
             let complaint = Complaint::plain(
                 ErrorCode::Forbidden,
                 format!(
-                    "subscription {name} has ended: channel {} needs permission {required}",
-                    held.channel,
+                    "subscription {name} has ended: channel {channel} needs permission {required}",
                 ),
             );
             self.answer(&Answer::Refused(&complaint));
             self.answer(&Answer::Unsubscribed {
-                channel: held.channel,
+                channel,
                 subscription_id: &name,
             });
+        }
+        if !permissions.contains(Permission::ChatAgents) {
+            self.leave_chats();
+        }
+    }
+
+    /// Takes part in chats no longer.
+    pub(super) fn get_up(&self) {
+        if let Some(seat) = self.seat.borrow_mut().take() {
+            seat.leave();
+        }
+    }
+
+    /// Shows nothing of chats any more, and says so where something was shown
+    /// without a subscription.
+    fn leave_chats(&self) {
+        let Some(seat) = self.seat.borrow_mut().take() else {
+            return;
+        };
+        let was_used = seat.is_used();
+        seat.leave();
+        if was_used {
+            let required = Permission::ChatAgents;
+            let message = format!("chats are shown no longer: they need permission {required}");
+            let complaint = Complaint::plain(ErrorCode::Forbidden, message);
+            self.answer(&Answer::Refused(&complaint));
         }
     }
 
@@ -111,8 +176,11 @@ impl<D: Dialect> Standing<D> {
             .map(|(_, held)| held)
             .collect();
         for held in held {
-            shard.hub.borrow_mut().unsubscribe(held.id);
+            if let Held::Events { id, .. } = held {
+                shard.hub.borrow_mut().unsubscribe(id);
+            }
         }
+        self.get_up();
         let last = D::default().answer(&Answer::Denied {
             reason: REVOKED,
             occasion: Occasion::Request,

@@ -24,9 +24,8 @@ impl<D: Dialect + 'static> Session<D> {
         let channel = asked.channel;
         self.authorise(channel)?;
         let held = |name: &Option<String>| self.standing.find(name.as_deref()?);
-        if held(&asked.name).is_none() && self.standing.len() >= MAX_SUBSCRIPTIONS {
-            let message = format!("a connection holds at most {MAX_SUBSCRIPTIONS} subscriptions");
-            return Err(Complaint::plain(ErrorCode::RateLimit, message));
+        if held(&asked.name).is_none() {
+            self.has_room()?;
         }
         let is_crowded = {
             let hub = self.shard.hub.borrow();
@@ -54,10 +53,7 @@ impl<D: Dialect + 'static> Session<D> {
             .since
             .filter(|_| resumed == Some(true))
             .map(|since| since.sequence);
-        let name = asked.name.unwrap_or_else(|| {
-            self.next_subscription += 1;
-            format!("sub-{}", self.next_subscription)
-        });
+        let name = asked.name.unwrap_or_else(|| self.next_name());
         let (id, seq, progress) = {
             let mut hub = self.shard.hub.borrow_mut();
             let id = match replaced {
@@ -88,11 +84,26 @@ impl<D: Dialect + 'static> Session<D> {
             self.replays
                 .push(Box::pin(trace::within(spans::replay(channel), work)));
         }
-        self.standing.hold(name, Held { id, channel });
+        self.standing.hold(name, Held::Events { id, channel });
         Ok(())
     }
 
-    fn authorise(&self, channel: Channel) -> Result<(), Complaint> {
+    /// Whether the connection may hold one more subscription.
+    pub(super) fn has_room(&self) -> Result<(), Complaint> {
+        if self.standing.len() < MAX_SUBSCRIPTIONS {
+            return Ok(());
+        }
+        let message = format!("a connection holds at most {MAX_SUBSCRIPTIONS} subscriptions");
+        Err(Complaint::plain(ErrorCode::RateLimit, message))
+    }
+
+    /// A name that no subscription of the connection has had.
+    pub(super) fn next_name(&mut self) -> String {
+        self.next_subscription += 1;
+        format!("sub-{}", self.next_subscription)
+    }
+
+    pub(super) fn authorise(&self, channel: Channel) -> Result<(), Complaint> {
         let Some(principal) = self.standing.principal() else {
             return Err(Complaint::plain(ErrorCode::Forbidden, "authenticate first"));
         };
@@ -113,11 +124,21 @@ impl<D: Dialect + 'static> Session<D> {
                 field: Some(field.to_owned()),
             });
         };
-        let mut hub = self.shard.hub.borrow_mut();
-        hub.settle(self.member);
-        hub.unsubscribe(held.id);
+        let channel = held.channel();
+        match held {
+            Held::Events { id, .. } => {
+                let mut hub = self.shard.hub.borrow_mut();
+                hub.settle(self.member);
+                hub.unsubscribe(id);
+            }
+            Held::Chats { session } => {
+                if let Some(seat) = self.standing.seat() {
+                    seat.unsubscribe(session.as_deref());
+                }
+            }
+        }
         self.answer(&Answer::Unsubscribed {
-            channel: held.channel,
+            channel,
             subscription_id: name,
         });
         Ok(())

@@ -115,7 +115,11 @@ fn channels(shape: &Shape) -> String {
         if let Some(permission) = offer.permission {
             write!(text, " Needs the permission {}.", code(permission)).expect(MEMORY);
         }
-        writeln!(text, "\nCarries {}.", list(carried(shape, offer))).expect(MEMORY);
+        text.push('\n');
+        // Chats are no events.
+        if carried(shape, offer).next().is_some() {
+            writeln!(text, "Carries {}.", list(carried(shape, offer))).expect(MEMORY);
+        }
         if !offer.fields.is_empty() {
             let fields = offer.fields.iter().map(|field| code(field));
             writeln!(text, "Only here may `subscribe` have {}.", list(fields)).expect(MEMORY);

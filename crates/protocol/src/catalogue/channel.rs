@@ -17,6 +17,8 @@ pub enum Channel {
     SystemMetrics,
     /// Automated responses, and decisions on them.
     ResponseActions,
+    /// Users' chats with agents. They are logs: no event is on this channel.
+    AgentChat,
     /// Nodes and links of the mesh.
     NetworkEvents,
     /// Proposals and decisions of the mesh.
@@ -55,11 +57,12 @@ pub enum Channel {
 
 impl Channel {
     /// Every channel.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ThreatAlerts,
         Self::InvestigationProgress,
         Self::SystemMetrics,
         Self::ResponseActions,
+        Self::AgentChat,
         Self::NetworkEvents,
         Self::ConsensusEvents,
         Self::SecurityEvents,
@@ -87,6 +90,7 @@ impl Channel {
             Self::InvestigationProgress => "investigation_progress",
             Self::SystemMetrics => "system_metrics",
             Self::ResponseActions => "response_actions",
+            Self::AgentChat => "agent_chat",
             Self::NetworkEvents => "network_events",
             Self::ConsensusEvents => "consensus_events",
             Self::SecurityEvents => "security_events",
@@ -114,7 +118,8 @@ impl Channel {
             Self::ThreatAlerts
             | Self::InvestigationProgress
             | Self::SystemMetrics
-            | Self::ResponseActions => Domain::Threat,
+            | Self::ResponseActions
+            | Self::AgentChat => Domain::Threat,
             Self::NetworkEvents => Domain::Network,
             Self::ConsensusEvents => Domain::Consensus,
             Self::SecurityEvents => Domain::Security,

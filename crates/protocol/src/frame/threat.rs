@@ -1,9 +1,11 @@
 //! Frames of dialect `threat`.
 
+pub mod chat;
 pub mod shape;
 
 use serde::Serialize;
 
+use self::chat::{CancelChat, ChatMessage, ResumeChat, StartChat};
 use super::fields::{Complaint, Fields, MAX_TOKEN_BYTES};
 use crate::cursor::Cursor;
 use crate::decision::Verdict;
@@ -37,6 +39,14 @@ pub enum ClientFrame {
     },
     /// Decides on a response action.
     DecideAction(DecideAction),
+    /// Begins a chat with an agent.
+    StartChat(StartChat),
+    /// Says something to the agent.
+    ChatMessage(ChatMessage),
+    /// Ends an answer that is being written.
+    CancelChat(CancelChat),
+    /// Goes on with a chat.
+    ResumeChat(ResumeChat),
     /// Asks for a `pong`.
     Ping,
 }
@@ -61,6 +71,8 @@ pub struct Subscribe {
     pub filters: Vec<(String, Vec<String>)>,
     /// Narrows to one investigation.
     pub investigation_id: Option<String>,
+    /// Narrows to one chat.
+    pub session_id: Option<String>,
     /// Narrows updates to these metrics.
     pub metrics: Option<Vec<String>>,
     /// The `seq` after which to go on.
@@ -93,11 +105,15 @@ impl ClientFrame {
                 subscription_id: fields.text("subscription_id", MAX_WORD_BYTES)?,
             }),
             "action_decision" => decide(fields).map(Self::DecideAction),
+            "start_chat" => chat::start(fields).map(Self::StartChat),
+            "chat_message" => chat::message(fields).map(Self::ChatMessage),
+            "cancel_chat" => chat::cancel(fields).map(Self::CancelChat),
+            "resume_chat" => chat::resume(fields).map(Self::ResumeChat),
             "ping" => Ok(Self::Ping),
             _ => Err(Complaint {
                 code: ErrorCode::UnknownType,
                 message: format!(
-                    "unknown type `{kind}`: expected authenticate, subscribe, unsubscribe, action_decision or ping"
+                    "unknown type `{kind}`: expected authenticate, subscribe, unsubscribe, action_decision, start_chat, chat_message, cancel_chat, resume_chat or ping"
                 ),
                 field: Some("type".to_owned()),
             }),
@@ -129,6 +145,7 @@ fn subscribe(mut fields: Fields) -> Result<Subscribe, Complaint> {
         channel,
         filters,
         investigation_id: fields.optional_id("investigation_id")?,
+        session_id: fields.optional_id("session_id")?,
         metrics: fields.optional_texts("metrics")?,
         since,
     })

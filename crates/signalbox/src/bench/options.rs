@@ -33,6 +33,8 @@ pub(super) enum Workload {
     Jitter(JitterArgs),
     /// From publish through the router to one client: latency, highest rate
     Ingest(IngestArgs),
+    /// Answers of agents: from the model's token to the client, with one and with many at once
+    Chat(ChatArgs),
     /// The process that writes to sockets and does nothing else
     #[command(hide = true)]
     Floor(FloorArgs),
@@ -224,6 +226,24 @@ pub(super) struct IngestArgs {
     /// Leave out the search for the highest rate
     #[arg(long)]
     pub(super) no_search: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct ChatArgs {
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+    /// Answers that are written at once in the second part, each for a user of its own; the first part has one
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) streams: u32,
+    /// Tokens of each answer
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) tokens: u32,
+    /// Tokens a second of each answer
+    #[arg(long, default_value_t = 5.0, value_parser = rate)]
+    pub(super) rate: f64,
+    /// An argument for the orchestrator that is started here; repeatable
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(super) orchestrator_arg: Vec<String>,
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -63,7 +63,10 @@ pub(super) struct Run {
     /// Rates that were tried, in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) search: Option<Search>,
-    /// Parts of the workload `ingest`.
+    /// What the workload `chat` measures beside the latency of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) chat: Option<ChatReport>,
+    /// Parts of the workloads `ingest` and `chat`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) parts: BTreeMap<&'static str, Run>,
     /// What went wrong with connections, how often.
@@ -128,6 +131,25 @@ pub(super) struct MemoryReport {
     /// of its connection where both are on this machine, and of whatever else
     /// happened there.
     pub(super) kernel_per_connection: f64,
+}
+
+/// What answers took.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct ChatReport {
+    /// From a message to the first token of its answer, at the client.
+    pub(super) first: Quantiles,
+    /// Chunks in which tokens came.
+    pub(super) chunks: u64,
+    /// Resident bytes that each chat added at the gateway while nothing was
+    /// written in it, its connection and its user included.
+    pub(super) gateway_per_chat: f64,
+    /// The same in the middle of an answer.
+    pub(super) gateway_per_stream: f64,
+    /// Resident bytes that each chat added at the orchestrator while nothing was
+    /// written in it.
+    pub(super) orchestrator_per_chat: f64,
+    /// The same in the middle of an answer.
+    pub(super) orchestrator_per_stream: f64,
 }
 
 /// What an idle gateway used.

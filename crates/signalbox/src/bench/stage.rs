@@ -63,12 +63,14 @@ pub(super) struct Parts {
 #[derive(Debug)]
 struct Own {
     gateways: Vec<Child>,
+    orchestrator: Option<Child>,
     _router: Child,
     _auth: Child,
     _nats: Child,
     /// Where the NATS server tells its counters.
     monitor: SocketAddr,
     gateway_url: String,
+    orchestrator_url: String,
     gateway_arguments: Vec<OsString>,
     dir: TempDir,
 }
@@ -197,6 +199,8 @@ impl Stage {
             gateways: Vec::new(),
             monitor,
             gateway_url: bus.users.url(User::Gateway, port),
+            orchestrator_url: bus.users.url(User::Orchestrator, port),
+            orchestrator: None,
             gateway_arguments,
             _router: router,
             _auth: auth,
@@ -273,6 +277,30 @@ impl Stage {
         self.gateway = own.start_gateway(&self.gateway.to_string()).await?;
         self.parts.gateways = own.gateways.iter().map(Child::pid).collect();
         Ok(())
+    }
+
+    /// The directory of what was started here.
+    pub(super) fn directory(&self) -> anyhow::Result<&Path> {
+        let own = self.own.as_ref().context("it runs elsewhere")?;
+        Ok(own.dir.path())
+    }
+
+    /// Starts an orchestrator; gives its process.
+    pub(super) async fn start_orchestrator(
+        &mut self,
+        arguments: &[OsString],
+    ) -> anyhow::Result<u32> {
+        let own = self.own.as_mut().context("it runs elsewhere")?;
+        let mut all: Vec<OsString> = ["orchestrator", "--admin", "127.0.0.1:0"]
+            .map(OsString::from)
+            .to_vec();
+        all.extend_from_slice(arguments);
+        let environment = [("NATS_URL", own.orchestrator_url.clone())];
+        let mut child = Child::spawn("orchestrator", None, &all, &environment, own.dir.path())?;
+        child.ready().await?;
+        let pid = child.pid();
+        own.orchestrator = Some(child);
+        Ok(pid)
     }
 
     /// What the bus has sent so far; `None` where it cannot be asked.

@@ -1,6 +1,7 @@
 //! The workloads: each sets its clients up, lets the load begin only once all
 //! of them are confirmed, and gives one run of the report.
 
+mod chat;
 mod churn;
 mod delivery;
 mod ingest;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use signalbox_service::Shutdown;
 use tokio::time::{Instant, sleep};
 
+pub(super) use self::chat::chat;
 pub(super) use self::churn::{jitter, resume};
 pub(super) use self::delivery::{fanout, topics};
 pub(super) use self::ingest::ingest;

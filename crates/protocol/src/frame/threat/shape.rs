@@ -1,5 +1,7 @@
 //! The messages of dialect `threat` as data.
 
+mod chat;
+
 use std::borrow::Cow;
 
 use super::{MAX_REASON_BYTES, MAX_WORD_BYTES};
@@ -74,6 +76,7 @@ const CLIENT: &[Message] = &[
                 Kind::Id,
                 "On `investigation_progress`: this investigation only.",
             ),
+            Field::optional("session_id", Kind::Id, "On `agent_chat`: this chat only."),
             Field::optional(
                 "metrics",
                 Kind::Texts,
@@ -82,10 +85,10 @@ const CLIENT: &[Message] = &[
             Field::optional(
                 "since",
                 Kind::Cursor,
-                "The `seq` of the last message that was received on this channel: what came after it follows.",
+                "The `seq` of the last message that was received on this channel: what came after it follows. On `agent_chat` nothing does, and `recovered` says so: `resume_chat` goes on there.",
             ),
         ],
-        &["subscription_confirmed"],
+        &["subscription_confirmed", "agent_error"],
         &[
             ErrorCode::UnknownChannel,
             ErrorCode::UnknownFilter,
@@ -131,6 +134,10 @@ const CLIENT: &[Message] = &[
             ErrorCode::Unavailable,
         ],
     ),
+    chat::START,
+    chat::MESSAGE,
+    chat::CANCEL,
+    chat::RESUME,
     Message::client(
         "ping",
         "Asks whether the other end is there, also before authentication; for browsers, which cannot send WebSocket pings.",
@@ -205,7 +212,7 @@ const SERVER: &[Message] = &[
     ),
     Message::server(
         "rate_limit_exceeded",
-        "The message was one too many and was not processed; the connection stays. May answer any message but `ping`.",
+        "The message was one too many and was not processed; the connection stays. `messages_per_minute` may answer any message but `ping`, `agent_chats_per_hour` a `start_chat`.",
         &[
             Field::required(
                 "limit_type",
@@ -215,11 +222,18 @@ const SERVER: &[Message] = &[
             Field::required(
                 "current_usage",
                 Kind::AnyText,
-                "Messages in the current window, refused ones included, and how many are served.",
+                "Messages, or chats begun, in the current window, refused ones included, and how many are served.",
             ),
             Field::required("reset_time", Kind::Time, "When the window ends."),
         ],
     ),
+    chat::SESSION_STARTED,
+    chat::RESPONSE_CHUNK,
+    chat::RESPONSE_COMPLETE,
+    chat::RESPONSE_CANCELLED,
+    chat::RESUMED,
+    chat::CANCELLED,
+    chat::AGENT_ERROR,
     Message::server("pong", "Answers `ping`.", &[]),
     Message::server(
         "error",
@@ -374,6 +388,13 @@ const OFFERS: &[Offer] = &[
         ],
         fields: &[],
     },
+    Offer {
+        channel: Channel::AgentChat,
+        summary: "The user's own chats with agents, as messages and not as events: `chat_session_started`, `agent_response_chunk`, `agent_response_complete`, `agent_response_cancelled` and `agent_error`.",
+        permission: Some("chat_agents"),
+        filters: &[],
+        fields: &["session_id"],
+    },
 ];
 
 const REFUSALS: &[Refusal] = &[
@@ -393,11 +414,11 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::Forbidden,
-        "`subscribe` or `action_decision` before authentication, or without the permission. Also unasked, when the permission was taken away: once for each subscription that ends, before its `unsubscription_confirmed`.",
+        "`subscribe`, `action_decision` or a message about chats before authentication, or without the permission. Also unasked, when the permission was taken away: once for each subscription that ends, before its `unsubscription_confirmed`, and once when chats without a subscription stop.",
     ),
     stays(
         ErrorCode::NotFound,
-        "`unsubscribe` for a subscription that the connection does not hold, `action_decision` for an action that nobody announced.",
+        "`unsubscribe` for a subscription that the connection does not hold, `action_decision` for an action that nobody announced, `start_chat` for an agent that there is not; the message names those that there are.",
     ),
     stays(
         ErrorCode::AlreadyDecided,
@@ -405,7 +426,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     stays(
         ErrorCode::RateLimit,
-        "More than 1,024 subscriptions on one connection. Does not count as a bad message.",
+        "More than 1,024 subscriptions on one connection, or too many chats resumed at once. Does not count as a bad message.",
     ),
     stays(
         ErrorCode::Unavailable,

@@ -1,7 +1,9 @@
 //! The codec of dialect `threat` is what its shape says.
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::super::chat::{AgentErrorCode, AgentFailure, AgentInfo, ChatFrame, ResponseMetadata};
 use super::super::{ClientFrame, FlatEvent, NestedEvent, RateLimits, ServerFrame};
 use super::*;
 use crate::catalogue;
@@ -71,6 +73,80 @@ fn frames(full: bool) -> Vec<Value> {
             | ServerFrame::RateLimitExceeded { .. }
             | ServerFrame::Pong
             | ServerFrame::Error { .. } => {}
+        }
+    }
+    let frames = frames.iter().map(|frame| json!(frame));
+    frames.chain(chat_frames(full)).collect()
+}
+
+/// The same of chats.
+fn chat_frames(full: bool) -> Vec<Value> {
+    let options = full.then_some(());
+    let analysis = RawValue::from_string(r#"{"risk_factors":[]}"#.to_owned()).unwrap();
+    let metadata = ResponseMetadata {
+        processing_time: "14.2s".to_owned(),
+        tokens_used: 450,
+    };
+    let frames = [
+        ChatFrame::ChatSessionStarted {
+            session_id: "s",
+            agent_type: "a",
+            agent_info: AgentInfo {
+                name: "A",
+                model: "m",
+                capabilities: &["c".to_owned()],
+            },
+        },
+        ChatFrame::ChatResumed {
+            session_id: "s",
+            answer: options.map(|()| 1),
+            after_chunk: 0,
+            answering: false,
+        },
+        ChatFrame::ChatCancelled {
+            session_id: "s",
+            answer: options.map(|()| 1),
+        },
+        ChatFrame::AgentResponseChunk {
+            session_id: "s",
+            chunk_id: 1,
+            content: "",
+            is_final: true,
+            answer: 1,
+        },
+        ChatFrame::AgentResponseComplete {
+            session_id: "s",
+            full_response: "r",
+            analysis: options.map(|()| &*analysis),
+            metadata: metadata.clone(),
+            answer: 1,
+        },
+        ChatFrame::AgentResponseCancelled {
+            session_id: "s",
+            partial_response: "r",
+            metadata,
+            answer: 1,
+        },
+        ChatFrame::AgentError {
+            session_id: options.map(|()| "s"),
+            error: AgentFailure {
+                code: AgentErrorCode::AgentTimeout,
+                message: "m",
+                retry_available: true,
+            },
+            answer: options.map(|()| 1),
+            partial_response: options.map(|()| ""),
+        },
+    ];
+    for frame in &frames {
+        match frame {
+            ChatFrame::ChatSessionStarted { .. }
+            | ChatFrame::ChatResumed { .. }
+            | ChatFrame::ChatCancelled { .. }
+            | ChatFrame::AgentResponseChunk { .. }
+            | ChatFrame::AgentResponseComplete { .. }
+            | ChatFrame::AgentResponseCancelled { .. }
+            | ChatFrame::AgentError { .. } => {}
         }
     }
     frames.iter().map(|frame| json!(frame)).collect()
