@@ -28,6 +28,7 @@ mod expiry;
 mod faults;
 mod fixtures;
 mod fleet;
+mod fleet_conversation;
 mod fleet_hostile;
 mod fleet_mutated;
 mod fleet_rounds;
