@@ -7,6 +7,7 @@ use signalbox_protocol::fleet::{Shard, command_id};
 use signalbox_testkit::{DEADLINE, Service, WsClient, eventually};
 use tokio::net::TcpSocket;
 
+use crate::fleet_viewer::place;
 use crate::fleet_world::{Agent, Screen, UNLIMITED, World, find, hear, join, run};
 use crate::metrics::Page;
 
@@ -80,6 +81,14 @@ async fn urgent_overtakes_output(shards: &str) {
     let mut live = Screen::default();
     live.watch_bytes(&mut operator, &id, LINES * LINE_BYTES)
         .await;
+    // Those who are behind hear of it where they are.
+    agent
+        .says(
+            "agent:status",
+            json!({"status": "busy", "metrics": {"m": 1}}),
+        )
+        .await;
+    hear(&mut operator, "agent:status").await;
     // Of the agent's shard, so that the relay looks for it.
     let unknown = command_id(Shard::of_agent(AGENT), &"0".repeat(32)).unwrap();
     for client in &mut slow {
@@ -104,6 +113,7 @@ async fn urgent_overtakes_output(shards: &str) {
     hear(&mut agent.client, "system:emergency-stop").await;
     for client in &mut slow {
         let mut screen = Screen::default();
+        let mut reached = None;
         let mut missing = vec![
             "heartbeat:pong",
             "validation:error",
@@ -115,6 +125,11 @@ async fn urgent_overtakes_output(shards: &str) {
         while screen.bytes.len() < LINES * LINE_BYTES {
             let message = client.next_json(DEADLINE).await;
             screen.see(&id, &message);
+            if let Some(seq) = message["seq"].as_str() {
+                let place = Some(place(seq));
+                assert!(place >= reached, "back to {place:?} from {reached:?}");
+                reached = place;
+            }
             let kind = message["type"].as_str().unwrap();
             let is_early = screen.bytes.len() <= AHEAD_BYTES;
             missing.retain(|one| *one != kind || !is_early);
