@@ -17,7 +17,7 @@ use signalbox_protocol::wire::{
 };
 use tracing::{debug, warn};
 
-use super::{Change, Holder, Input, Reply};
+use super::{CANDIDATE_CAPACITY, Change, Holder, Input, Reply};
 use crate::agent::Connecting;
 use crate::answer::Answer;
 use crate::clock::millis;
@@ -33,6 +33,9 @@ const MOST_ARGUMENTS: usize = 4_096;
 const MOST_OUTPUT_BYTES: usize = 1024 * 1024;
 /// The longest idempotency key.
 const MOST_KEY_BYTES: usize = 256;
+/// How much later a connection must say again that it is there; words that were
+/// held up somewhere come all at once.
+const AGAIN_MS: u64 = 25;
 const KIB: usize = 1024;
 
 impl Holder {
@@ -250,12 +253,13 @@ impl Holder {
         }
         match what {
             agent_report::Report::Output(output) => return self.output(output, answer).await,
-            agent_report::Report::Complete(complete) => {
-                if let Some(missing) = self.missing(&complete) {
-                    return answer.report(agent_reply::Outcome::Output(missing)).await;
+            agent_report::Report::Complete(complete) => match self.stored_of(&complete) {
+                Stored::All => self.agent.complete(&complete, now),
+                Stored::Less(taken) => {
+                    return answer.report(agent_reply::Outcome::Output(taken)).await;
                 }
-                self.agent.complete(&complete, now);
-            }
+                Stored::Unknown => return answer.later().await,
+            },
             agent_report::Report::Disconnected(_) => self.agent.lose(&report.connection_id, now),
             agent_report::Report::Condition(condition) => {
                 self.agent.condition(&condition, now);
@@ -275,6 +279,9 @@ impl Holder {
         report: &AgentConnected,
         answer: Answer,
     ) {
+        if !self.is_alive(connection) {
+            return answer.later().await;
+        }
         // What is stored of the output must be known, or it could not go on.
         let ids: Vec<String> = self
             .agent
@@ -297,7 +304,10 @@ impl Holder {
             connection,
             report,
         };
-        let opened = self.agent.connect(connecting, now);
+        let opened = match self.agent.connect(connecting, now) {
+            Ok(opened) => opened,
+            Err(stale) => return answer.stale(stale.unknown).await,
+        };
         offsets.retain(|offset| opened.kept.contains(&offset.command_id));
         let session = SessionOpened {
             beat_interval_ms: u32::try_from(millis(self.shared.beat)).unwrap_or(u32::MAX),
@@ -307,6 +317,25 @@ impl Holder {
         };
         let outcome = agent_reply::Outcome::Opened(session);
         self.replies.push(Reply::Report(answer, outcome));
+    }
+
+    /// Whether a connection that would take another's place is there now, and not
+    /// the late word of a gateway that was cut off: one that is there says it again.
+    fn is_alive(&mut self, connection: &str) -> bool {
+        let session = self.agent.document().session.as_ref();
+        if session.is_none_or(|session| session.connection == connection) {
+            return true;
+        }
+        let now = self.now();
+        let known = self.candidates.iter().find(|(one, _)| one == connection);
+        if let Some((_, since)) = known {
+            return now.saturating_sub(*since) >= AGAIN_MS;
+        }
+        if self.candidates.len() >= CANDIDATE_CAPACITY {
+            self.candidates.pop_front();
+        }
+        self.candidates.push_back((connection.to_owned(), now));
+        false
     }
 
     async fn output(&mut self, output: TerminalOutput, answer: Answer) {
@@ -342,19 +371,19 @@ impl Holder {
         }
     }
 
-    /// What is stored of a command that says to have produced more.
-    fn missing(&mut self, complete: &CommandComplete) -> Option<OutputTaken> {
+    /// Whether all is stored that a command says to have written.
+    fn stored_of(&mut self, complete: &CommandComplete) -> Stored {
         let runs = self
             .agent
             .command(&complete.command_id)
             .is_some_and(|one| one.is_busy());
         if !runs || complete.incomplete || complete.sums.is_empty() {
-            return None;
+            return Stored::All;
         }
-        let stored = self
-            .recorder(&complete.command_id)
-            .offsets()
-            .unwrap_or_default();
+        // A log that is being opened has more than nobody knows of yet.
+        let Some(stored) = self.recorder(&complete.command_id).offsets() else {
+            return Stored::Unknown;
+        };
         let offset = |stream: i32| {
             let found = stored.iter().find(|offset| offset.stream == stream);
             found.map_or(0, |offset| offset.offset)
@@ -363,21 +392,29 @@ impl Holder {
             .sums
             .iter()
             .any(|sum| offset(sum.stream) < sum.bytes);
-        lacks.then(|| {
-            warn!(agent = %self.agent_id, command = %complete.command_id, "output missing at the end");
-            OutputTaken {
-                offsets: complete
-                    .sums
-                    .iter()
-                    .map(|sum| OutputOffset {
-                        command_id: complete.command_id.clone(),
-                        stream: sum.stream,
-                        offset: offset(sum.stream),
-                    })
-                    .collect(),
-            }
+        if !lacks {
+            return Stored::All;
+        }
+        warn!(agent = %self.agent_id, command = %complete.command_id, "output missing at the end");
+        let offsets = complete.sums.iter().map(|sum| OutputOffset {
+            command_id: complete.command_id.clone(),
+            stream: sum.stream,
+            offset: offset(sum.stream),
+        });
+        Stored::Less(OutputTaken {
+            offsets: offsets.collect(),
         })
     }
+}
+
+/// How much is stored of a command that says that it is over.
+enum Stored {
+    /// All that it says to have written.
+    All,
+    /// Less; this much.
+    Less(OutputTaken),
+    /// Its log is being opened.
+    Unknown,
 }
 
 /// The id that a request makes; `None` where its nonce is none.
