@@ -58,15 +58,28 @@
 //!   go.
 //! - A signal is sent to a process only while its pid is known to be its own.
 
+pub mod address;
+mod backoff;
+mod dial;
 pub mod environment;
+mod error;
 pub mod executor;
 pub mod family;
 pub mod input;
 pub mod journal;
+mod link;
 pub mod output;
+pub mod pace;
 pub mod policy;
+pub mod presence;
 pub mod process;
 pub mod redact;
+mod session;
 pub mod spool;
+mod status;
 mod supervisor;
+mod tokens;
 pub mod words;
+
+pub use crate::error::Error;
+pub use crate::tokens::KeySource;

@@ -12,9 +12,11 @@ use signalbox_relay::{FleetArgs, RelayArgs};
 use signalbox_router::{RouterArgs, RoutingArgs};
 use signalbox_service::{LogArgs, OtlpArgs};
 
+use crate::agent::AgentCommand;
 use crate::bench::BenchCommand;
 use crate::dlq::DlqCommand;
 use crate::key::KeyCommand;
+use crate::recording::RecordingCommand;
 use crate::user::UserCommand;
 
 /// Where `up` keeps its data unless told otherwise.
@@ -56,6 +58,10 @@ pub(crate) enum Command {
     Relay(RelayCommand),
     /// Run the auth service: issues tokens, verifies API keys
     Auth(AuthCommand),
+    /// Run an agent: executes commands on this machine that dashboards send
+    Agent(Box<AgentCommand>),
+    /// Export what a command wrote as an asciicast
+    Recording(RecordingCommand),
     /// Publish events and wait for their acknowledgement
     Publish(PublishArgs),
     /// Show events as they are stored
@@ -87,7 +93,9 @@ impl Command {
             Self::Relay(_) => Some("signalbox-relay"),
             Self::Auth(_) => Some("signalbox-auth"),
             Self::Publish(_) => Some("signalbox-publish"),
-            Self::Init(_)
+            Self::Agent(_)
+            | Self::Recording(_)
+            | Self::Init(_)
             | Self::Tail(_)
             | Self::Token(_)
             | Self::Key(_)
@@ -106,8 +114,10 @@ impl Command {
             | Self::Gateway(_)
             | Self::Router(_)
             | Self::Relay(_)
+            | Self::Agent(_)
             | Self::Auth(_) => true,
             Self::Publish(_)
+            | Self::Recording(_)
             | Self::Tail(_)
             | Self::Token(_)
             | Self::Key(_)

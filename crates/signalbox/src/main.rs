@@ -2,6 +2,7 @@
 //! together by `up`, and the tools to work with a running system.
 
 mod administration;
+mod agent;
 mod bench;
 mod cli;
 mod config_file;
@@ -9,6 +10,7 @@ mod dlq;
 mod key;
 mod output;
 mod publish;
+mod recording;
 mod runtime;
 mod services;
 mod settings;
@@ -82,6 +84,8 @@ fn dispatch(command: Command, metrics: Registry) -> Result<(), ExitError> {
         Command::Router(args) => services::router(args, metrics),
         Command::Relay(args) => services::relay(args, metrics),
         Command::Auth(args) => services::auth(args, metrics),
+        Command::Agent(command) => agent::run(*command),
+        Command::Recording(command) => recording::run(&command),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Token(args) => token::run(&args),
