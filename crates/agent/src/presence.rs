@@ -26,7 +26,7 @@ use crate::tokens::{Denied, KeySource, Token, Tokens};
 /// not want the token.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The wait before asking again with a key, or for a place, that was refused.
-const LONG_PATIENCE: Duration = Duration::from_secs(20);
+const LONG_PATIENCE: Duration = Duration::from_secs(10);
 /// A connection that lasted longer was a good one.
 const GOOD: Duration = Duration::from_secs(5);
 /// The codes of closes after which a gateway wants to be left alone for a bit.

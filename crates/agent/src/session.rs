@@ -244,7 +244,7 @@ impl<'a> Session<'a> {
                 Some(_) => ended.push(id.clone()),
             }
         }
-        debug!(?running, ?ended, "connected, introducing");
+        debug!(?running, ?ended, "introducing");
         let message = say::connect(&Introduction {
             agent_id: &self.options.agent_id,
             agent_type: &self.options.agent_type,
@@ -267,7 +267,7 @@ impl<'a> Session<'a> {
                 self.heartbeat = Duration::from_millis(heartbeat_interval.max(1));
                 self.stored = Instant::now();
                 self.book.begin(&offsets, &abandoned);
-                info!(gateway = %self.options.address, "connected");
+                info!(gateway = %self.options.address, "serving");
             }
             Told::Execute {
                 command_id,
@@ -301,7 +301,8 @@ impl<'a> Session<'a> {
                 self.book.interrupt_all();
                 self.stop = stop_id;
             }
-            Told::RefreshNeeded => self.refresh_at = Instant::now(),
+            // A token that is short-lived is announced at once.
+            Told::RefreshNeeded => self.refresh_at = self.refresh_at.min(self.token.mellow_at()),
             Told::RefreshSuccess => debug!("the connection goes on with a fresh token"),
             Told::RefreshFailed { error } => {
                 warn!(error, "the fresh token is not taken");

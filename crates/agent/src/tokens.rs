@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// The part of its life after which a token is to be replaced.
 const RIPE: f64 = 0.7;
+/// The part before which it is not, whoever asks.
+const MELLOW: f64 = 0.25;
 
 /// Where the API key is.
 #[derive(Clone, Debug)]
@@ -57,6 +59,11 @@ impl Token {
     /// When to have another in its place.
     pub(crate) fn ripe_at(&self) -> Instant {
         self.expires_at - self.lifetime.mul_f64(1.0 - RIPE)
+    }
+
+    /// When to have another in its place if the gateway asks for that.
+    pub(crate) fn mellow_at(&self) -> Instant {
+        self.expires_at - self.lifetime.mul_f64(1.0 - MELLOW)
     }
 
     /// Whether it is good for a connection that begins now.

@@ -63,7 +63,7 @@ pub(crate) struct AgentCommand {
     #[arg(long, env = "SIGNALBOX_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Seconds that access tokens are asked for [default: what the gateway issues]
-    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(10..=31_536_000))]
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(2..=31_536_000))]
     pub(crate) token_ttl: Option<u64>,
     #[command(flatten)]
     pub(crate) allowed: AllowedArgs,
