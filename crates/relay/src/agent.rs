@@ -21,6 +21,7 @@ use signalbox_protocol::wire::{
 pub(crate) use self::commands::Delivered;
 pub(crate) use self::document::{
     Announcement, Command, Condition, Document, End, Interrupt, Outcome, Phase, Session, Stop,
+    Usage, Written,
 };
 pub(crate) use self::session::Connecting;
 use crate::queue::{Priority, estimates};

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use signalbox_protocol::frame::fields::MAX_COUNT;
 use signalbox_protocol::wire::{
     GapReason, OutputChunk, OutputOffset, OutputStream, StreamSum, TermGap, TermOutput,
     term_record::Record,
@@ -128,7 +129,9 @@ impl Output {
     /// admitted before.
     pub(crate) fn admit(&mut self, mut chunk: OutputChunk) -> Admitted {
         let mut admitted = Admitted::default();
-        let Some(stream) = index(chunk.stream) else {
+        let end = chunk.offset.checked_add(chunk.data.len() as u64);
+        let is_countable = end.is_some_and(|end| end <= MAX_COUNT);
+        let Some(stream) = index(chunk.stream).filter(|_| is_countable) else {
             admitted.refused = true;
             return admitted;
         };
@@ -287,6 +290,19 @@ mod tests {
         resumed.admit(chunk(2, b"cd", false));
         resumed.rehash([chunk(0, b"ab", false), chunk(2, b"cd", false)].iter());
         assert_eq!(resumed.sums(true)[0].sha256, sums[0].sha256);
+    }
+
+    #[test]
+    fn an_offset_that_nobody_can_count_to_is_refused() {
+        let mut output = Output::new(9);
+        for offset in [u64::MAX, u64::MAX - 1, MAX_COUNT] {
+            let admitted = output.admit(chunk(offset, b"xy", true));
+            assert!(admitted.refused, "{offset}");
+            assert_eq!((admitted.steps, output.offset(0)), (Vec::new(), 0));
+        }
+        assert!(!output.admit(chunk(MAX_COUNT - 2, b"xy", true)).refused);
+        assert!(output.admit(chunk(MAX_COUNT, b"x", true)).refused);
+        assert_eq!(output.offset(0), MAX_COUNT);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, warn};
 
-use crate::agent::{Agent, Command, Outcome, Phase};
+use crate::agent::{Agent, Command, Outcome, Phase, Written};
 use crate::answer::Answer;
 use crate::metrics::Metrics;
 use crate::output::{Output, Step};
@@ -326,7 +326,7 @@ impl Task {
                         command_id: self.command_id.clone(),
                         stream: chunk.stream,
                         offset: if log.ended {
-                            chunk.offset + chunk.data.len() as u64
+                            chunk.offset.saturating_add(chunk.data.len() as u64)
                         } else {
                             log.output.offset(chunk.stream)
                         },
@@ -366,7 +366,7 @@ impl Task {
                     self.make_up_hash(log).await;
                     log.ended = true;
                     let sums = log.output.sums(true);
-                    let ended = ended(outcome, sums.clone());
+                    let ended = self.ended(outcome, sums.clone());
                     self.append(log, Record::Ended(ended), sums).await?;
                 }
                 let ended = Recorded::Ended(self.command_id.clone());
@@ -448,6 +448,30 @@ impl Task {
         }
     }
 
+    /// The last record, in which the agent's sums and the log's are compared.
+    fn ended(&self, outcome: &Outcome, sums: Vec<StreamSum>) -> TermEnded {
+        let differs = !outcome.written.iter().all(|written| written.agrees(&sums));
+        if differs && !outcome.incomplete {
+            warn!(
+                agent = %self.agent_id,
+                command = %self.command_id,
+                "the log is not what the agent says that the command wrote"
+            );
+        }
+        TermEnded {
+            state: CommandState::from(outcome.end).into(),
+            exit_code: outcome.exit_code,
+            signal: outcome.signal.clone(),
+            duration_ms: outcome.duration_ms,
+            reason: Agent::reason_of(outcome),
+            sums,
+            incomplete: outcome.incomplete || differs,
+            by: outcome.by.clone(),
+            written: outcome.written.iter().map(Written::sum).collect(),
+            usage: outcome.usage.map(Into::into),
+        }
+    }
+
     fn publish_offsets(&self, log: &Open) {
         *self.offsets.lock() = Some(log.output.offsets(&self.command_id));
     }
@@ -471,17 +495,4 @@ fn join(steps: &mut Vec<Step>, step: Step) {
 
 fn size(output: &TermOutput) -> usize {
     output.chunks.iter().map(|chunk| chunk.data.len()).sum()
-}
-
-fn ended(outcome: &Outcome, sums: Vec<StreamSum>) -> TermEnded {
-    TermEnded {
-        state: CommandState::from(outcome.end).into(),
-        exit_code: outcome.exit_code,
-        signal: outcome.signal.clone(),
-        duration_ms: outcome.duration_ms,
-        reason: Agent::reason_of(outcome),
-        sums,
-        incomplete: outcome.incomplete,
-        by: outcome.by.clone(),
-    }
 }

@@ -162,6 +162,21 @@ impl Platform {
         }
     }
 
+    /// As [`start_gateway`](Self::start_gateway), for one that reaches the bus on
+    /// another port, of a [`Proxy`](crate::Proxy) for instance.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_gateway_through(&self, bus_port: u16, arguments: &[&str]) -> Service {
+        let mut gateway = command(&self.nats, User::Gateway, "gateway");
+        gateway
+            .env("NATS_URL", self.nats.url_through(User::Gateway, bus_port))
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Service::spawn(gateway).ready().await
+    }
+
     /// Starts one more auth service, which the caller keeps.
     ///
     /// # Panics

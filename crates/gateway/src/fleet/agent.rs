@@ -12,15 +12,17 @@ use std::time::Duration;
 use signalbox_identity::Role;
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::fleet::Shard as FleetShard;
-use signalbox_protocol::frame::fields::Complaint;
+use signalbox_protocol::frame::fields::{Complaint, MAX_COUNT};
 use signalbox_protocol::frame::fleet::server::ServerFrame;
-use signalbox_protocol::frame::fleet::{AgentConnect, AgentStatus, CommandReport, TerminalOutput};
+use signalbox_protocol::frame::fleet::{
+    AgentConnect, AgentStatus, CommandReport, TerminalOutput, WrittenStream,
+};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::wire::agent_report::Report;
 use signalbox_protocol::wire::{
     AgentCondition, AgentConnected, AgentReply, AgentStatus as Status, ClearTerminal,
     CommandComplete, CommandState, CommandStatus, EmergencyConfirmed, KnownCommand, OutputChunk,
-    TerminalOutput as ReportedOutput,
+    ResourceUsage, StreamSum, TerminalOutput as ReportedOutput,
 };
 use signalbox_transport::CloseCode;
 use tracing::info;
@@ -36,6 +38,16 @@ use crate::session::AUDIT;
 
 /// A report on its way, and its answer.
 pub(super) type Flight = Pin<Box<dyn Future<Output = Option<AgentReply>>>>;
+
+/// Bytes of a SHA-256.
+const SHA256_BYTES: usize = 32;
+
+/// A report that the relay has not taken yet.
+struct Held {
+    report: Report,
+    /// That of the message which it was, where its outcome is told.
+    request_id: Option<String>,
+}
 
 /// An agent, as its connection knows it.
 pub(super) struct Agent {
@@ -54,10 +66,10 @@ pub(super) struct Agent {
     is_greeted: bool,
     /// Whether it said goodbye.
     is_leaving: bool,
-    held: VecDeque<Report>,
+    held: VecDeque<Held>,
     held_bytes: usize,
     /// The report on its way.
-    sent: Option<Report>,
+    sent: Option<Held>,
     /// How long to wait before the next report.
     pause: Duration,
     /// Where each stream of each command is, by the gateway's count.
@@ -206,13 +218,14 @@ impl Session {
             self.no_command(&report.command_id, request_id);
             return Ok(());
         }
-        agent.hold(Report::Status(CommandStatus {
+        let status = Report::Status(CommandStatus {
             command_id: report.command_id,
             state: state.unwrap_or(CommandState::Running) as i32,
             exit_code,
             signal: report.signal.unwrap_or_default(),
             duration_ms: report.duration,
-        }));
+        });
+        agent.hold_for(status, request_id);
         Ok(())
     }
 
@@ -226,30 +239,22 @@ impl Session {
             self.no_command(&report.command_id, request_id);
             return Ok(());
         }
-        let state = state_of(&report);
-        let exit_code = report.exit_code.and_then(|code| i32::try_from(code).ok());
-        if matches!(
-            state,
-            Some(CommandState::Failed | CommandState::Interrupted)
-        ) {
-            // The outcome goes ahead: the report of the end has no word for it.
-            agent.hold(Report::Status(CommandStatus {
-                command_id: report.command_id.clone(),
-                state: state.unwrap_or(CommandState::Failed) as i32,
-                exit_code,
-                signal: report.signal.clone().unwrap_or_default(),
-                duration_ms: report.duration,
-            }));
-        }
-        agent.hold(Report::Complete(CommandComplete {
+        let sums = report.streams.iter().map(sum).collect::<Result<_, _>>()?;
+        let complete = Report::Complete(CommandComplete {
+            state: state_of(&report).unwrap_or(CommandState::Queued) as i32,
+            exit_code: report.exit_code.and_then(|code| i32::try_from(code).ok()),
             command_id: report.command_id,
-            exit_code,
             signal: report.signal.unwrap_or_default(),
             duration_ms: report.duration,
-            sums: Vec::new(),
+            sums,
             incomplete: report.incomplete,
             reason: report.reason.unwrap_or_default(),
-        }));
+            usage: report.usage.map(|usage| ResourceUsage {
+                cpu_time_ms: usage.cpu_time,
+                peak_memory_bytes: usage.peak_memory,
+            }),
+        });
+        agent.hold_for(complete, request_id);
         Ok(())
     }
 
@@ -270,7 +275,13 @@ impl Session {
             Some(offset) => offset,
             None => agent.counted.get(&place).copied().unwrap_or(0),
         };
-        agent.counted.insert(place, offset + data.len() as u64);
+        // An agent may invent its offsets.
+        let end = offset.saturating_add(data.len() as u64);
+        if end > MAX_COUNT {
+            let expected = format!("output that ends at {MAX_COUNT} or before");
+            return Err(Complaint::field("offset", &expected));
+        }
+        agent.counted.insert(place, end);
         let time = output.timestamp.as_deref().and_then(Timestamp::parse);
         agent.hold(Report::Output(ReportedOutput {
             command_id: output.command_id,
@@ -298,6 +309,35 @@ impl Session {
             },
         );
     }
+}
+
+/// What an agent says that a command has written to a stream.
+fn sum(written: &WrittenStream) -> Result<StreamSum, Complaint> {
+    let digits = written.sha256.as_deref().unwrap_or_default();
+    let hash = match digits {
+        "" => Vec::new(),
+        digits => from_hex(digits)
+            .filter(|hash| hash.len() == SHA256_BYTES)
+            .ok_or_else(|| Complaint::field("streams[].sha256", "64 hexadecimal digits"))?,
+    };
+    Ok(StreamSum {
+        stream: stream_of(written.stream) as i32,
+        bytes: written.bytes,
+        recorded: 0,
+        sha256: hash.into(),
+    })
+}
+
+fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    let value = |digit: u8| char::from(digit).to_digit(16);
+    digits
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => u8::try_from(value(*high)? * 16 + value(*low)?).ok(),
+            _ => None,
+        })
+        .collect()
 }
 
 /// The state that an agent names.

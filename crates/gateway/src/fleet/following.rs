@@ -3,12 +3,12 @@
 
 use std::rc::Rc;
 
-use signalbox_transport::{Frame, Outbound, READER_TOO_SLOW};
+use signalbox_transport::{Outbound, READER_TOO_SLOW};
 use tokio::sync::Notify;
 
 use super::logs::{Backlog, Walk};
 use super::stage::{Lacking, Step, send_away};
-use super::transcript::Transcript;
+use super::transcript::{Told, Transcript, told};
 use crate::shard::Shard;
 
 /// Tells a dashboard what it lacks, at its own pace, and then what happens.
@@ -34,7 +34,12 @@ pub(super) async fn follow(shard: Rc<Shard>, outbound: Outbound, place: usize, n
             Step::Level => news.notified().await,
             Step::More => {}
             Step::Large { sequence, frames } => {
-                if send_slowly(&outbound, &frames).await.is_none() {
+                let told = shard
+                    .stage
+                    .epoch()
+                    .map(|epoch| told(epoch, sequence, frames));
+                let told = told.unwrap_or_default();
+                if send_slowly(&shard, &outbound, place, &told).await.is_none() {
                     return;
                 }
                 if !shard.stage.settle(place, sequence) {
@@ -48,9 +53,15 @@ pub(super) async fn follow(shard: Rc<Shard>, outbound: Outbound, place: usize, n
 
 /// Sends frames one by one, each when the one before is gone; `None` when the
 /// connection is.
-async fn send_slowly(outbound: &Outbound, frames: &[Frame]) -> Option<()> {
-    for frame in frames {
+async fn send_slowly(
+    shard: &Shard,
+    outbound: &Outbound,
+    place: usize,
+    told: &[Told],
+) -> Option<()> {
+    for Told { seq, frame } in told {
         let _sent = outbound.send_frame(frame);
+        shard.stage.pass(place, *seq);
         outbound.drained().await;
         if outbound.is_closed() {
             return None;
@@ -69,8 +80,8 @@ async fn catch_up(shard: &Shard, outbound: &Outbound, place: usize, lacking: Lac
         Lacking::Backlog { commands, until } => {
             let transcript = Transcript::new(epoch);
             let mut backlog = Backlog::open(bus.clone(), transcript, commands, until).await;
-            while let Some(frames) = backlog.next().await {
-                if send_slowly(outbound, &frames).await.is_none() {
+            while let Some(told) = backlog.next().await {
+                if send_slowly(shard, outbound, place, &told).await.is_none() {
                     return;
                 }
             }
@@ -86,8 +97,8 @@ async fn catch_up(shard: &Shard, outbound: &Outbound, place: usize, lacking: Lac
             return;
         }
         shard.shared.authority.revocations().current().await;
-        let frames = walk.next(shard.stage.floor()).await;
-        if send_slowly(outbound, &frames).await.is_none() {
+        let told = walk.next(shard.stage.floor()).await;
+        if send_slowly(shard, outbound, place, &told).await.is_none() {
             return;
         }
     }

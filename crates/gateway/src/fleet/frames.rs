@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use signalbox_protocol::ErrorCode;
+use signalbox_protocol::cursor::FleetCursor;
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_protocol::frame::fleet::server::ServerFrame;
 use signalbox_protocol::timestamp::Timestamp;
@@ -24,6 +25,26 @@ pub(super) fn now() -> Timestamp {
 pub(super) fn write(message: &ServerFrame<'_>) -> Frame {
     let json = serde_json::to_vec(message).expect("frames have string keys and finite numbers");
     Frame::text_bytes(&json)
+}
+
+/// A frame that says `from` as its position, saying `to`.
+///
+/// The position stands last but for the time, so that nothing that agents or
+/// users have written can be taken for it.
+pub(super) fn moved(frame: &Frame, from: FleetCursor, to: FleetCursor) -> Frame {
+    let said = format!("\"seq\":\"{from}\"");
+    let text = frame.payload();
+    let windows = text.windows(said.len());
+    let Some(behind) = windows.rev().position(|part| part == said.as_bytes()) else {
+        return frame.clone();
+    };
+    let end = text.len() - behind;
+    let begin = end - said.len();
+    let mut moved = Vec::with_capacity(text.len() + said.len());
+    moved.extend_from_slice(&text[..begin]);
+    moved.extend_from_slice(format!("\"seq\":\"{to}\"").as_bytes());
+    moved.extend_from_slice(&text[end..]);
+    Frame::text_bytes(&moved)
 }
 
 /// Sends a message in its turn.
@@ -98,4 +119,37 @@ pub(super) fn last(code: ErrorCode, error: &str, retry_after: Option<Duration>) 
         request_id: None,
         timestamp: now(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use signalbox_protocol::cursor::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn another_position_changes_nothing_else() {
+        let cursor = |logs, part| FleetCursor {
+            epoch: Epoch::from_unix_micros(0xa),
+            events: 0,
+            logs,
+            part,
+        };
+        let metrics = json!({"seq": cursor(7, 0).to_string(), "ü": 1}).to_string();
+        let frame = write(&ServerFrame::AgentStatus {
+            agent_id: "a",
+            status: "online",
+            metrics: raw(&metrics),
+            agent_type: "t",
+            connected_at: None,
+            seq: cursor(7, 0),
+            timestamp: now(),
+        });
+        let moved = moved(&frame, cursor(7, 0), cursor(1_234, 5));
+        let mut expected: Value = serde_json::from_slice(frame.payload()).unwrap();
+        expected["seq"] = json!(cursor(1_234, 5).to_string());
+        let found: Value = serde_json::from_slice(moved.payload()).unwrap();
+        assert_eq!(found, expected);
+    }
 }

@@ -12,11 +12,10 @@ use signalbox_bus::subject::{self, LogKind};
 use signalbox_bus::{Bus, BusError};
 use signalbox_protocol::wire::TermRecord;
 use signalbox_protocol::wire::term_record::Record;
-use signalbox_transport::Frame;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use super::transcript::Transcript;
+use super::transcript::{Told, Transcript, told};
 
 /// Records that are read at once from all logs.
 const PAGE: usize = 64;
@@ -117,6 +116,8 @@ pub(super) struct Walk {
     pub(super) reached: u64,
     /// Frames of the next record that are known.
     skip: usize,
+    /// The record of which they are.
+    begun: u64,
 }
 
 impl Walk {
@@ -132,6 +133,7 @@ impl Walk {
                 after.saturating_sub(1)
             },
             skip,
+            begun: after,
         }
     }
 
@@ -141,10 +143,10 @@ impl Walk {
     }
 
     /// The frames of the next records; none when there are no more up to `goal`.
-    pub(super) async fn next(&mut self, goal: u64) -> Vec<Frame> {
+    pub(super) async fn next(&mut self, goal: u64) -> Vec<Told> {
         let filter = subject::logs_of(LogKind::Term);
         let page = page(&self.bus, &filter, self.reached + 1, PAGE).await;
-        let mut frames = Vec::new();
+        let mut all = Vec::new();
         for delivery in &page.messages {
             if let Some(entry) = read(delivery) {
                 if self
@@ -153,10 +155,17 @@ impl Walk {
                 {
                     prime(&self.bus, &mut self.transcript, &entry).await;
                 }
-                let told =
+                let frames =
                     self.transcript
                         .tell(entry.sequence, &entry.command_id, &entry.record, false);
-                frames.extend(told.into_iter().skip(std::mem::take(&mut self.skip)));
+                let told = told(self.transcript.epoch(), entry.sequence, frames);
+                let skip = std::mem::take(&mut self.skip);
+                let known = if entry.sequence == self.begun {
+                    skip
+                } else {
+                    0
+                };
+                all.extend(told.into_iter().skip(known));
             }
             self.reached = delivery.sequence;
         }
@@ -175,7 +184,7 @@ impl Walk {
                 }
             }
         }
-        frames
+        all
     }
 }
 
@@ -245,8 +254,8 @@ impl Backlog {
         }
     }
 
-    /// The frames of the next records; `None` at the end.
-    pub(super) async fn next(&mut self) -> Option<Vec<Frame>> {
+    /// The frames of the next record; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<Vec<Told>> {
         for source in &mut self.sources {
             while source.entries.is_empty() && !source.is_done {
                 let page = page(&self.bus, &source.filter, source.next, LOG_PAGE).await;
@@ -276,9 +285,9 @@ impl Backlog {
             next.command_id, entry.command_id,
             "a log has its own records"
         );
-        let told = self
+        let frames = self
             .transcript
             .tell(entry.sequence, &entry.command_id, &entry.record, true);
-        Some(told)
+        Some(told(self.transcript.epoch(), entry.sequence, frames))
     }
 }

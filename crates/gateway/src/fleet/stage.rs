@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use signalbox_protocol::ErrorCode;
-use signalbox_protocol::cursor::Epoch;
+use signalbox_protocol::cursor::{Epoch, FleetCursor};
 use signalbox_transport::{CloseCode, Frame, Outbound, READER_TOO_SLOW};
 use slab::Slab;
 use tokio::sync::Notify;
 
-use super::frames::last;
+use super::frames::{last, moved};
 use super::pack::Packing;
 use crate::session::RETRY_AFTER;
 
@@ -39,13 +39,16 @@ pub(crate) enum Scene {
     },
     /// What the logs have behind the last position.
     Logs(Arc<[Line]>),
-    /// What else dashboards are told, and whether it overtakes output.
+    /// What else dashboards are told.
     Aside {
         /// The frame.
         frame: Frame,
-        /// Whether it overtakes output.
-        urgent: bool,
+        /// The position that it says. Who is not there yet is told its own, or
+        /// would miss what lies between when it returns.
+        seq: FleetCursor,
     },
+    /// What overtakes output, and says no position.
+    Urgent(Frame),
     /// A dashboard may come in.
     Welcome {
         /// Which.
@@ -54,6 +57,8 @@ pub(crate) enum Scene {
         serial: u64,
         /// What it hears first.
         greeting: Arc<[Frame]>,
+        /// Where it stands until it gets what it lacks.
+        seq: FleetCursor,
         /// What it lacks.
         lacking: Lacking,
     },
@@ -95,8 +100,11 @@ struct Member {
     /// Told to the session when it may come in.
     lacking: Option<Lacking>,
     welcomed: bool,
-    /// What lies behind the position was told; `None` = it is not there yet.
+    /// Everything up to this was told; `None` = it is being told what lies
+    /// before.
     reached: Option<u64>,
+    /// The position of the last frame that it was sent.
+    seq: Option<FleetCursor>,
     /// Wakes its session.
     news: Rc<Notify>,
 }
@@ -158,6 +166,7 @@ impl Stage {
             lacking: None,
             welcomed: false,
             reached: None,
+            seq: None,
             news: Rc::clone(&news),
         });
         (place, serial, news)
@@ -178,9 +187,14 @@ impl Stage {
     pub(super) fn settle(&self, place: usize, position: u64) -> bool {
         let is_kept = position >= self.floor.get();
         if is_kept {
-            self.members.borrow_mut()[place].reached = Some(position);
+            self.members.borrow_mut()[place].reach(position);
         }
         is_kept
+    }
+
+    /// Says that a dashboard was sent a frame that says this position.
+    pub(super) fn pass(&self, place: usize, seq: FleetCursor) {
+        self.members.borrow_mut()[place].seq = Some(seq);
     }
 
     /// Everything behind this is kept.
@@ -234,7 +248,7 @@ impl Stage {
         } else {
             last.unwrap_or(reached)
         };
-        member.reached = Some(reached);
+        member.reach(reached);
         if is_level { Step::Level } else { Step::More }
     }
 
@@ -243,14 +257,22 @@ impl Stage {
         match scene {
             Scene::Start { epoch, position } => self.start(epoch, position),
             Scene::Logs(lines) => self.tell(&lines),
-            Scene::Aside { frame, urgent } => {
+            Scene::Aside { frame, seq } => {
                 for (_, member) in self.members.borrow().iter() {
                     if member.welcomed {
-                        let _sent = if urgent {
-                            member.outbound.send_urgent(&frame)
-                        } else {
-                            member.outbound.send_frame(&frame)
+                        let _sent = match member.seq {
+                            Some(own) if own != seq => {
+                                member.outbound.send_frame(&moved(&frame, seq, own))
+                            }
+                            _ => member.outbound.send_frame(&frame),
                         };
+                    }
+                }
+            }
+            Scene::Urgent(frame) => {
+                for (_, member) in self.members.borrow().iter() {
+                    if member.welcomed {
+                        let _sent = member.outbound.send_urgent(&frame);
                     }
                 }
             }
@@ -258,6 +280,7 @@ impl Stage {
                 member,
                 serial,
                 greeting,
+                seq,
                 lacking,
             } => {
                 let mut members = self.members.borrow_mut();
@@ -265,6 +288,7 @@ impl Stage {
                 if let Some(member) = found.filter(|member| member.serial == serial) {
                     let _sent = member.outbound.send(greeting.iter());
                     member.welcomed = true;
+                    member.seq = Some(seq);
                     member.lacking = Some(lacking);
                     member.news.notify_one();
                 }
@@ -330,13 +354,23 @@ impl Stage {
                         let _sent = member.outbound.send(frames.iter());
                     }
                 }
-                member.reached = Some(now);
+                member.reach(now);
             } else if reached < self.floor.get() {
                 send_away(&member.outbound, READER_TOO_SLOW);
                 member.reached = None;
             } else {
                 member.news.notify_one();
             }
+        }
+    }
+}
+
+impl Member {
+    /// It was told everything up to a position.
+    fn reach(&mut self, position: u64) {
+        self.reached = Some(position);
+        if let Some(seq) = &mut self.seq {
+            (seq.logs, seq.part) = (position, 0);
         }
     }
 }

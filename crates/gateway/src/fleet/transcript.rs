@@ -8,7 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use signalbox_protocol::cursor::{Epoch, FleetCursor};
-use signalbox_protocol::frame::fleet::server::{End, Output, Requested, ServerFrame, Waiting};
+use signalbox_protocol::frame::fleet::server::{
+    End, Output, RecordedStream, Requested, ServerFrame, Usage, Waiting,
+};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::wire::term_record::Record;
 use signalbox_protocol::wire::{
@@ -39,8 +41,15 @@ pub(super) struct Transcript {
     clears: VecDeque<String>,
 }
 
+/// A frame and the position that it says.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) seq: FleetCursor,
+    pub(super) frame: Frame,
+}
+
 /// The record in hand.
-struct Told<'a> {
+struct Subject<'a> {
     command_id: &'a str,
     agent_id: &'a str,
     at: Timestamp,
@@ -57,6 +66,11 @@ impl Transcript {
             logs: HashMap::new(),
             clears: VecDeque::new(),
         }
+    }
+
+    /// The life of the stream that it reads.
+    pub(super) const fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Whether what a record says depends on records of its log that were not
@@ -89,7 +103,7 @@ impl Transcript {
         record: &TermRecord,
         replay: bool,
     ) -> Vec<Frame> {
-        let told = Told {
+        let told = Subject {
             command_id,
             agent_id: &record.agent_id,
             at: Timestamp::parse(&record.at).unwrap_or_else(now),
@@ -198,6 +212,11 @@ impl Transcript {
                         agent_id: told.agent_id,
                         status: state_name(ended.state()),
                         end: end(ended),
+                        streams: amounts(ended),
+                        usage: ended.usage.map(|usage| Usage {
+                            cpu_time: usage.cpu_time_ms,
+                            peak_memory: usage.peak_memory_bytes,
+                        }),
                         replay: told.replay,
                         seq,
                         timestamp: told.at,
@@ -210,16 +229,7 @@ impl Transcript {
         let frames = drafts
             .iter()
             .enumerate()
-            .map(|(place, draft)| {
-                let told = place + 1;
-                let part = if told == last { 0 } else { told };
-                draft(FleetCursor {
-                    epoch: self.epoch,
-                    events: 0,
-                    logs: sequence,
-                    part: u32::try_from(part).unwrap_or(u32::MAX),
-                })
-            })
+            .map(|(place, draft)| draft(position(self.epoch, sequence, place, last)))
             .collect();
         drop(drafts);
         if matches!(record.record, Some(Record::Ended(_))) {
@@ -229,7 +239,7 @@ impl Transcript {
     }
 }
 
-impl<'a> Told<'a> {
+impl<'a> Subject<'a> {
     /// A frame with these bytes.
     fn output(&self, stream: OutputStream, from: u64, bytes: Vec<u8>, at: Timestamp) -> Draft<'a> {
         let (command_id, agent_id, replay) = (self.command_id, self.agent_id, self.replay);
@@ -259,6 +269,31 @@ impl<'a> Told<'a> {
     }
 }
 
+/// The position behind one frame of several of a record.
+fn position(epoch: Epoch, sequence: u64, place: usize, frames: usize) -> FleetCursor {
+    let told = place + 1;
+    let part = if told == frames { 0 } else { told };
+    FleetCursor {
+        epoch,
+        events: 0,
+        logs: sequence,
+        part: u32::try_from(part).unwrap_or(u32::MAX),
+    }
+}
+
+/// All frames of a record, with the positions that they say.
+pub(super) fn told(epoch: Epoch, sequence: u64, frames: Vec<Frame>) -> Vec<Told> {
+    let count = frames.len();
+    frames
+        .into_iter()
+        .enumerate()
+        .map(|(place, frame)| Told {
+            seq: position(epoch, sequence, place, count),
+            frame,
+        })
+        .collect()
+}
+
 /// The bytes to be told now that a chunk has come, and their offset: what was
 /// left over before it, and all of it but the beginning of a character.
 fn take(streams: &mut HashMap<i32, Rest>, chunk: &OutputChunk) -> (u64, Vec<u8>) {
@@ -276,7 +311,7 @@ fn take(streams: &mut HashMap<i32, Rest>, chunk: &OutputChunk) -> (u64, Vec<u8>)
 }
 
 /// Tells what is left over, since nothing follows that could complete it.
-fn flush<'a>(streams: &mut HashMap<i32, Rest>, told: &Told<'a>, drafts: &mut Vec<Draft<'a>>) {
+fn flush<'a>(streams: &mut HashMap<i32, Rest>, told: &Subject<'a>, drafts: &mut Vec<Draft<'a>>) {
     let mut left: Vec<_> = streams
         .iter_mut()
         .filter(|(_, rest)| !rest.bytes.is_empty())
@@ -324,6 +359,44 @@ fn end(ended: &TermEnded) -> End<'_> {
         reason: (!ended.reason.is_empty()).then_some(&ended.reason),
         incomplete: ended.incomplete.then_some(true),
     }
+}
+
+/// What a command has written: by the log, and by its agent's word.
+fn amounts(ended: &TermEnded) -> Vec<RecordedStream<'static>> {
+    let digits = |hash: &[u8]| {
+        let digits = hash.iter().map(|byte| format!("{byte:02x}"));
+        (!hash.is_empty()).then(|| digits.collect())
+    };
+    let mut streams: Vec<(i32, RecordedStream<'static>)> = Vec::new();
+    for (sum, is_recorded) in ended
+        .sums
+        .iter()
+        .map(|sum| (sum, true))
+        .chain(ended.written.iter().map(|sum| (sum, false)))
+    {
+        let place = streams.iter().position(|(stream, _)| *stream == sum.stream);
+        let place = place.unwrap_or_else(|| {
+            let stream = RecordedStream {
+                stream: stream_name(sum.stream()),
+                bytes: 0,
+                recorded: 0,
+                sha256: None,
+                written_sha256: None,
+            };
+            streams.push((sum.stream, stream));
+            streams.len() - 1
+        });
+        let stream = &mut streams[place].1;
+        stream.bytes = stream.bytes.max(sum.bytes);
+        if is_recorded {
+            stream.recorded = sum.recorded;
+            stream.sha256 = digits(&sum.sha256);
+        } else {
+            stream.written_sha256 = digits(&sum.sha256);
+        }
+    }
+    streams.sort_by_key(|(stream, _)| *stream);
+    streams.into_iter().map(|(_, stream)| stream).collect()
 }
 
 /// How frames name a stream.

@@ -34,6 +34,8 @@ pub(super) enum Change {
     Obedience,
     /// A terminal on which nothing ran was cleared.
     Cleared(TerminalCleared),
+    /// An agent is known no longer.
+    Forgotten(String),
 }
 
 /// An update that cannot be used: the shard has to be asked for a snapshot.
@@ -41,7 +43,7 @@ pub(super) enum Change {
 pub(super) struct Outdated;
 
 /// What is known of one shard.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Part {
     /// The holder that said so; empty = nothing is known.
     term: String,
@@ -50,7 +52,7 @@ struct Part {
 }
 
 /// What is known of all shards.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct View {
     parts: Vec<Part>,
     emergency: Option<EmergencyState>,
@@ -97,7 +99,7 @@ impl View {
             Some(Update::Cleared(cleared)) => vec![Change::Cleared(cleared)],
             Some(Update::ForgottenAgentId(id)) => {
                 part.agents.remove(&id);
-                Vec::new()
+                vec![Change::Forgotten(id)]
             }
             Some(Update::Tip(_)) | None => Vec::new(),
         })
@@ -113,17 +115,20 @@ impl View {
         }
         part.term = snapshot.term;
         part.number = snapshot.number;
-        let ids: Vec<_> = snapshot
-            .agents
-            .iter()
-            .map(|agent| &agent.agent_id)
-            .collect();
-        part.agents.retain(|id, _| ids.contains(&id));
-        let mut changes: Vec<_> = snapshot
-            .agents
-            .into_iter()
-            .flat_map(|agent| put(&mut part.agents, agent))
-            .collect();
+        let before = std::mem::take(&mut part.agents);
+        for agent in &snapshot.agents {
+            if let Some(known) = before.get(&agent.agent_id) {
+                part.agents.insert(agent.agent_id.clone(), known.clone());
+            }
+        }
+        let gone = before
+            .into_keys()
+            .filter(|id| !part.agents.contains_key(id))
+            .map(Change::Forgotten);
+        let mut changes: Vec<_> = gone.collect();
+        for agent in snapshot.agents {
+            changes.extend(put(&mut part.agents, agent));
+        }
         changes.extend(snapshot.queues.into_iter().map(Change::Queue));
         if let Some(state) = snapshot.emergency {
             changes.extend(self.stop(state));
@@ -328,6 +333,24 @@ mod tests {
         other.term = "u".to_owned();
         assert_eq!(view.update(other), Err(Outdated));
         assert_eq!(view.update(update(5, busy())).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn agents_that_are_known_no_longer_are_forgotten() {
+        let mut view = view();
+        let forgotten = vec![Change::Forgotten("a".to_owned())];
+        let gone = Update::ForgottenAgentId("a".to_owned());
+        assert_eq!(view.clone().update(update(5, gone)), Ok(forgotten.clone()));
+        let snapshot = |number, agents| FleetSnapshot {
+            shard: u32::from(Shard::of_agent("a").number()),
+            term: "t".to_owned(),
+            number,
+            agents,
+            ..FleetSnapshot::default()
+        };
+        let same = vec![agent(AgentStatus::Online, "")];
+        assert_eq!(view.replace(snapshot(5, same)), []);
+        assert_eq!(view.replace(snapshot(6, Vec::new())), forgotten);
     }
 
     #[test]

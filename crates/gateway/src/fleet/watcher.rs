@@ -39,6 +39,9 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(250);
 /// The shortest time between two changes of an agent's metrics.
 const METRICS_INTERVAL: Duration = Duration::from_millis(200);
+/// The shortest time between two messages of how far an emergency stop is
+/// obeyed: each lists all agents, and all of them confirm it at once.
+const OBEDIENCE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it goes on without dashboards.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -82,8 +85,12 @@ struct Watch {
     told: HashMap<String, Instant>,
     /// Agents with metrics that are still to be told.
     pending: BTreeSet<String>,
-    /// The last known places of commands that wait.
-    places: HashMap<String, u32>,
+    /// The last known places of commands that wait, by agent.
+    places: HashMap<String, HashMap<String, u32>>,
+    /// When it was last told how far the emergency stop is obeyed.
+    obedience: Option<Instant>,
+    /// Whether that has changed since.
+    disobeyed: bool,
     /// Shards that are being asked for a snapshot.
     asked: BTreeSet<Shard>,
     snapshots: JoinSet<(Shard, Option<FleetSnapshot>)>,
@@ -114,6 +121,12 @@ impl Watch {
         let last = |id: &String| self.told.get(id).copied();
         let times = self.pending.iter().filter_map(last);
         times.min().map(|last| last + METRICS_INTERVAL)
+    }
+
+    /// When it may be told how far the emergency stop is obeyed, if that waits.
+    fn obedience_due(&self) -> Option<Instant> {
+        let last = self.obedience.filter(|_| self.disobeyed)?;
+        Some(last + OBEDIENCE_INTERVAL)
     }
 }
 
@@ -187,8 +200,10 @@ impl Watcher {
         Some(())
     }
 
-    async fn aside(&self, frame: Frame, urgent: bool) -> Option<()> {
-        self.tell(Scene::Aside { frame, urgent }).await
+    /// Tells what says the present position.
+    async fn aside(&self, frame: Frame, watch: &Watch) -> Option<()> {
+        let seq = watch.seq();
+        self.tell(Scene::Aside { frame, seq }).await
     }
 
     /// Watches until there have been no dashboards for a while; `None` when a
@@ -202,6 +217,8 @@ impl Watcher {
             told: HashMap::new(),
             pending: BTreeSet::new(),
             places: HashMap::new(),
+            obedience: None,
+            disobeyed: false,
             asked: BTreeSet::new(),
             snapshots: JoinSet::new(),
         };
@@ -230,7 +247,7 @@ impl Watcher {
                 0 => idle_since.or_else(|| Some(Instant::now())),
                 _ => None,
             };
-            let due = watch.due();
+            let (due, obedience_due) = (watch.due(), watch.obedience_due());
             tokio::select! {
                 ask = self.asks.recv() => self.note(ask?),
                 update = listener.next() => match update {
@@ -282,6 +299,7 @@ impl Watcher {
                         self.status(&mut watch, &id).await?;
                     }
                 }
+                () = until(obedience_due) => self.obedience(&mut watch).await?,
                 () = until((!is_known).then_some(patience)), if !self.waiting.is_empty() => {}
                 () = until(idle_since.map(|since| since + IDLE)) => return Some(()),
             }
@@ -332,7 +350,7 @@ impl Watcher {
                 Change::Queue(queue) => self.queue(watch, &queue).await?,
                 Change::Emergency => {
                     if let Some(frame) = watch.view.emergency() {
-                        self.aside(frame, true).await?;
+                        self.tell(Scene::Urgent(frame)).await?;
                     }
                 }
                 Change::Obedience => obedience = true,
@@ -343,21 +361,42 @@ impl Watcher {
                         seq: watch.seq(),
                         timestamp: Timestamp::parse(&cleared.at).unwrap_or_else(now),
                     });
-                    self.aside(frame, false).await?;
+                    self.aside(frame, watch).await?;
+                }
+                Change::Forgotten(id) => {
+                    watch.told.remove(&id);
+                    watch.pending.remove(&id);
+                    watch.places.remove(&id);
                 }
             }
         }
-        if obedience && let Some(frame) = watch.view.obedience() {
-            self.aside(frame, true).await?;
+        if obedience {
+            watch.disobeyed = true;
+            let is_due = |due: Instant| due <= Instant::now();
+            if watch.obedience_due().is_none_or(is_due) {
+                self.obedience(watch).await?;
+            }
         }
         Some(())
+    }
+
+    /// Tells how far the emergency stop is obeyed, if one is in force.
+    async fn obedience(&self, watch: &mut Watch) -> Option<()> {
+        watch.disobeyed = false;
+        match watch.view.obedience() {
+            Some(frame) => {
+                watch.obedience = Some(Instant::now());
+                self.tell(Scene::Urgent(frame)).await
+            }
+            None => Some(()),
+        }
     }
 
     async fn status(&self, watch: &mut Watch, id: &str) -> Option<()> {
         watch.pending.remove(id);
         watch.told.insert(id.to_owned(), Instant::now());
         match watch.view.status(id, watch.seq()) {
-            Some(frame) => self.aside(frame, false).await,
+            Some(frame) => self.aside(frame, watch).await,
             None => {
                 watch.told.remove(id);
                 Some(())
@@ -368,11 +407,12 @@ impl Watcher {
     /// Tells those who wait that they have moved. The first place of each is in
     /// its log.
     async fn queue(&self, watch: &mut Watch, queue: &QueueState) -> Option<()> {
+        let mut places = HashMap::new();
+        let before = watch.places.remove(&queue.agent_id).unwrap_or_default();
         for command in &queue.commands {
-            let before = watch
-                .places
-                .insert(command.command_id.clone(), command.position);
-            if before.is_none_or(|before| before == command.position) {
+            places.insert(command.command_id.clone(), command.position);
+            let before = before.get(&command.command_id);
+            if before.is_none_or(|before| *before == command.position) {
                 continue;
             }
             let frame = write(&ServerFrame::CommandStatus {
@@ -389,7 +429,10 @@ impl Watcher {
                 seq: watch.seq(),
                 timestamp: now(),
             });
-            self.aside(frame, false).await?;
+            self.aside(frame, watch).await?;
+        }
+        if !places.is_empty() {
+            watch.places.insert(queue.agent_id.clone(), places);
         }
         Some(())
     }
@@ -405,13 +448,6 @@ impl Watcher {
                     logs::prime(&self.bus, &mut watch.transcript, &entry).await;
                 }
                 frames = watch.transcript.tell(entry.sequence, id, record, false);
-                if record
-                    .progress
-                    .as_ref()
-                    .is_some_and(|progress| progress.started)
-                {
-                    watch.places.remove(id);
-                }
             }
             lines.push(Line {
                 sequence: delivery.sequence,
@@ -433,6 +469,7 @@ impl Watcher {
             member: join.member,
             serial: join.serial,
             greeting: greeting.into(),
+            seq,
             lacking,
         };
         let shard = self.scenes.get(join.shard)?;

@@ -379,6 +379,29 @@ impl Fields {
         }
     }
 
+    /// A list of objects that may be absent or null.
+    ///
+    /// # Errors
+    /// Names the field when it is there and no such list.
+    pub fn optional_objects(&mut self, field: &str) -> Result<Option<Vec<Self>>, Complaint> {
+        let items = match self.map.remove(field) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err(self.complaint(field, Kind::List(&[]))),
+        };
+        items
+            .into_iter()
+            .map(|item| match item {
+                Value::Object(map) => Ok(Self {
+                    map,
+                    path: format!("{}{field}[].", self.path),
+                }),
+                _ => Err(self.complaint(field, Kind::List(&[]))),
+            })
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
     /// A boolean that may be absent or null.
     ///
     /// # Errors
@@ -485,6 +508,20 @@ mod tests {
         let complaint = info.optional_text("name", 10).unwrap_err();
         assert_eq!(complaint.field.as_deref(), Some("client_info.name"));
         assert_eq!(complaint.code, ErrorCode::InvalidMessage);
+    }
+
+    #[test]
+    fn a_list_of_objects_has_nothing_else_in_it() {
+        let mut fields = Fields::parse(r#"{"a":[{"b":1}],"c":[{},2],"d":{}}"#).unwrap();
+        let mut items = fields.optional_objects("a").unwrap().unwrap();
+        assert_eq!(items[0].optional_count("b"), Ok(Some(1)));
+        let missing = items[0].count("c").unwrap_err();
+        assert_eq!(missing.field.as_deref(), Some("a[].c"));
+        for name in ["c", "d"] {
+            let complaint = fields.optional_objects(name).unwrap_err();
+            assert_eq!(complaint.field.as_deref(), Some(name));
+        }
+        assert!(fields.optional_objects("e").unwrap().is_none());
     }
 
     #[test]

@@ -234,6 +234,30 @@ pub struct CommandReport {
     pub reason: Option<String>,
     /// Whether output may be missing.
     pub incomplete: bool,
+    /// What it has written in all, at its end; empty where nobody counted.
+    pub streams: Vec<WrittenStream>,
+    /// What it took, at its end.
+    pub usage: Option<Usage>,
+}
+
+/// What a command has written to a stream in all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenStream {
+    /// One of [`STREAMS`].
+    pub stream: &'static str,
+    /// How many bytes.
+    pub bytes: u64,
+    /// Their SHA-256 in hexadecimal digits.
+    pub sha256: Option<String>,
+}
+
+/// What a command took of its machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// For how many milliseconds processors were busy with it.
+    pub cpu_time: Option<u64>,
+    /// The most memory that it had at a time, in bytes.
+    pub peak_memory: Option<u64>,
 }
 
 /// What a command has written.
@@ -357,7 +381,7 @@ impl ClientFrame {
             }
             "command:complete" => {
                 let status = fields.optional_word("status", REPORTED_STATUSES)?;
-                Self::CommandComplete(report(fields, status)?)
+                Self::CommandComplete(complete(fields, status)?)
             }
             "terminal:output" => Self::TerminalOutput(output(fields)?),
             "terminal:clear" => Self::TerminalClear {
@@ -418,6 +442,31 @@ fn agent_connect(mut fields: Fields) -> Result<AgentConnect, Complaint> {
     })
 }
 
+/// The end of a command, with what only the end can say.
+fn complete(mut fields: Fields, status: Option<&'static str>) -> Result<CommandReport, Complaint> {
+    let streams = fields.optional_objects("streams")?.unwrap_or_default();
+    let streams = streams.into_iter().map(|mut stream| {
+        Ok(WrittenStream {
+            stream: stream.word("stream", STREAMS)?,
+            bytes: stream.count("bytes")?,
+            sha256: stream.optional_any_text("sha256")?,
+        })
+    });
+    let streams = streams.collect::<Result<_, Complaint>>()?;
+    let usage = match fields.optional_object("usage")? {
+        None => None,
+        Some(mut usage) => Some(Usage {
+            cpu_time: usage.optional_count("cpuTime")?,
+            peak_memory: usage.optional_count("peakMemory")?,
+        }),
+    };
+    Ok(CommandReport {
+        streams,
+        usage,
+        ..report(fields, status)?
+    })
+}
+
 fn report(mut fields: Fields, status: Option<&'static str>) -> Result<CommandReport, Complaint> {
     Ok(CommandReport {
         command_id: fields.id("commandId")?,
@@ -428,6 +477,8 @@ fn report(mut fields: Fields, status: Option<&'static str>) -> Result<CommandRep
         duration: fields.optional_count("duration")?,
         reason: fields.optional_text("reason", MAX_REASON_BYTES)?,
         incomplete: fields.optional_flag("incomplete")?.unwrap_or(false),
+        streams: Vec::new(),
+        usage: None,
     })
 }
 

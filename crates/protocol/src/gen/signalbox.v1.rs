@@ -1101,6 +1101,21 @@ pub struct CommandComplete {
     /// Why it failed, in the agent's words; empty = exit code or signal say it.
     #[prost(string, tag = "7")]
     pub reason: ::prost::alloc::string::String,
+    /// COMPLETED, FAILED or INTERRUPTED; anything else = exit code and signal say it.
+    #[prost(enumeration = "CommandState", tag = "8")]
+    pub state: i32,
+    #[prost(message, optional, tag = "9")]
+    pub usage: ::core::option::Option<ResourceUsage>,
+}
+/// What a command took of its machine, with all processes that it began.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResourceUsage {
+    /// For how long processors were busy with it.
+    #[prost(uint64, optional, tag = "1")]
+    pub cpu_time_ms: ::core::option::Option<u64>,
+    /// The most memory that it had at a time.
+    #[prost(uint64, optional, tag = "2")]
+    pub peak_memory_bytes: ::core::option::Option<u64>,
 }
 /// Output of a command, at most 1 MiB in one report. Several reports may be under
 /// way; the answer to each says how far everything is stored. What is not
@@ -1546,12 +1561,18 @@ pub struct TermEnded {
     pub reason: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "6")]
     pub sums: ::prost::alloc::vec::Vec<StreamSum>,
-    /// Output may be missing at the end.
+    /// Output may be missing at the end, or is not what the command has written.
     #[prost(bool, tag = "7")]
     pub incomplete: bool,
     /// Who interrupted it.
     #[prost(string, tag = "8")]
     pub by: ::prost::alloc::string::String,
+    /// What the command has written, where the agent says it; hashes are of all of
+    /// that.
+    #[prost(message, repeated, tag = "9")]
+    pub written: ::prost::alloc::vec::Vec<StreamSum>,
+    #[prost(message, optional, tag = "10")]
+    pub usage: ::core::option::Option<ResourceUsage>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -4,7 +4,7 @@ use signalbox_protocol::wire::{
     CommandComplete, CommandError, CommandRefusal, CommandState, CommandStatus,
 };
 
-use super::{Agent, Command, Effect, End, Interrupt, Outcome, Phase};
+use super::{Agent, Command, Effect, End, Interrupt, Outcome, Phase, Usage, Written};
 
 /// What became of an attempt to send something to the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +154,13 @@ impl Agent {
     /// Takes the agent's word that a command is over. One that is known to be
     /// over stays as it is.
     pub(crate) fn complete(&mut self, complete: &CommandComplete, now_ms: u64) {
-        self.complete_as(complete, None, now_ms);
+        let said = match complete.state() {
+            CommandState::Queued | CommandState::Running => None,
+            end @ (CommandState::Completed | CommandState::Failed | CommandState::Interrupted) => {
+                Some(end)
+            }
+        };
+        self.complete_as(complete, said, now_ms);
     }
 
     fn complete_as(&mut self, complete: &CommandComplete, said: Option<CommandState>, now_ms: u64) {
@@ -196,6 +202,8 @@ impl Agent {
             reason: complete.reason.clone(),
             incomplete: complete.incomplete,
             by,
+            written: Written::of(&complete.sums),
+            usage: complete.usage.map(Usage::from),
             at_ms: now_ms,
         };
         self.end(&complete.command_id, outcome, now_ms);

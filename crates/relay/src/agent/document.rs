@@ -2,9 +2,12 @@
 //! whose end is not in its log yet. One document, written as a whole.
 
 use serde::{Deserialize, Serialize};
+use signalbox_protocol::wire::{OutputStream, ResourceUsage, StreamSum};
 
 use crate::queue::{Claim, Priority};
 
+/// Bytes of a SHA-256.
+const SHA256_BYTES: usize = 32;
 /// How long a command is taken to last before any has ended.
 const FIRST_AVERAGE_MS: u64 = 5_000;
 
@@ -183,8 +186,37 @@ pub(crate) struct Outcome {
     /// Who interrupted it.
     #[serde(default)]
     pub(crate) by: String,
+    /// What it has written, as the agent says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) written: Vec<Written>,
+    /// What it took of its machine, as the agent says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) usage: Option<Usage>,
     /// When.
     pub(crate) at_ms: u64,
+}
+
+/// What a command has written to one of its streams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Written {
+    /// The number of the stream.
+    pub(crate) stream: i32,
+    /// How many bytes.
+    pub(crate) bytes: u64,
+    /// Their SHA-256; empty = not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sha256: Vec<u8>,
+}
+
+/// What a command took of its machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    /// For how long processors were busy with it.
+    #[serde(default)]
+    pub(crate) cpu_time_ms: Option<u64>,
+    /// The most memory that it had at a time.
+    #[serde(default)]
+    pub(crate) peak_memory_bytes: Option<u64>,
 }
 
 /// The ways in which a command ends.
@@ -216,6 +248,66 @@ pub(crate) struct Announcement {
     pub(crate) metrics: String,
     /// When.
     pub(crate) at_ms: u64,
+}
+
+impl Written {
+    /// What an agent says, each stream once.
+    pub(crate) fn of(sums: &[StreamSum]) -> Vec<Self> {
+        let mut written: Vec<Self> = Vec::new();
+        for sum in sums {
+            let is_stream = OutputStream::try_from(sum.stream).is_ok();
+            let is_known = written.iter().any(|known| known.stream == sum.stream);
+            if is_stream && !is_known {
+                let is_hash = sum.sha256.len() == SHA256_BYTES;
+                written.push(Self {
+                    stream: sum.stream,
+                    bytes: sum.bytes,
+                    sha256: is_hash.then(|| sum.sha256.to_vec()).unwrap_or_default(),
+                });
+            }
+        }
+        written
+    }
+
+    /// The same as a log has it.
+    pub(crate) fn sum(&self) -> StreamSum {
+        StreamSum {
+            stream: self.stream,
+            bytes: self.bytes,
+            recorded: 0,
+            sha256: self.sha256.clone().into(),
+        }
+    }
+
+    /// Whether this is what the log has; what lies behind a gap is not compared.
+    pub(crate) fn agrees(&self, recorded: &[StreamSum]) -> bool {
+        let found = recorded.iter().find(|sum| sum.stream == self.stream);
+        let Some(sum) = found else {
+            return self.bytes == 0;
+        };
+        let is_whole = sum.recorded == sum.bytes;
+        let are_hashed = !self.sha256.is_empty() && !sum.sha256.is_empty();
+        let is_other = is_whole && are_hashed && self.sha256 != sum.sha256;
+        self.bytes == sum.bytes && !is_other
+    }
+}
+
+impl From<ResourceUsage> for Usage {
+    fn from(usage: ResourceUsage) -> Self {
+        Self {
+            cpu_time_ms: usage.cpu_time_ms,
+            peak_memory_bytes: usage.peak_memory_bytes,
+        }
+    }
+}
+
+impl From<Usage> for ResourceUsage {
+    fn from(usage: Usage) -> Self {
+        Self {
+            cpu_time_ms: usage.cpu_time_ms,
+            peak_memory_bytes: usage.peak_memory_bytes,
+        }
+    }
 }
 
 impl Document {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use signalbox_protocol::wire::{
-    AgentConnected, CommandComplete, CommandPriority, EmergencyState, KnownCommand, RunCommand,
-    StopConfirmation,
+    AgentConnected, CommandComplete, CommandPriority, EmergencyState, KnownCommand, ResourceUsage,
+    RunCommand, StopConfirmation, StreamSum,
 };
 
 use super::*;
@@ -498,4 +498,77 @@ proptest! {
             }
         }
     }
+}
+
+/// An agent that says how a command ended is believed, with all that it says
+/// beside it.
+#[test]
+fn what_an_agent_says_of_an_end_is_kept() {
+    let mut agent = agent();
+    connect(&mut agent, "c", &report(true, &[]), 0);
+    run(&mut agent, "x", CommandPriority::Normal, 1);
+    let sum = |stream: i32, bytes, sha256: Vec<u8>| StreamSum {
+        stream,
+        bytes,
+        recorded: 0,
+        sha256: sha256.into(),
+    };
+    let complete = CommandComplete {
+        command_id: "x".to_owned(),
+        exit_code: Some(0),
+        state: CommandState::Failed.into(),
+        reason: "not allowed".to_owned(),
+        // Again, of no stream, and with no hash.
+        sums: vec![
+            sum(0, 3, vec![7; 32]),
+            sum(0, 4, vec![]),
+            sum(9, 1, vec![]),
+            sum(1, 2, vec![1]),
+        ],
+        usage: Some(ResourceUsage {
+            cpu_time_ms: Some(5),
+            peak_memory_bytes: None,
+        }),
+        ..CommandComplete::default()
+    };
+    agent.complete(&complete, 2);
+    let Phase::Ended(outcome) = &agent.command("x").unwrap().phase else {
+        panic!("it has ended");
+    };
+    assert_eq!(
+        (outcome.end, outcome.reason.as_str()),
+        (End::Failed, "not allowed")
+    );
+    assert_eq!(outcome.usage.unwrap().cpu_time_ms, Some(5));
+    let written: Vec<_> = outcome.written.iter().map(Written::sum).collect();
+    assert_eq!(written, [sum(0, 3, vec![7; 32]), sum(1, 2, vec![])]);
+    // It survives being stored.
+    let stored = serde_json::to_string(agent.document()).unwrap();
+    assert_eq!(
+        serde_json::from_str::<Document>(&stored).unwrap(),
+        *agent.document()
+    );
+}
+
+#[test]
+fn what_was_written_is_compared_with_what_is_recorded() {
+    let sum = |bytes, recorded, hash: u8| StreamSum {
+        stream: 0,
+        bytes,
+        recorded,
+        sha256: vec![hash; 32].into(),
+    };
+    let written = |bytes, hash| Written::of(&[sum(bytes, 0, hash)]).remove(0);
+    assert!(written(3, 7).agrees(&[sum(3, 3, 7)]));
+    assert!(!written(3, 7).agrees(&[sum(3, 3, 8)]), "other bytes");
+    assert!(!written(4, 7).agrees(&[sum(3, 3, 7)]), "an end is missing");
+    assert!(!written(3, 7).agrees(&[]), "nothing is there");
+    assert!(written(0, 7).agrees(&[]));
+    // What is missing in the middle, a gap tells.
+    assert!(written(3, 7).agrees(&[sum(3, 2, 8)]));
+    let unhashed = Written {
+        sha256: Vec::new(),
+        ..written(3, 7)
+    };
+    assert!(unhashed.agrees(&[sum(3, 3, 8)]));
 }

@@ -250,12 +250,13 @@ impl Holder {
         }
         match what {
             agent_report::Report::Output(output) => return self.output(output, answer).await,
-            agent_report::Report::Complete(complete) => {
-                if let Some(missing) = self.missing(&complete) {
-                    return answer.report(agent_reply::Outcome::Output(missing)).await;
+            agent_report::Report::Complete(complete) => match self.stored_of(&complete) {
+                Stored::All => self.agent.complete(&complete, now),
+                Stored::Less(taken) => {
+                    return answer.report(agent_reply::Outcome::Output(taken)).await;
                 }
-                self.agent.complete(&complete, now);
-            }
+                Stored::Unknown => return answer.later().await,
+            },
             agent_report::Report::Disconnected(_) => self.agent.lose(&report.connection_id, now),
             agent_report::Report::Condition(condition) => {
                 self.agent.condition(&condition, now);
@@ -342,19 +343,19 @@ impl Holder {
         }
     }
 
-    /// What is stored of a command that says to have produced more.
-    fn missing(&mut self, complete: &CommandComplete) -> Option<OutputTaken> {
+    /// Whether all is stored that a command says to have written.
+    fn stored_of(&mut self, complete: &CommandComplete) -> Stored {
         let runs = self
             .agent
             .command(&complete.command_id)
             .is_some_and(|one| one.is_busy());
         if !runs || complete.incomplete || complete.sums.is_empty() {
-            return None;
+            return Stored::All;
         }
-        let stored = self
-            .recorder(&complete.command_id)
-            .offsets()
-            .unwrap_or_default();
+        // A log that is being opened has more than nobody knows of yet.
+        let Some(stored) = self.recorder(&complete.command_id).offsets() else {
+            return Stored::Unknown;
+        };
         let offset = |stream: i32| {
             let found = stored.iter().find(|offset| offset.stream == stream);
             found.map_or(0, |offset| offset.offset)
@@ -363,21 +364,29 @@ impl Holder {
             .sums
             .iter()
             .any(|sum| offset(sum.stream) < sum.bytes);
-        lacks.then(|| {
-            warn!(agent = %self.agent_id, command = %complete.command_id, "output missing at the end");
-            OutputTaken {
-                offsets: complete
-                    .sums
-                    .iter()
-                    .map(|sum| OutputOffset {
-                        command_id: complete.command_id.clone(),
-                        stream: sum.stream,
-                        offset: offset(sum.stream),
-                    })
-                    .collect(),
-            }
+        if !lacks {
+            return Stored::All;
+        }
+        warn!(agent = %self.agent_id, command = %complete.command_id, "output missing at the end");
+        let offsets = complete.sums.iter().map(|sum| OutputOffset {
+            command_id: complete.command_id.clone(),
+            stream: sum.stream,
+            offset: offset(sum.stream),
+        });
+        Stored::Less(OutputTaken {
+            offsets: offsets.collect(),
         })
     }
+}
+
+/// How much is stored of a command that says that it is over.
+enum Stored {
+    /// All that it says to have written.
+    All,
+    /// Less; this much.
+    Less(OutputTaken),
+    /// Its log is being opened.
+    Unknown,
 }
 
 /// The id that a request makes; `None` where its nonce is none.

@@ -4,19 +4,20 @@
 use std::time::Duration;
 
 use signalbox_protocol::ErrorCode;
+use signalbox_protocol::frame::fields::Complaint;
 use signalbox_protocol::frame::fleet::server::{ServerFrame, StoredOutput};
 use signalbox_protocol::wire::agent_reply::Outcome;
 use signalbox_protocol::wire::agent_report::Report;
 use signalbox_protocol::wire::{
-    AgentDisconnected, AgentReply, AgentReport, OutputChunk, OutputTaken, SessionOpened,
-    TerminalOutput,
+    AgentConnected, AgentDisconnected, AgentReply, AgentReport, CommandState, KnownCommand,
+    OutputChunk, OutputTaken, SessionOpened, TerminalOutput,
 };
 use signalbox_transport::CloseCode;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
-use super::Agent;
-use crate::fleet::frames::{last, now, send};
+use super::{Agent, Held};
+use crate::fleet::frames::{complaint, last, now, send};
 use crate::fleet::session::Session;
 use crate::fleet::transcript::stream_name;
 
@@ -43,34 +44,62 @@ impl Agent {
     }
 
     pub(super) fn hold(&mut self, report: Report) {
+        self.hold_for(report, None);
+    }
+
+    /// Holds a report whose outcome is told to who named its message.
+    pub(super) fn hold_for(&mut self, report: Report, request_id: Option<&str>) {
         self.held_bytes += weight(&report);
-        self.held.push_back(report);
+        self.held.push_back(Held {
+            report,
+            request_id: request_id.map(str::to_owned),
+        });
     }
 
     /// Puts a report in front of those that are held.
-    fn hold_first(&mut self, report: Report) {
-        self.held_bytes += weight(&report);
-        self.held.push_front(report);
+    fn hold_first(&mut self, held: Held) {
+        self.held_bytes += weight(&held.report);
+        self.held.push_front(held);
     }
 
     /// Forgets what was kept of a command that is over, or never was.
     fn forget(&mut self, command_id: &str) {
         self.executed.remove(command_id);
+        let announced = &mut self.announcement.commands;
+        announced.retain(|known| known.command_id != command_id);
         self.counted.retain(|(command, _), _| command != command_id);
     }
 
+    /// How the agent is announced now: with what it was told since it came, or
+    /// the relay would take it to have forgotten that.
+    fn present(&self) -> AgentConnected {
+        let mut announcement = self.announcement.clone();
+        let mut told: Vec<&String> = self.executed.keys().collect();
+        told.sort_unstable();
+        for command_id in told {
+            let commands = &mut announcement.commands;
+            if commands.iter().all(|known| known.command_id != *command_id) {
+                commands.push(KnownCommand {
+                    command_id: command_id.clone(),
+                    ended: false,
+                });
+            }
+        }
+        announcement
+    }
+
     /// The next report: output of one command goes together.
-    fn next(&mut self) -> Option<Report> {
+    fn next(&mut self) -> Option<Held> {
         let mut first = self.held.pop_front()?;
-        self.held_bytes -= weight(&first);
-        if let Report::Output(output) = &mut first {
+        self.held_bytes -= weight(&first.report);
+        if let Report::Output(output) = &mut first.report {
             let mut size = size_of_chunks(&output.chunks);
-            while let Some(Report::Output(more)) = self.held.front() {
+            while let Some(Report::Output(more)) = self.held.front().map(|held| &held.report) {
                 size += size_of_chunks(&more.chunks);
                 if more.command_id != output.command_id || size > REPORT_BYTES {
                     break;
                 }
-                if let Some(Report::Output(more)) = self.held.pop_front() {
+                if let Some(Report::Output(more)) = self.held.pop_front().map(|held| held.report) {
                     self.held_bytes -= REPORT_WEIGHT + size_of_chunks(&more.chunks);
                     output.chunks.extend(more.chunks);
                 }
@@ -89,8 +118,23 @@ fn weight(report: &Report) -> usize {
         + match report {
             Report::Output(output) => size_of_chunks(&output.chunks),
             Report::Condition(condition) => condition.metrics.len(),
+            Report::Complete(complete) => complete.reason.len(),
             _ => 0,
         }
+}
+
+/// The command that a report ends.
+fn ended_by(report: &Report) -> Option<&str> {
+    match report {
+        Report::Complete(complete) => Some(&complete.command_id),
+        Report::Status(status) => match status.state() {
+            CommandState::Queued | CommandState::Running => None,
+            CommandState::Completed | CommandState::Failed | CommandState::Interrupted => {
+                Some(&status.command_id)
+            }
+        },
+        _ => None,
+    }
 }
 
 /// The command that a report is about.
@@ -112,16 +156,16 @@ impl Session {
         if self.flight.is_some() {
             return;
         }
-        let Some(report) = agent.next() else {
+        let Some(held) = agent.next() else {
             return;
         };
         let message = AgentReport {
             agent_id: agent.id.clone(),
             gateway_id: self.shard.shared.fleet.agents().gateway().to_owned(),
             connection_id: agent.connection.clone(),
-            report: Some(report.clone()),
+            report: Some(held.report.clone()),
         };
-        agent.sent = Some(report);
+        agent.sent = Some(held);
         let pause = std::mem::take(&mut agent.pause);
         let relays = self.shard.shared.fleet.relays().clone();
         let shard = agent.shard;
@@ -139,33 +183,40 @@ impl Session {
         let Some(agent) = self.agent.as_deref_mut() else {
             return;
         };
-        let Some(report) = agent.sent.take() else {
+        let Some(held) = agent.sent.take() else {
             return;
         };
         match reply.and_then(|reply| reply.outcome) {
             Some(Outcome::Opened(opened)) => self.opened(opened),
-            Some(Outcome::Output(taken)) => self.output_taken(report, &taken),
+            Some(Outcome::Output(taken)) => self.output_taken(held, &taken),
             Some(Outcome::Taken(_) | Outcome::Heard(_)) => {
-                if let Report::Complete(complete) = &report {
-                    agent.forget(&complete.command_id);
+                if let Some(command_id) = ended_by(&held.report) {
+                    agent.forget(command_id);
+                }
+                if let Some(request_id) = &held.request_id {
+                    let timestamp = now();
+                    let done = ServerFrame::RequestDone {
+                        request_id,
+                        timestamp,
+                    };
+                    send(&self.outbound, &done);
                 }
             }
             Some(Outcome::Stale(stale)) if stale.unknown => {
-                agent.hold_first(report);
+                agent.hold_first(held);
                 self.announce();
             }
             Some(Outcome::Stale(_)) => self.replaced(),
             Some(Outcome::LaterMs(ms)) => {
                 agent.pause = Duration::from_millis(ms.into());
-                agent.hold_first(report);
+                agent.hold_first(held);
             }
-            Some(Outcome::Refusal(refusal)) => match command_of(&report) {
+            Some(Outcome::Refusal(refusal)) => match command_of(&held.report) {
                 Some(command_id) => {
                     debug!(session = %self.name, command_id, refusal = refusal.message, "report refused");
-                    let command_id = command_id.to_owned();
                     // The agent may have made it up.
-                    agent.forget(&command_id);
-                    self.no_command(&command_id, None);
+                    agent.forget(command_id);
+                    self.no_command(command_id, held.request_id.as_deref());
                 }
                 None => {
                     warn!(session = %self.name, refusal = refusal.message, "agent refused");
@@ -176,7 +227,7 @@ impl Session {
             },
             None => {
                 agent.pause = PAUSE;
-                agent.hold_first(report);
+                agent.hold_first(held);
             }
         }
     }
@@ -218,23 +269,25 @@ impl Session {
     /// Announces the connection anew.
     pub(super) fn announce(&mut self) {
         if let Some(agent) = self.agent.as_deref_mut() {
-            let is_held = matches!(agent.held.front(), Some(Report::Connected(_)))
-                || matches!(agent.sent, Some(Report::Connected(_)));
-            if !is_held {
-                agent.hold_first(Report::Connected(agent.announcement.clone()));
+            let mut waiting = agent.held.front().into_iter().chain(&agent.sent);
+            if !waiting.any(|held| matches!(held.report, Report::Connected(_))) {
+                agent.hold_first(Held {
+                    report: Report::Connected(agent.present()),
+                    request_id: None,
+                });
             }
         }
     }
 
     /// Acknowledges what is stored, and holds the rest again.
-    fn output_taken(&mut self, report: Report, taken: &OutputTaken) {
+    fn output_taken(&mut self, held: Held, taken: &OutputTaken) {
         let Some(agent) = self.agent.as_deref_mut() else {
             return;
         };
-        let Report::Output(output) = report else {
-            // The end of a command, of which output is missing: the agent sends
-            // that and the end again.
-            return;
+        let output = match held.report {
+            Report::Output(output) => output,
+            Report::Complete(_) => return self.output_missing(held, taken),
+            _ => return,
         };
         let stored = |stream: i32| {
             let mut offsets = taken.offsets.iter();
@@ -258,7 +311,7 @@ impl Session {
         let mut progress = false;
         for mut chunk in output.chunks {
             let stored = stored(chunk.stream);
-            let end = chunk.offset + chunk.data.len() as u64;
+            let end = chunk.offset.saturating_add(chunk.data.len() as u64);
             if stored >= end {
                 progress = true;
                 continue;
@@ -279,11 +332,47 @@ impl Session {
             if !progress {
                 agent.pause = PAUSE;
             }
-            agent.hold_first(Report::Output(TerminalOutput {
-                command_id: output.command_id,
-                chunks: left,
-            }));
+            agent.hold_first(Held {
+                report: Report::Output(TerminalOutput {
+                    command_id: output.command_id,
+                    chunks: left,
+                }),
+                request_id: held.request_id,
+            });
         }
+    }
+
+    /// A command has ended of which less is stored than it has written.
+    fn output_missing(&mut self, held: Held, taken: &OutputTaken) {
+        let (Some(agent), Report::Complete(mut complete)) =
+            (self.agent.as_deref_mut(), held.report)
+        else {
+            return;
+        };
+        if !agent.acknowledges {
+            // It cannot send again what is missing.
+            complete.incomplete = true;
+            return agent.hold_first(Held {
+                report: Report::Complete(complete),
+                request_id: held.request_id,
+            });
+        }
+        for offset in &taken.offsets {
+            send(
+                &self.outbound,
+                &ServerFrame::TerminalAck {
+                    command_id: &complete.command_id,
+                    stream: stream_name(offset.stream()),
+                    offset: offset.offset,
+                    timestamp: now(),
+                },
+            );
+        }
+        let expected = "what is stored; send output again from where it is acknowledged, then this";
+        let refused = Complaint::field("streams", expected);
+        let _sent = self
+            .outbound
+            .send_frame(&complaint(&refused, held.request_id.as_deref()));
     }
 
     /// Has the relay take what is held, and know that the agent is gone.

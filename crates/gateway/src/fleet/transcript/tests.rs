@@ -1,8 +1,8 @@
 //! What dashboards are told of records, whatever their edges cut.
 
 use proptest::prelude::*;
-use serde_json::Value;
-use signalbox_protocol::wire::{TermCleared, TermOutput, TermQueued};
+use serde_json::{Value, json};
+use signalbox_protocol::wire::{ResourceUsage, StreamSum, TermCleared, TermOutput, TermQueued};
 
 use super::*;
 
@@ -154,4 +154,42 @@ proptest! {
             prop_assert_eq!(contents, text);
         }
     }
+}
+
+/// The end says what the log has, and what the agent says.
+#[test]
+fn an_end_tells_what_was_written_and_what_is_recorded() {
+    let sum = |stream: OutputStream, bytes, recorded, hash: &[u8]| StreamSum {
+        stream: stream as i32,
+        bytes,
+        recorded,
+        sha256: hash.to_vec().into(),
+    };
+    let ended = record(Record::Ended(TermEnded {
+        sums: vec![
+            sum(OutputStream::Stderr, 2, 2, &[0xab; 2]),
+            sum(OutputStream::Stdout, 9, 5, &[]),
+        ],
+        written: vec![
+            sum(OutputStream::Stdout, 10, 0, &[0x01]),
+            sum(OutputStream::System, 4, 0, &[]),
+        ],
+        usage: Some(ResourceUsage {
+            cpu_time_ms: None,
+            peak_memory_bytes: Some(8),
+        }),
+        ..TermEnded::default()
+    }));
+    let frames = said(&Transcript::new(EPOCH).tell(9, "c", &ended, false));
+    let complete = frames.last().unwrap();
+    assert_eq!(
+        complete["streams"],
+        json!([
+            {"stream": "stdout", "bytes": 10, "recorded": 5, "writtenSha256": "01"},
+            {"stream": "stderr", "bytes": 2, "recorded": 2, "sha256": "abab"},
+            {"stream": "system", "bytes": 4, "recorded": 0},
+        ])
+    );
+    assert_eq!(complete["usage"], json!({"peakMemory": 8}));
+    assert!(frames[0].get("streams").is_none(), "{}", frames[0]);
 }

@@ -201,6 +201,12 @@ pub enum ServerFrame<'a> {
         /// How.
         #[serde(flatten)]
         end: End<'a>,
+        /// What it has written, and how much of that is recorded.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        streams: Vec<RecordedStream<'a>>,
+        /// What it took of its machine.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
         /// Whether it happened before the dashboard came.
         #[serde(skip_serializing_if = "Option::is_none")]
         replay: Option<bool>,
@@ -527,6 +533,36 @@ pub struct Requested<'a> {
     pub priority: &'a str,
     /// Who asked for it.
     pub by: &'a str,
+}
+
+/// What a command has written to a stream, and how much of it is recorded.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordedStream<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Bytes that the command has written, as far as is known.
+    pub bytes: u64,
+    /// Those of them that are recorded.
+    pub recorded: u64,
+    /// The SHA-256 of what is recorded, in hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The SHA-256 of what the command has written, as its agent says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written_sha256: Option<String>,
+}
+
+/// What a command took of its machine, as its agent says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// For how many milliseconds processors were busy with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_time: Option<u64>,
+    /// The most memory that it had at a time, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
 }
 
 /// How a command ended.

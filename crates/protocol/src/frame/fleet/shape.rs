@@ -69,6 +69,23 @@ const REASON: Field = Field::optional(
 const INCOMPLETE: Field =
     Field::optional("incomplete", Kind::Flag, "Whether output may be missing.");
 
+const USAGE: Field = Field::optional(
+    "usage",
+    Kind::Object(&[
+        Field::optional(
+            "cpuTime",
+            Kind::Count,
+            "For how many milliseconds processors were busy with it.",
+        ),
+        Field::optional(
+            "peakMemory",
+            Kind::Count,
+            "The most memory that it had at a time, in bytes.",
+        ),
+    ]),
+    "What it took of its machine, with all processes that it began.",
+);
+
 /// What may answer any verb about agents and commands.
 const VERB: &[ErrorCode] = &[
     ErrorCode::Forbidden,
@@ -223,7 +240,7 @@ const CLIENT: &[Message] = &[
             INCOMPLETE,
             REQUEST,
         ],
-        &[],
+        DONE,
         &[ErrorCode::CommandNotFound],
     ),
     Message::client(
@@ -242,9 +259,27 @@ const CLIENT: &[Message] = &[
             DURATION,
             REASON,
             INCOMPLETE,
+            Field::optional(
+                "streams",
+                Kind::List(&[
+                    Field::required("stream", Kind::OneOf(STREAMS), "The stream."),
+                    Field::required(
+                        "bytes",
+                        Kind::Count,
+                        "Bytes that were written to it in all.",
+                    ),
+                    Field::optional(
+                        "sha256",
+                        Kind::AnyText,
+                        "Their SHA-256 in 64 hexadecimal digits.",
+                    ),
+                ]),
+                "What it has written. Without `incomplete`, the end is taken once as much is stored.",
+            ),
+            USAGE,
             REQUEST,
         ],
-        &[],
+        DONE,
         &[ErrorCode::CommandNotFound],
     ),
     Message::client(
@@ -682,6 +717,30 @@ const SERVER: &[Message] = &[
             TOLD_SIGNAL,
             TOLD_REASON,
             INCOMPLETE,
+            Field::optional(
+                "streams",
+                Kind::List(&[
+                    Field::required("stream", Kind::OneOf(STREAMS), "The stream."),
+                    Field::required(
+                        "bytes",
+                        Kind::Count,
+                        "Bytes that the command has written, as far as is known.",
+                    ),
+                    Field::required("recorded", Kind::Count, "Those of them that are recorded."),
+                    Field::optional(
+                        "sha256",
+                        Kind::AnyText,
+                        "The SHA-256 of what is recorded, in hexadecimal digits.",
+                    ),
+                    Field::optional(
+                        "writtenSha256",
+                        Kind::AnyText,
+                        "The SHA-256 of what the command has written, where its agent says it.",
+                    ),
+                ]),
+                "The streams that have anything.",
+            ),
+            USAGE,
             REPLAY,
             SEQ,
             TIMESTAMP,

@@ -4,8 +4,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::super::server::{
-    End, Limits, ListedAgent, Output, Requested, ServerFrame, StoppedAgent, StoredOutput, Used,
-    Waiting,
+    End, Limits, ListedAgent, Output, RecordedStream, Requested, ServerFrame, StoppedAgent,
+    StoredOutput, Usage, Used, Waiting,
 };
 use super::super::{ClientFrame, TYPES};
 use super::*;
@@ -152,6 +152,21 @@ fn frames(full: bool) -> Vec<Value> {
             agent_id: "a",
             status: "failed",
             end,
+            streams: if full {
+                vec![RecordedStream {
+                    stream: "stdout",
+                    bytes: 1,
+                    recorded: 1,
+                    sha256: Some("0".repeat(64)),
+                    written_sha256: Some("0".repeat(64)),
+                }]
+            } else {
+                Vec::new()
+            },
+            usage: some.map(|()| Usage {
+                cpu_time: Some(1),
+                peak_memory: Some(1),
+            }),
             replay: some.map(|()| true),
             seq: SEQ,
             timestamp,
