@@ -78,12 +78,12 @@ pub(crate) struct AgentCommand {
 /// What may be run; nothing, unless it is named here.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AllowedArgs {
-    /// Allow commands whose words match this pattern, such as `cargo test *`; repeatable
+    /// Allow commands whose words match this pattern, such as 'cargo test **'; repeatable, or several with `;` between them
     #[arg(
         long,
         env = "SIGNALBOX_AGENT_ALLOW",
         value_name = "PATTERN",
-        value_delimiter = ','
+        value_delimiter = ';'
     )]
     pub(crate) allow: Vec<String>,
     /// Allow everything, by `sh -c`: whoever may send commands may do what this user may
@@ -416,7 +416,7 @@ where
 fn tell_allowed(policy: &Policy) {
     match policy {
         Policy::Nothing => warn!(
-            "nothing is allowed, every command is refused: allow some with --allow 'cargo test *', or all with --shell"
+            "nothing is allowed, every command is refused: allow some with --allow 'cargo test **', or all with --shell"
         ),
         Policy::Shell => warn!("everything is allowed to whoever may send commands"),
         Policy::Matching(patterns) => info!(patterns = patterns.len(), "commands are allowed"),

@@ -35,7 +35,7 @@ async fn nothing_is_run_unless_it_is_allowed() {
     assert!(sight.streams.is_empty());
     assert!(!closed.workdir().join("here").exists());
     let some = Machine::new(&world, "some");
-    let allowed = [&["--allow", "echo *", "--allow", "cat"], &UNPACED[..]].concat();
+    let allowed = [&["--allow", "echo **", "--allow", "cat"], &UNPACED[..]].concat();
     let _runner = some.serve(gateway, &allowed).await;
     let (sight, end) = run_whole(&mut dashboard, "some", "echo 'a  b' \"$HOME\"; touch here").await;
     assert_eq!(end["exitCode"], 0);

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::events::{alert, send};
 
-const SEED_VARIABLE: &str = "SIGNALBOX_TEST_SEED";
+pub(crate) const SEED_VARIABLE: &str = "SIGNALBOX_TEST_SEED";
 /// The course of events unless another is asked for.
 const SEED: u64 = 1;
 const ROUNDS: usize = 10;
@@ -74,10 +74,10 @@ const FAULTS: [Fault; 9] = [
 
 /// A small generator of our own (SplitMix64), so that a seed means the same on
 /// every machine and with every version of every library.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
+    pub(crate) fn roll(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -85,7 +85,7 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % below
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.roll(of.len() as u64) as usize]
     }
 }
