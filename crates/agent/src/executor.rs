@@ -1,13 +1,42 @@
 //! All commands of the runner: takes requests, hands out [`Command`]s.
 
-use std::path::PathBuf;
+mod leftover;
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tracing::{error, info, warn};
 
-use crate::output::{Offsets, Piece, Stream, StreamSum};
+pub use crate::command::{Command, NotTaken, Progress, State, Urgency};
+pub use crate::ending::{Ending, Outcome, Usage};
+use crate::environment::Environment;
+use crate::family::{self, Family};
+use crate::journal::{self, Journal, Known};
+use crate::policy::{Policy, Refusal};
+use crate::process::Mode;
+use crate::redact::Redaction;
+use crate::spool::{self, Budget, Spool};
+use crate::supervisor::{Supervisor, written};
+
+/// The longest id.
+const MAX_ID_BYTES: usize = 128;
+/// Of the thread of a command: it calls nothing deep.
+const STACK_BYTES: usize = 512 * 1024;
+/// The folder of spooled output.
+const SPOOL: &str = "spool";
+/// The file that one runner at a time has locked.
+const LOCK: &str = "lock";
+/// The longest sentence that says why a command did not run.
+const MAX_REASON_BYTES: usize = 1_000;
 
 /// How commands are executed.
 #[derive(Clone, Debug)]
@@ -15,21 +44,21 @@ pub struct Options {
     /// Where journal and spool are; one runner at a time uses it.
     pub directory: PathBuf,
     /// What may be run.
-    pub policy: crate::policy::Policy,
+    pub policy: Policy,
     /// Where processes start.
     pub workdir: PathBuf,
     /// What they inherit.
-    pub environment: crate::environment::Environment,
+    pub environment: Environment,
     /// A terminal, or pipes.
-    pub mode: crate::process::Mode,
+    pub mode: Mode,
     /// What is removed from their output.
-    pub redaction: crate::redact::Redaction,
-    /// How many commands run at once.
+    pub redaction: Redaction,
+    /// How many commands run at once; another is refused.
     pub concurrency: usize,
     /// What is kept of output that nobody acknowledges.
-    pub spool: crate::spool::Bounds,
+    pub spool: spool::Bounds,
     /// How many executed ids are remembered.
-    pub journal: crate::journal::Bounds,
+    pub journal: journal::Bounds,
     /// How long processes are given.
     pub graces: Graces,
     /// How much input may wait for a process, in bytes; more is refused.
@@ -41,13 +70,25 @@ pub struct Options {
 pub struct Graces {
     /// From SIGINT to SIGTERM.
     pub interrupt: Duration,
-    /// From SIGTERM to SIGKILL.
+    /// From SIGTERM to SIGKILL, also for what is left of a command whose main
+    /// process has exited.
     pub terminate: Duration,
     /// From SIGKILL until a process that is still there is left behind.
     pub kill: Duration,
-    /// From the end of the main process until what holds its output open is
+    /// From the exit of the main process until what holds its output open is
     /// ended and the output is `incomplete`.
     pub drain: Duration,
+}
+
+impl Default for Graces {
+    fn default() -> Self {
+        Self {
+            interrupt: Duration::from_secs(7),
+            terminate: Duration::from_secs(3),
+            kill: Duration::from_secs(5),
+            drain: Duration::from_secs(3),
+        }
+    }
 }
 
 /// A command to execute.
@@ -61,86 +102,6 @@ pub struct Request {
     pub args: Vec<String>,
 }
 
-/// How a command is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum State {
-    /// Its processes run, or are about to.
-    Running,
-    /// It has ended; nothing of it changes any more.
-    Ended(Arc<Ending>),
-}
-
-/// How a command ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ending {
-    /// What became of it.
-    pub outcome: Outcome,
-    /// What the process returned; 128+n where signal n ended it. Absent where
-    /// there was no process, or nobody knows.
-    pub exit_code: Option<i32>,
-    /// The signal that ended it, such as `SIGKILL`.
-    pub signal: Option<String>,
-    /// Why it failed where exit code and signal do not say it: `not_allowed`,
-    /// `not_found`, `not_started`, `outcome_unknown`, `busy`, each but
-    /// `outcome_unknown` with `: ` and a sentence.
-    pub reason: Option<String>,
-    /// When its process was started.
-    pub started: Option<SystemTime>,
-    /// For how long its main process ran.
-    pub duration: Option<Duration>,
-    /// What each stream amounts to; both streams are listed.
-    pub streams: Vec<StreamSum>,
-    /// Whether output may be missing: something held a stream open for longer
-    /// than the drain, the spool has a gap, or the runner crashed.
-    pub output_incomplete: bool,
-    /// What it used; absent where there was no process, or nobody knows.
-    pub usage: Option<Usage>,
-    /// Processes that could not be ended.
-    pub left_behind: u32,
-}
-
-/// What became of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// It ended by itself, with exit code 0.
-    Completed,
-    /// It ended by itself with another code or a signal, or never ran.
-    Failed,
-    /// It ended after it was interrupted.
-    Interrupted,
-}
-
-/// What a command used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Processor time of it and all its descendants that are known, in user and
-    /// system mode.
-    pub cpu: Duration,
-    /// The peak memory of the largest of its processes, in bytes.
-    pub peak_memory: u64,
-}
-
-/// How far a command is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Behind the last byte of each stream that can be read.
-    pub written: Offsets,
-    /// Whether it has ended.
-    pub ended: bool,
-}
-
-/// How a command is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
-    /// SIGINT, after a grace SIGTERM, after another SIGKILL.
-    Interrupt,
-    /// SIGTERM, after a grace SIGKILL.
-    Terminate,
-    /// SIGKILL.
-    Kill,
-}
-
 /// How [`Executor::stop`] treats commands that run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -150,71 +111,338 @@ pub enum Stop {
     Interrupt,
 }
 
-/// Why input or a size was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotTaken {
-    /// It has ended, or its standard input is closed.
-    #[error("the command takes no input any more")]
-    Closed,
-    /// It does not read what it was sent.
-    #[error("too much input waits for the command")]
-    Full,
-    /// It has pipes.
-    #[error("the command has no terminal")]
-    NoTerminal,
+/// Why commands cannot be executed at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another runner uses the folder.
+    #[error("another runner uses {0}")]
+    InUse(PathBuf),
+    /// Processes could not start there.
+    #[error("the commands' folder {0} is none")]
+    Workdir(PathBuf),
+    /// Journal or spool cannot be opened.
+    #[error("cannot open {path}: {source}")]
+    Open {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system does not let us find what commands leave.
+    #[error("cannot become the reaper of orphaned processes: {0}")]
+    Reaper(io::Error),
 }
 
 /// All commands of the runner. Clones are the same executor.
 #[derive(Clone, Debug)]
-pub struct Executor {}
+pub struct Executor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    budget: Arc<Budget>,
+    journal: Mutex<Journal>,
+    table: Mutex<Table>,
+    /// How many run.
+    running: watch::Sender<usize>,
+    /// Held for as long as the executor is used.
+    _lock: File,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Those that run, and those whose end is not confirmed.
+    commands: HashMap<String, (u64, Command)>,
+    next: u64,
+    stopping: bool,
+}
 
 impl Executor {
     /// Opens journal and spool, ends what a former runner left behind, and
     /// becomes the reaper of all that its commands orphan. Blocks, for up to the
     /// graces where processes are left.
-    pub fn open(options: Options) -> Result<Self, Error>;
-    /// Executes a command, or finds the one with this id. Never blocks: the
-    /// process starts on a thread of its own. An id that was forgotten after
-    /// [`confirm`](Self::confirm) but is in the journal gives an ended command
-    /// with `outcome_unknown`... or the recorded end.
-    pub fn execute(&self, request: Request) -> Command;
-    /// The command with this id, if it is not confirmed.
-    pub fn command(&self, id: &str) -> Option<Command>;
+    ///
+    /// # Errors
+    /// When another runner uses the folder, or it cannot be used.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        if !options.workdir.is_dir() {
+            return Err(Error::Workdir(options.workdir));
+        }
+        let directory = options.directory.clone();
+        let spools = directory.join(SPOOL);
+        let cannot = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Open { path, source }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&spools)
+            .map_err(cannot(&spools))?;
+        let lock = lock(&directory)?;
+        family::become_reaper().map_err(Error::Reaper)?;
+        let mut journal = Journal::open(&directory, options.journal).map_err(cannot(&directory))?;
+        let budget = Arc::new(Budget::new(options.spool.total_bytes));
+        let commands = leftover::take_over(&mut journal, &options, &spools, &budget)
+            .map_err(cannot(&spools))?;
+        let mut table = Table::default();
+        for command in commands {
+            table.insert(command);
+        }
+        leftover::delete_unknown(&spools, |id| table.commands.contains_key(id))
+            .map_err(cannot(&spools))?;
+        Ok(Self(Arc::new(Inner {
+            options,
+            budget,
+            journal: Mutex::new(journal),
+            table: Mutex::new(table),
+            running: watch::Sender::new(0),
+            _lock: lock,
+        })))
+    }
+
+    /// Executes a command, or finds the one with this id: nothing is executed
+    /// twice. The process starts on a thread of its own; at most a line of the
+    /// journal is waited for. A command that cannot run has ended when it is
+    /// returned, or soon after, with the reason; `busy` alone is not remembered,
+    /// so that it can be tried again.
+    pub fn execute(&self, request: Request) -> Command {
+        let inner = &self.0;
+        let id = request.id.clone();
+        let mut table = inner.table.lock();
+        if let Some((_, command)) = table.commands.get(&id) {
+            return command.clone();
+        }
+        if let Some(Known::Confirmed(ending, _)) = inner.journal.lock().known(&id) {
+            return Command::ended(&id, None, Arc::clone(ending));
+        }
+        let refuse = |reason: &str| {
+            let ending = Ending::not_run(Outcome::Failed, reason);
+            Command::ended(&id, None, Arc::new(ending))
+        };
+        if !is_id(&id) {
+            return refuse("not_started: the command's id is no file name");
+        }
+        if table.stopping {
+            return refuse("busy: the agent stops");
+        }
+        if *inner.running.borrow() >= inner.options.concurrency {
+            return refuse("busy: the agent runs as many commands as it may");
+        }
+        let folder = inner.spool_folder(&id);
+        let spool = Spool::new(folder, inner.options.spool, Arc::clone(&inner.budget));
+        let terminal = matches!(inner.options.mode, Mode::Terminal(_));
+        let command = match Command::new(&id, spool, inner.options.input_bytes, terminal) {
+            Ok(command) => command,
+            Err(error) => return refuse(&format!("busy: {error}")),
+        };
+        table.insert(command.clone());
+        inner.running.send_modify(|running| *running += 1);
+        drop(table);
+        let (of_thread, executor) = (command.clone(), self.clone());
+        let thread = thread::Builder::new()
+            .name("command".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || executor.0.supervise(&of_thread, &request));
+        if let Err(error) = thread {
+            let reason = format!("not_started: {error}");
+            inner.end(&command, Ending::not_run(Outcome::Failed, &reason));
+        }
+        command
+    }
+
+    /// The command with this id, if it runs or its end is not confirmed.
+    #[must_use]
+    pub fn command(&self, id: &str) -> Option<Command> {
+        let table = self.0.table.lock();
+        table.commands.get(id).map(|(_, command)| command.clone())
+    }
+
     /// Commands that run, and those whose end is not confirmed; oldest first.
-    pub fn commands(&self) -> Vec<Command>;
+    #[must_use]
+    pub fn commands(&self) -> Vec<Command> {
+        let table = self.0.table.lock();
+        let mut all: Vec<_> = table.commands.values().collect();
+        all.sort_unstable_by_key(|(order, _)| *order);
+        all.into_iter()
+            .map(|(_, command)| command.clone())
+            .collect()
+    }
+
     /// How many run.
-    pub fn running(&self) -> usize;
+    #[must_use]
+    pub fn running(&self) -> usize {
+        *self.0.running.borrow()
+    }
+
     /// The end of a command has been taken by whom it concerns: drops its spool.
     /// Does nothing to one that runs.
-    pub fn confirm(&self, id: &str);
+    pub fn confirm(&self, id: &str) {
+        let mut table = self.0.table.lock();
+        let ended = |(_, command): &(u64, Command)| matches!(command.state(), State::Ended(_));
+        if !table.commands.get(id).is_some_and(ended) {
+            return;
+        }
+        let command = table.commands.remove(id);
+        drop(table);
+        if let Err(error) = self.0.journal.lock().confirm(id) {
+            // It would come up again after a restart, and be confirmed again.
+            warn!(command = id, %error, "the journal cannot be written");
+        }
+        if let Some(spool) = command.as_ref().and_then(|(_, command)| command.spool()) {
+            spool.remove();
+        }
+    }
+
     /// Refuses new commands, ends those that run, and returns when all have
-    /// ended and their ends are on disk.
-    pub async fn stop(&self, how: Stop);
+    /// ended and their ends are on disk. Output that nobody takes delays that by
+    /// the spool's patience at most.
+    pub async fn stop(&self, how: Stop) {
+        self.0.table.lock().stopping = true;
+        let mut running = self.0.running.subscribe();
+        if let Stop::Wait(patience) = how {
+            let all = running.wait_for(|&running| running == 0);
+            if tokio::time::timeout(patience, all).await.is_ok() {
+                return;
+            }
+            warn!(
+                running = self.running(),
+                "commands have not ended in time: interrupting them"
+            );
+        }
+        for command in self.commands() {
+            command.end(Urgency::Interrupt);
+        }
+        // The sender is ours.
+        running.wait_for(|&running| running == 0).await.ok();
+    }
 }
 
-/// One command. Clones are the same command.
-#[derive(Clone, Debug)]
-pub struct Command {}
+impl Table {
+    fn insert(&mut self, command: Command) {
+        let order = self.next;
+        self.next += 1;
+        self.commands
+            .insert(command.id().to_owned(), (order, command));
+    }
+}
 
-impl Command {
-    pub fn id(&self) -> &str;
-    pub fn state(&self) -> State;
-    /// Changes with every output and with the end.
-    pub fn progress(&self) -> watch::Receiver<Progress>;
-    /// Reads what was written at these offsets and behind them, in written
-    /// order, until about `max` bytes; empty if there is nothing yet. What is
-    /// acknowledged is gone. Reads from the page cache as a rule, fast enough
-    /// for an async thread.
-    pub fn read(&self, from: Offsets, max: usize) -> std::io::Result<Vec<Piece>>;
-    /// All bytes of a stream before `offset` may be forgotten.
-    pub fn acknowledge(&self, stream: Stream, offset: u64);
-    /// Up to where each stream is acknowledged.
-    pub fn acknowledged(&self) -> Offsets;
-    /// Ends it. Asking again changes nothing, unless it is more urgent.
-    pub fn end(&self, urgency: Urgency);
-    /// Types into it. Empty bytes close the standard input of a command with
-    /// pipes.
-    pub fn input(&self, bytes: &[u8]) -> Result<(), NotTaken>;
-    /// Changes the size of its terminal.
-    pub fn resize(&self, columns: u16, rows: u16) -> Result<(), NotTaken>;
+impl Inner {
+    fn spool_folder(&self, id: &str) -> PathBuf {
+        self.options.directory.join(SPOOL).join(id)
+    }
+
+    /// The thread of a command.
+    fn supervise(&self, command: &Command, request: &Request) {
+        let mark = format!("{}.{:016x}", request.id, rand::random::<u64>());
+        let mut family = Family::new(&mark);
+        let ending = catch_unwind(AssertUnwindSafe(|| {
+            self.execute(command, request, &mark, &mut family)
+        }));
+        let ending = ending.unwrap_or_else(|_| {
+            error!(
+                command = command.id(),
+                "the supervision of a command failed: killing it"
+            );
+            let left = leftover::kill(&mut [&mut family], self.options.graces.kill);
+            Ending::unknown(written(command), left)
+        });
+        drop(family);
+        self.end(command, ending);
+    }
+
+    fn execute(
+        &self,
+        command: &Command,
+        request: &Request,
+        mark: &str,
+        family: &mut Family,
+    ) -> Ending {
+        let options = &self.options;
+        let permit = options.policy.permit(
+            &request.command,
+            &request.args,
+            options.environment.path(),
+            &options.workdir,
+        );
+        let failed = |code: &str, sentence: &dyn ToString| {
+            let sentence = options.redaction.text(&sentence.to_string());
+            let reason = format!("{code}: {sentence}");
+            let end = reason.floor_char_boundary(MAX_REASON_BYTES);
+            Ending::not_run(Outcome::Failed, &reason[..end])
+        };
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(refusal @ Refusal::NotAllowed(_)) => return failed("not_allowed", &refusal),
+            Err(refusal @ Refusal::NotFound(_)) => return failed("not_found", &refusal),
+            Err(refusal @ Refusal::Malformed(_)) => return failed("not_started", &refusal),
+        };
+        if let Err(error) = self.journal.lock().plan(&request.id, mark) {
+            return failed(
+                "not_started",
+                &format!("the journal cannot be written: {error}"),
+            );
+        }
+        if command.orders().urgency.is_some() {
+            return Ending::not_run(
+                Outcome::Interrupted,
+                "not_started: it was interrupted before",
+            );
+        }
+        let planned = |process| {
+            if let Err(error) = self.journal.lock().run(&request.id, process) {
+                warn!(command = command.id(), %error, "the journal cannot be written");
+            }
+        };
+        match Supervisor::start(command, options, family, mark, &permit, planned) {
+            Ok(supervisor) => {
+                info!(command = command.id(), program = %permit.program.display(), "executing");
+                supervisor.run()
+            }
+            Err(error) => failed("not_started", &error),
+        }
+    }
+
+    /// A command has ended: on disk first, then for everybody.
+    fn end(&self, command: &Command, ending: Ending) {
+        let ending = Arc::new(ending);
+        if let Err(error) = self.journal.lock().end(command.id(), Arc::clone(&ending)) {
+            error!(command = command.id(), %error, "the end of a command is not in the journal");
+        }
+        info!(
+            command = command.id(),
+            outcome = ?ending.outcome,
+            exit_code = ending.exit_code,
+            left_behind = ending.left_behind,
+            "a command has ended"
+        );
+        command.finish(ending);
+        self.running.send_modify(|running| *running -= 1);
+    }
+}
+
+/// Whether an id may be the name of a folder.
+fn is_id(id: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    !id.is_empty() && id.len() <= MAX_ID_BYTES && id.bytes().all(plain)
+}
+
+fn lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join(LOCK);
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    let locked = opened.and_then(|file| match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    });
+    match locked {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(Error::InUse(directory.to_owned())),
+        Err(source) => Err(Error::Open { path, source }),
+    }
 }

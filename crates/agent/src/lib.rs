@@ -12,8 +12,8 @@
 //! | [`words`] | quoting | a command line | words |
 //! | [`environment`] | what a process inherits | the runner's environment, names | variables |
 //! | [`process`] | one process, its terminal or pipes | what to execute | descriptors, its exit with what it used |
-//! | [`family`] | all that descends from a command | the process table | signals to every member, nobody else |
-//! | [`input`] | what waits to be typed | bytes | bytes, as the process takes them |
+//! | `family` | all that descends from a command | the process table | signals to every member, nobody else |
+//! | `input` | what waits to be typed | bytes | bytes, as the process takes them |
 //! | [`redact`] | secrets | what a process wrote | the same without them |
 //! | [`output`] | offsets, sums, text | bytes | [`output::Piece`] for the link, [`output::StreamSum`] for the end |
 //! | [`spool`] | unacknowledged output on disk | bytes, acknowledgements | pieces from any offset |
@@ -34,10 +34,8 @@
 //! the reason). One task for each handle is enough:
 //!
 //! ```text
-//! loop {
-//!     pieces = command.read(from, max)?     // in written order, from any offsets
-//!     send them; from = behind them
-//!     none: progress.changed().await, or, if it has ended, break
+//! while let Some(pieces) = command.next(from, max).await? {
+//!     send them, in this order; from.pass(piece) for each
 //! }
 //! on `terminal:ack`: command.acknowledge(stream, offset)   // frees the spool
 //! all acknowledged: send `command:complete` from command.state()
@@ -60,12 +58,14 @@
 
 pub mod address;
 mod backoff;
+mod command;
 mod dial;
+mod ending;
 pub mod environment;
 mod error;
 pub mod executor;
-pub mod family;
-pub mod input;
+mod family;
+mod input;
 pub mod journal;
 mod link;
 pub mod output;
