@@ -122,7 +122,14 @@ mod tests {
             Ok("wss://fleet.example:443/ws".into())
         );
         assert_eq!(shown("ws://[::1]:80/"), Ok("ws://[::1]:80/ws".into()));
-        for wrong in ["", "host:80", "ftp://host", "ws://", "ws://u:p@host", "ws://host/ws?token=x"] {
+        for wrong in [
+            "",
+            "host:80",
+            "ftp://host",
+            "ws://",
+            "ws://u:p@host",
+            "ws://host/ws?token=x",
+        ] {
             assert!(shown(wrong).is_err(), "{wrong}");
         }
         let wrong = shown("wss://host/ws?token=secret").unwrap_err();

@@ -88,7 +88,9 @@ impl Dialer {
             .await
             .map_err(|error| error.to_string())?;
         // What is typed must not wait for company.
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| error.to_string())?;
         if !address.is_encrypted() {
             return Ok(Box::new(stream));
         }

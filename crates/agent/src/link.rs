@@ -123,13 +123,12 @@ impl Link {
                     Incoming::Sign
                 }
             },
-            Some(Ok(Message::Close(frame))) => Incoming::Closed(frame.map_or_else(
-                Closure::default,
-                |frame| Closure {
+            Some(Ok(Message::Close(frame))) => {
+                Incoming::Closed(frame.map_or_else(Closure::default, |frame| Closure {
                     code: Some(frame.code.into()),
                     reason: frame.reason.to_string(),
-                },
-            )),
+                }))
+            }
             Some(Ok(_)) => Incoming::Sign,
             Some(Err(error)) => Incoming::Closed(Closure {
                 code: None,
@@ -178,7 +177,9 @@ async fn write(
 /// Why an upgrade failed, without anything that was sent.
 fn refusal(error: &tungstenite::Error) -> String {
     match error {
-        tungstenite::Error::Http(response) => format!("the upgrade is refused: {}", response.status()),
+        tungstenite::Error::Http(response) => {
+            format!("the upgrade is refused: {}", response.status())
+        }
         other => other.to_string(),
     }
 }

@@ -263,7 +263,11 @@ impl Presence {
             }
             Denied::Refused(why) => {
                 let wait = self.back_off.next(LONG_PATIENCE);
-                warn!(why, ?wait, "the key is refused, another may be put in its place");
+                warn!(
+                    why,
+                    ?wait,
+                    "the key is refused, another may be put in its place"
+                );
                 Ok(wait)
             }
             Denied::Unavailable(why) => {

@@ -351,7 +351,12 @@ impl<'a> Session<'a> {
         let hour = refusal.limits.and_then(|limits| limits.per_hour);
         let hour = hour.map(|hour| hour.limit);
         let is_output = refusal.request_id.as_deref() == Some(say::OUTPUT);
-        warn!(error = refusal.error, ?retry_after, is_output, "slower: the gateway refuses");
+        warn!(
+            error = refusal.error,
+            ?retry_after,
+            is_output,
+            "slower: the gateway refuses"
+        );
         if is_output {
             self.output.refused(now, retry_after, minute, hour);
             self.book.rewind();
@@ -442,7 +447,10 @@ impl<'a> Session<'a> {
     /// Whether the gateway has left a question for a sign of life unanswered.
     fn is_silent(&self, now: Instant) -> bool {
         let is_late = !self.is_open && now >= self.began + GREETING;
-        is_late || self.asked.is_some_and(|asked| now >= asked + self.heartbeat)
+        is_late
+            || self
+                .asked
+                .is_some_and(|asked| now >= asked + self.heartbeat)
     }
 
     /// Has a fresh token fetched in time.
@@ -499,7 +507,11 @@ impl<'a> Session<'a> {
             let Some(ending) = job.ending() else { continue };
             job.told_end(now);
             if ending.left_behind > 0 {
-                warn!(command = id, left = ending.left_behind, "processes would not end");
+                warn!(
+                    command = id,
+                    left = ending.left_behind,
+                    "processes would not end"
+                );
             }
             let message = say::complete(&id, &self.options.agent_id, &ending);
             self.report(mouth, message);
@@ -539,7 +551,11 @@ impl<'a> Session<'a> {
         if !changed && self.status_at > now {
             return self.status_at;
         }
-        let reserve = if changed { STATUS_RESERVE } else { METRICS_RESERVE };
+        let reserve = if changed {
+            STATUS_RESERVE
+        } else {
+            METRICS_RESERVE
+        };
         let at = self.messages.ready_at(now, reserve);
         if at > now {
             return at;
@@ -570,7 +586,10 @@ impl<'a> Session<'a> {
             None => now,
             Some(last) => (last + interval).max(now),
         };
-        let waiting = self.book.jobs().filter(|(_, job)| job.is_told() && job.pending() > 0);
+        let waiting = self
+            .book
+            .jobs()
+            .filter(|(_, job)| job.is_told() && job.pending() > 0);
         let turn = &self.turn;
         waiting
             .map(|(id, job)| (due(job), id <= turn, id))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, value_parser};
 use signalbox_agent::address::Address;
-use signalbox_agent::environment::Environment;
+use signalbox_agent::environment::{Allowed, Environment};
 use signalbox_agent::executor::{self, Executor, Graces, Stop};
 use signalbox_agent::journal;
 use signalbox_agent::pace::Rates;
@@ -29,6 +29,8 @@ use crate::services::CREDENTIALS;
 /// Directory of the agents on this machine, below the data directory of `up`.
 const AGENTS: &str = "agents";
 const MIB: u64 = 1024 * 1024;
+/// Places for commands that end while others begin.
+const SPARE_PLACES: usize = 8;
 /// How much input may wait for a command, in bytes; more is refused.
 const INPUT_BYTES: usize = 1024 * 1024;
 /// How many commands that are over are remembered, so that none runs twice.
@@ -270,8 +272,8 @@ fn connection(command: &AgentCommand, id: &str) -> Result<presence::Options, Exi
             .url()
             .ok_or_else(|| ExitError::config("the running gateway has no listener"))?,
     };
-    let address = Address::parse(&url)
-        .map_err(|error| ExitError::config(format!("--url: {error}")))?;
+    let address =
+        Address::parse(&url).map_err(|error| ExitError::config(format!("--url: {error}")))?;
     let key = match &command.key_file {
         Some(path) => KeySource::File(path.clone()),
         None if command.url.is_some() && !data_dir.join(CREDENTIALS).is_file() => {
@@ -333,14 +335,17 @@ fn execution(command: &AgentCommand, id: &str) -> Result<executor::Options, Exit
     } else {
         Policy::Matching(parsed::<Pattern>("--allow", &allowed.allow)?)
     };
-    let redaction = Redaction::new(&secrets(&allowed.redact)?);
-    let workdir = std::fs::canonicalize(&args.workdir)
-        .map_err(|error| ExitError::config(format!("--workdir {}: {error}", args.workdir.display())))?;
+    let redaction = Redaction::new(&secrets(&allowed.redact)?)
+        .map_err(|error| ExitError::config(format!("--redact: {error}")))?;
+    let inherited = parsed::<Allowed>("--env-allow", &args.env_allow)?;
+    let workdir = std::fs::canonicalize(&args.workdir).map_err(|error| {
+        ExitError::config(format!("--workdir {}: {error}", args.workdir.display()))
+    })?;
     Ok(executor::Options {
         directory: directory(command, id)?,
         policy,
         workdir,
-        environment: Environment::new(std::env::vars_os(), &args.env_allow),
+        environment: Environment::new(std::env::vars_os(), &inherited),
         mode: if args.pipes {
             Mode::Pipes
         } else {
@@ -350,7 +355,12 @@ fn execution(command: &AgentCommand, id: &str) -> Result<executor::Options, Exit
             })
         },
         redaction,
-        concurrency: usize::try_from(args.concurrency).unwrap_or(usize::MAX),
+        // The relay keeps to the number. Beyond it come those that it has given
+        // up, for as long as they take to end.
+        concurrency: usize::try_from(args.concurrency)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(2)
+            .saturating_add(SPARE_PLACES),
         spool: spool::Bounds {
             command_bytes: args.spool_mib.saturating_mul(MIB),
             total_bytes: args.spool_total_mib.saturating_mul(MIB),
@@ -380,9 +390,9 @@ fn directory(command: &AgentCommand, id: &str) -> Result<PathBuf, ExitError> {
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-    let state = state.or(home).ok_or_else(|| {
-        ExitError::config("--spool-dir: name a directory for journal and output")
-    })?;
+    let state = state
+        .or(home)
+        .ok_or_else(|| ExitError::config("--spool-dir: name a directory for journal and output"))?;
     Ok(state.join("signalbox").join(AGENTS).join(id))
 }
 

@@ -123,7 +123,10 @@ async fn export(
     }
     out.flush()?;
     if !cast.has_ended() {
-        warn!(command = id, "the command has not ended, this is what it has written so far");
+        warn!(
+            command = id,
+            "the command has not ended, this is what it has written so far"
+        );
     }
     Ok(())
 }

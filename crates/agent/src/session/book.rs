@@ -352,7 +352,13 @@ impl Job {
         for piece in pieces {
             match piece {
                 Piece::Gap { stream, from, to } => {
-                    warn!(command = self.command.id(), ?stream, from, to, "output lost");
+                    warn!(
+                        command = self.command.id(),
+                        ?stream,
+                        from,
+                        to,
+                        "output lost"
+                    );
                     self.lossy[place(stream)] = true;
                     *at(&mut self.sent, stream) = to;
                 }

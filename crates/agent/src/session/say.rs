@@ -366,7 +366,10 @@ mod tests {
         let Ok(ClientFrame::CommandComplete(report)) = ClientFrame::decode(&message) else {
             panic!("{message}");
         };
-        assert_eq!((report.exit_code, report.duration), (Some(137), Some(1_234)));
+        assert_eq!(
+            (report.exit_code, report.duration),
+            (Some(137), Some(1_234))
+        );
         assert_eq!(report.status, Some("failed"));
         assert!(report.incomplete && report.reason.is_some());
         assert_eq!(ended_by(&end_of("cmd-1")), Some("cmd-1"));

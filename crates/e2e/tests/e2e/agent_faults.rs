@@ -189,7 +189,10 @@ async fn nothing_runs_twice_and_nothing_is_lost_whatever_is_killed() {
         .await;
     }
     // The rounds were worth their name.
-    assert!(whole >= ROUNDS && unknown > 0, "{whole} whole, {unknown} unknown");
+    assert!(
+        whole >= ROUNDS && unknown > 0,
+        "{whole} whole, {unknown} unknown"
+    );
     stage.runner.sigterm();
     assert_eq!(stage.runner.wait(DEADLINE).await.code(), Some(0));
 }

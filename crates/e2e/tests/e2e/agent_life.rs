@@ -29,7 +29,10 @@ async fn nothing_is_run_unless_it_is_allowed() {
     // A sentence says how to allow something.
     runner.wait_for_line("--allow", DEADLINE).await;
     let (sight, end) = run_whole(&mut dashboard, "closed", "touch here").await;
-    assert_eq!((&end["status"], &end["exitCode"]), (&json!("failed"), &Value::Null));
+    assert_eq!(
+        (&end["status"], &end["exitCode"]),
+        (&json!("failed"), &Value::Null)
+    );
     let reason = end["reason"].as_str().unwrap();
     assert!(reason.starts_with("not_allowed"), "{reason}");
     assert!(sight.streams.is_empty());
@@ -40,7 +43,12 @@ async fn nothing_is_run_unless_it_is_allowed() {
     let (sight, end) = run_whole(&mut dashboard, "some", "echo 'a  b' \"$HOME\"; touch here").await;
     assert_eq!(end["exitCode"], 0);
     assert_eq!(sight.stdout(), b"a  b $HOME; touch here\r\n", "no shell");
-    for command in ["touch here", "/bin/echo x", "sh -c 'echo x'", "cat /etc/hostname"] {
+    for command in [
+        "touch here",
+        "/bin/echo x",
+        "sh -c 'echo x'",
+        "cat /etc/hostname",
+    ] {
         let (_, end) = run_whole(&mut dashboard, "some", command).await;
         let reason = end["reason"].as_str().unwrap_or_default();
         assert!(reason.starts_with("not_allowed"), "{command}: {end}");
@@ -54,10 +62,20 @@ async fn wrong_use_is_one_line_and_exit_code_64() {
     let machine = Machine::new(&world, "m-1");
     let gateway = world.platform.gateways[0].listener();
     machine.put_key("sbk_nope");
-    for arguments in [&[][..], &["--allow", ""], &["--redact", "abc"], &["--workdir", "/nonexistent"]] {
+    for arguments in [
+        &[][..],
+        &["--allow", ""],
+        &["--redact", "abc"],
+        &["--workdir", "/nonexistent"],
+    ] {
         let runner = machine.start(gateway, arguments);
         let status = runner.wait(DEADLINE).await;
-        assert_eq!(status.code(), Some(64), "{arguments:?} {:?}", runner.stderr().lines());
+        assert_eq!(
+            status.code(),
+            Some(64),
+            "{arguments:?} {:?}",
+            runner.stderr().lines()
+        );
     }
     // Of another role.
     machine.put_key(&world.platform.api_key("viewer"));
@@ -92,7 +110,10 @@ async fn a_stop_waits_for_what_runs_and_hands_it_over() {
     let _runner = machine.serve_all(gateway, &[]).await;
     let mut sight = Sight::default();
     let end = sight.watch(&mut dashboard, &next).await;
-    assert_eq!((&end["status"], sight.stdout()), (&json!("completed"), &b"next\r\n"[..]));
+    assert_eq!(
+        (&end["status"], sight.stdout()),
+        (&json!("completed"), &b"next\r\n"[..])
+    );
 }
 
 #[tokio::test]
@@ -101,7 +122,14 @@ async fn a_stop_ends_what_does_not_end_in_time() {
     let machine = Machine::new(&world, "m-1");
     let gateway = world.platform.gateways[0].listener();
     let mut dashboard = world.dashboard("operator").await;
-    let arguments = ["--stop-grace", "1", "--interrupt-grace", "200", "--terminate-grace", "200"];
+    let arguments = [
+        "--stop-grace",
+        "1",
+        "--interrupt-grace",
+        "200",
+        "--terminate-grace",
+        "200",
+    ];
     let runner = machine.serve_all(gateway, &arguments).await;
     let command = "trap '' INT TERM; sleep 81726354 & echo begun; wait; wait; sleep 81726354";
     let id = request(&mut dashboard, "m-1", json!({"command": command})).await;
@@ -109,7 +137,10 @@ async fn a_stop_ends_what_does_not_end_in_time() {
     sight.until(&mut dashboard, &id, "begun").await;
     runner.sigterm();
     let end = sight.watch(&mut dashboard, &id).await;
-    assert_eq!((&end["status"], &end["signal"]), (&json!("interrupted"), &json!("SIGKILL")));
+    assert_eq!(
+        (&end["status"], &end["signal"]),
+        (&json!("interrupted"), &json!("SIGKILL"))
+    );
     assert_eq!(runner.wait(DEADLINE).await.code(), Some(0));
     until_gone("81726354").await;
 }
@@ -135,7 +166,10 @@ async fn what_cannot_be_handed_over_is_handed_over_by_the_next_runner() {
     front.admit();
     let _runner = machine.serve_all(front.addr(), &[]).await;
     let end = sight.watch(&mut dashboard, &id).await;
-    assert_eq!((&end["status"], &end["exitCode"]), (&json!("failed"), &json!(5)));
+    assert_eq!(
+        (&end["status"], &end["exitCode"]),
+        (&json!("failed"), &json!(5))
+    );
     let numbers: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
     assert!(sight.stdout() == in_terminal(&format!("begun\n{numbers}")));
     assert!(sight.gaps.is_empty());
@@ -147,18 +181,30 @@ async fn a_runner_that_is_replaced_gives_way() {
     let (first, second) = (Machine::new(&world, "m-1"), Machine::new(&world, "m-1"));
     let gateway = world.platform.gateways[0].listener();
     let mut dashboard = world.dashboard("operator").await;
-    let old = first.serve_all(gateway, &["--interrupt-grace", "200"]).await;
+    let old = first
+        .serve_all(gateway, &["--interrupt-grace", "200"])
+        .await;
     let command = json!({"command": "sleep 81726355"});
     let id = request(&mut dashboard, "m-1", command).await;
     find(&mut dashboard, |message| message["status"] == "running").await;
     let new = second.serve_all(gateway, &[]).await;
     let status = old.wait(DEADLINE).await;
-    assert_eq!(status.code(), Some(64), "the service manager must not start it again");
+    assert_eq!(
+        status.code(),
+        Some(64),
+        "the service manager must not start it again"
+    );
     let lines = old.stderr().lines();
-    assert!(lines.last().unwrap().contains("another runner"), "{lines:?}");
+    assert!(
+        lines.last().unwrap().contains("another runner"),
+        "{lines:?}"
+    );
     // The new one does not know the command, and the old one has ended it.
     let end = Sight::default().watch(&mut dashboard, &id).await;
-    assert_eq!((&end["status"], &end["reason"]), (&json!("failed"), &json!("outcome_unknown")));
+    assert_eq!(
+        (&end["status"], &end["reason"]),
+        (&json!("failed"), &json!("outcome_unknown"))
+    );
     until_gone("81726355").await;
     let (sight, _) = run_whole(&mut dashboard, "m-1", "echo here").await;
     assert_eq!(sight.stdout(), b"here\r\n");
@@ -226,7 +272,9 @@ async fn a_revoked_key_is_replaced_while_commands_go_on() {
     let mut sight = Sight::default();
     sight.until(&mut dashboard, &id, "begun").await;
     key(&world, &["revoke", made["id"].as_str().unwrap()]).await;
-    runner.wait_for_line("the key is refused, another", DEADLINE).await;
+    runner
+        .wait_for_line("the key is refused, another", DEADLINE)
+        .await;
     let made: Value = serde_json::from_str(&key(&world, &make).await[0]).unwrap();
     machine.put_key(made["api_key"].as_str().unwrap());
     machine.write("go", "");
@@ -242,7 +290,9 @@ async fn commands_go_on_while_the_connection_is_gone() {
     let machine = Machine::new(&world, "m-1");
     let front = Proxy::start(world.platform.gateways[0].listener()).await;
     let mut dashboard = world.dashboard("operator").await;
-    let runner = machine.serve_all(front.addr(), &["--concurrency", "2"]).await;
+    let runner = machine
+        .serve_all(front.addr(), &["--concurrency", "2"])
+        .await;
     // One goes on, the other ends meanwhile.
     let going = "echo begun; while [ ! -e go ]; do sleep 0.05; done; seq 3000";
     let ending = "echo begun; while [ ! -e gone ]; do sleep 0.05; done; seq 3000; touch over";
@@ -282,7 +332,11 @@ async fn commands_go_on_while_the_connection_is_gone() {
 async fn a_silent_connection_is_noticed() {
     let world = World::start_with(
         1,
-        &[&crate::fleet_world::UNLIMITED[..], &["--fleet-heartbeat", "1"]].concat(),
+        &[
+            &crate::fleet_world::UNLIMITED[..],
+            &["--fleet-heartbeat", "1"],
+        ]
+        .concat(),
     )
     .await;
     let machine = Machine::new(&world, "m-1");
@@ -308,8 +362,15 @@ async fn an_emergency_stop_is_obeyed_and_confirmed() {
     let machine = Machine::new(&world, "m-1");
     let gateway = world.platform.gateways[0].listener();
     let mut dashboard = world.dashboard("operator").await;
-    let _runner = machine.serve_all(gateway, &["--interrupt-grace", "300"]).await;
-    let id = request(&mut dashboard, "m-1", json!({"command": "echo begun; sleep 81726356"})).await;
+    let _runner = machine
+        .serve_all(gateway, &["--interrupt-grace", "300"])
+        .await;
+    let id = request(
+        &mut dashboard,
+        "m-1",
+        json!({"command": "echo begun; sleep 81726356"}),
+    )
+    .await;
     let mut sight = Sight::default();
     sight.until(&mut dashboard, &id, "begun").await;
     dashboard
@@ -318,8 +379,7 @@ async fn an_emergency_stop_is_obeyed_and_confirmed() {
     let mut ended = false;
     let status = find(&mut dashboard, |message| {
         ended |= sight.see(&id, message);
-        message["type"] == "system:emergency-status"
-            && message["agents"][0]["state"] == "confirmed"
+        message["type"] == "system:emergency-status" && message["agents"][0]["state"] == "confirmed"
     })
     .await;
     assert_eq!(status["agents"][0]["agentId"], "m-1");
@@ -351,7 +411,10 @@ async fn the_machine_is_described_in_its_status() {
     assert_eq!(status["status"], "online");
     assert_eq!(metrics["availability"], 0.5);
     for part in ["cpuUsage", "memoryUsage"] {
-        assert!((0.0..=100.0).contains(&metrics[part].as_f64().unwrap()), "{status}");
+        assert!(
+            (0.0..=100.0).contains(&metrics[part].as_f64().unwrap()),
+            "{status}"
+        );
     }
     let other = request(&mut dashboard, "m-1", json!({"command": "sleep 81726357"})).await;
     hear_status(&mut dashboard, "m-1", "busy").await;

@@ -54,7 +54,10 @@ async fn one_line_starts_an_agent_whose_commands_are_recorded() {
     let lines = recording(dir.path(), &id, &["--size", "132x43"]).await;
     let (header, events) = lines.split_first().unwrap();
     assert_eq!(header["version"], 2);
-    assert_eq!((&header["width"], &header["height"]), (&json!(132), &json!(43)));
+    assert_eq!(
+        (&header["width"], &header["height"]),
+        (&json!(132), &json!(43))
+    );
     assert!(header["timestamp"].as_u64().unwrap() > 1_700_000_000);
     assert_eq!(header["title"], command);
     let (mut text, mut last) = (String::new(), 0.0);

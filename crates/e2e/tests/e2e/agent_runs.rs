@@ -4,9 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::agent_world::{
-    Machine, Sight, hear_status, in_terminal, request, run_whole, type_in,
-};
+use crate::agent_world::{Machine, Sight, hear_status, in_terminal, request, run_whole, type_in};
 use crate::fleet_world::{World, encode, find};
 
 /// Lines that the test suite prints.
@@ -68,13 +66,19 @@ async fn a_test_suite_comes_byte_for_byte() {
     // The terminal makes two characters of each line end.
     assert!(sight.stdout() == in_terminal(&copy), "output is another");
     assert!(sight.gaps.is_empty());
-    assert_eq!((&end["exitCode"], &end["status"]), (&json!(101), &json!("failed")));
+    assert_eq!(
+        (&end["exitCode"], &end["status"]),
+        (&json!(101), &json!("failed"))
+    );
     assert!(end["duration"].as_u64().unwrap() > 0);
     assert_eq!(end["incomplete"], Value::Null);
     let sum = sum_of(&end, "stdout");
     assert_eq!(sum["bytes"], sight.stdout().len() as u64);
     assert_eq!(sum["bytes"], sum["recorded"]);
-    assert!(end["usage"]["peakMemory"].as_u64().unwrap() > 1_000_000, "{end}");
+    assert!(
+        end["usage"]["peakMemory"].as_u64().unwrap() > 1_000_000,
+        "{end}"
+    );
     assert!(end["usage"]["cpuTime"].as_u64().unwrap() > 0, "{end}");
     drop(runner);
 }
@@ -89,12 +93,19 @@ async fn pipes_keep_output_and_errors_apart() {
     let command = "i=0; while [ $i -lt 3000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; \
                    printf '\\377\\376'; exit 3";
     let (sight, end) = run_whole(&mut dashboard, "m-1", command).await;
-    let lines = |word: &str| (0..3_000).map(|i| format!("{word} {i}\n")).collect::<String>();
+    let lines = |word: &str| {
+        (0..3_000)
+            .map(|i| format!("{word} {i}\n"))
+            .collect::<String>()
+    };
     let mut out = lines("out").into_bytes();
     out.extend(b"\xff\xfe");
     assert!(sight.stdout() == out, "{}", sight.text());
     assert!(sight.stderr() == lines("err").as_bytes());
-    assert_eq!((&end["exitCode"], &end["status"]), (&json!(3), &json!("failed")));
+    assert_eq!(
+        (&end["exitCode"], &end["status"]),
+        (&json!(3), &json!("failed"))
+    );
     // Arguments are no part of the command line.
     let id = request(
         &mut dashboard,
@@ -111,7 +122,10 @@ async fn pipes_keep_output_and_errors_apart() {
     type_in(&mut dashboard, &id, "").await;
     let end = sight.watch(&mut dashboard, &id).await;
     assert_eq!(sight.stdout(), b"a b|$HOME|'|t\xc3\xa4\x00\xff");
-    assert_eq!((&end["exitCode"], &end["status"]), (&json!(0), &json!("completed")));
+    assert_eq!(
+        (&end["exitCode"], &end["status"]),
+        (&json!(0), &json!("completed"))
+    );
 }
 
 #[tokio::test]
@@ -139,7 +153,10 @@ async fn a_shell_is_spoken_with_and_resized() {
     sight.until(&mut dashboard, &id, "ready> ").await;
     type_in(&mut dashboard, &id, "exit 7\r").await;
     let end = sight.watch(&mut dashboard, &id).await;
-    assert_eq!((&end["exitCode"], &end["status"]), (&json!(7), &json!("failed")));
+    assert_eq!(
+        (&end["exitCode"], &end["status"]),
+        (&json!(7), &json!("failed"))
+    );
 }
 
 /// A full-screen editor of a few lines: it draws, takes keys, follows a resize,
@@ -199,15 +216,24 @@ async fn how_a_command_ends_is_told_as_it_was() {
     let graces = ["--interrupt-grace", "300", "--terminate-grace", "300"];
     let _runner = machine.serve_all(gateway, &graces).await;
     let (_, end) = run_whole(&mut dashboard, "m-1", "sleep 0.3; true").await;
-    assert_eq!((&end["exitCode"], &end["status"]), (&json!(0), &json!("completed")));
+    assert_eq!(
+        (&end["exitCode"], &end["status"]),
+        (&json!(0), &json!("completed"))
+    );
     assert!(end["duration"].as_u64().unwrap() >= 300, "{end}");
     let (_, end) = run_whole(&mut dashboard, "m-1", "kill -KILL $$").await;
-    assert_eq!((&end["exitCode"], &end["signal"]), (&json!(137), &json!("SIGKILL")));
+    assert_eq!(
+        (&end["exitCode"], &end["signal"]),
+        (&json!(137), &json!("SIGKILL"))
+    );
     assert_eq!(end["status"], "failed");
     // Interrupted: by a signal that it obeys, and by one that it cannot refuse.
     for (command, signal) in [
         ("exec sleep 1000", "SIGINT"),
-        ("trap '' INT TERM; echo ready; while :; do sleep 1; done", "SIGKILL"),
+        (
+            "trap '' INT TERM; echo ready; while :; do sleep 1; done",
+            "SIGKILL",
+        ),
     ] {
         let id = request(&mut dashboard, "m-1", json!({"command": command})).await;
         find(&mut dashboard, |message| {
@@ -221,7 +247,10 @@ async fn how_a_command_ends_is_told_as_it_was() {
         let interrupt = json!({"type": "command:interrupt", "commandId": id});
         dashboard.send_json(&interrupt).await;
         let end = sight.watch(&mut dashboard, &id).await;
-        assert_eq!((&end["status"], &end["signal"]), (&json!("interrupted"), &json!(signal)));
+        assert_eq!(
+            (&end["status"], &end["signal"]),
+            (&json!("interrupted"), &json!(signal))
+        );
     }
     hear_status(&mut dashboard, "m-1", "online").await;
 }

@@ -171,7 +171,11 @@ impl Sight {
                 return;
             }
             let message = client.next_json(DEADLINE).await;
-            assert!(!self.see(command, &message), "no {text:?} in {}", self.text());
+            assert!(
+                !self.see(command, &message),
+                "no {text:?} in {}",
+                self.text()
+            );
         }
     }
 
@@ -216,7 +220,11 @@ pub(crate) fn processes_with(word: &str) -> usize {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     processes
         .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
-        .filter(|words| words.split(|byte| *byte == 0).any(|one| one == word.as_bytes()))
+        .filter(|words| {
+            words
+                .split(|byte| *byte == 0)
+                .any(|one| one == word.as_bytes())
+        })
         .count()
 }
 

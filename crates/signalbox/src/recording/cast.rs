@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 use signalbox_protocol::timestamp::Timestamp;
-use signalbox_protocol::wire::{CommandState, GapReason, OutputStream, TermRecord, term_record::Record};
+use signalbox_protocol::wire::{
+    CommandState, GapReason, OutputStream, TermRecord, term_record::Record,
+};
 
 use crate::agent::CellSize;
 
@@ -189,7 +191,9 @@ const fn name_of(stream: OutputStream) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use signalbox_protocol::wire::{OutputChunk, TermEnded, TermGap, TermOutput, TermQueued, TermStarted};
+    use signalbox_protocol::wire::{
+        OutputChunk, TermEnded, TermGap, TermOutput, TermQueued, TermStarted,
+    };
 
     use super::*;
 
@@ -250,7 +254,10 @@ mod tests {
         .flat_map(|record| cast.lines(record))
         .collect();
         assert_eq!(lines[0]["title"], "cargo test");
-        assert_eq!((&lines[0]["width"], &lines[0]["timestamp"]), (&json!(100), &json!(10)));
+        assert_eq!(
+            (&lines[0]["width"], &lines[0]["timestamp"]),
+            (&json!(100), &json!(10))
+        );
         let rest = [
             json!([0.25, "o", "a\u{1b}[1m\n"]),
             json!([0.25, "o", "b"]),
