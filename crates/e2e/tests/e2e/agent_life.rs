@@ -131,7 +131,7 @@ async fn a_stop_ends_what_does_not_end_in_time() {
         "200",
     ];
     let runner = machine.serve_all(gateway, &arguments).await;
-    let command = "trap '' INT TERM; sleep 81726354 & echo begun; wait; wait; sleep 81726354";
+    let command = "trap '' INT TERM HUP; sleep 81726354 & echo begun; wait; wait; sleep 81726354";
     let id = request(&mut dashboard, "m-1", json!({"command": command})).await;
     let mut sight = Sight::default();
     sight.until(&mut dashboard, &id, "begun").await;

@@ -231,7 +231,7 @@ async fn how_a_command_ends_is_told_as_it_was() {
     for (command, signal) in [
         ("exec sleep 1000", "SIGINT"),
         (
-            "trap '' INT TERM; echo ready; while :; do sleep 1; done",
+            "trap '' INT TERM HUP; echo ready; while :; do sleep 1; done",
             "SIGKILL",
         ),
     ] {
