@@ -343,10 +343,10 @@ impl Spool {
         for segment in mem::take(&mut inner.segments) {
             self.delete(&mut inner, &segment);
         }
-        if inner.next_number > 0
-            && let Err(error) = fs::remove_dir_all(&self.folder)
-        {
-            warn!(%error, "a command's spool cannot be deleted");
+        match fs::remove_dir_all(&self.folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!(%error, "a command's spool cannot be deleted"),
         }
         inner.next_number = 0;
     }
