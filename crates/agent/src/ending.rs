@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::output::{Offsets, Stream, StreamSum};
 
@@ -70,7 +71,9 @@ impl Ending {
             reason: Some(reason.to_owned()),
             started: None,
             duration: None,
-            streams: Stream::ALL.map(|stream| sum(stream, 0)).to_vec(),
+            streams: Stream::ALL
+                .map(|stream| StreamSum::new(stream, 0, 0, Sha256::new()))
+                .to_vec(),
             output_incomplete: false,
             usage: None,
             left_behind: 0,
@@ -82,20 +85,11 @@ impl Ending {
     pub(crate) fn unknown(written: Offsets, left_behind: u32) -> Self {
         Self {
             streams: Stream::ALL
-                .map(|stream| sum(stream, written.of(stream)))
+                .map(|stream| StreamSum::unhashed(stream, written.of(stream)))
                 .to_vec(),
             output_incomplete: true,
             left_behind,
             ..Self::not_run(Outcome::Failed, OUTCOME_UNKNOWN)
         }
-    }
-}
-
-const fn sum(stream: Stream, bytes: u64) -> StreamSum {
-    StreamSum {
-        stream,
-        bytes,
-        sha256: None,
-        lost: 0,
     }
 }

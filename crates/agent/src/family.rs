@@ -194,7 +194,10 @@ impl Family {
             .values()
             .map(|entry| (entry.pid, entry.start))
             .collect();
-        members.into_values().collect()
+        let mut members: Vec<_> = members.into_values().collect();
+        // Parents first: or a shell would tell of its child's end as an exit.
+        members.sort_unstable_by_key(|entry| (entry.start, entry.pid));
+        members
     }
 
     /// Orphans of nobody knows whom, if nobody else could have left them.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Where a command wrote to. In a terminal all is [`Stdout`](Self::Stdout).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -68,6 +69,30 @@ pub struct StreamSum {
     pub sha256: Option<String>,
     /// Those that are in no chunk: a gap took them.
     pub lost: u64,
+}
+
+impl StreamSum {
+    /// Of a stream whose bytes went into this hash.
+    pub(crate) fn new(stream: Stream, bytes: u64, lost: u64, hash: Sha256) -> Self {
+        let digit = |number: u8| char::from_digit(u32::from(number), 16).unwrap_or('0');
+        let digits = |byte: &u8| [digit(byte >> 4), digit(byte & 15)];
+        Self {
+            stream,
+            bytes,
+            sha256: Some(hash.finalize().iter().flat_map(digits).collect()),
+            lost,
+        }
+    }
+
+    /// Of a stream whose bytes are not known.
+    pub(crate) const fn unhashed(stream: Stream, bytes: u64) -> Self {
+        Self {
+            stream,
+            bytes,
+            sha256: None,
+            lost: 0,
+        }
+    }
 }
 
 impl Stream {

@@ -47,6 +47,8 @@ const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 const SEGMENTS: u64 = 8;
 /// Read at once: any record fits.
 const BLOCK_BYTES: usize = MAX_RECORD_BYTES + HEADER_BYTES;
+/// Of the payload of a segment's first record, or a gap.
+const START_BYTES: usize = 8;
 /// The least that is read, so that any character fits.
 const MIN_READ_BYTES: usize = 16;
 
@@ -140,6 +142,10 @@ impl Budget {
             .is_ok()
     }
 
+    fn has(&self, bytes: u64) -> bool {
+        self.used.load(Ordering::Relaxed) + bytes <= self.limit
+    }
+
     /// For what is there anyway.
     fn take_anyway(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -194,6 +200,15 @@ impl Spool {
         let payload = to.to_le_bytes();
         let header = Header::of(Kind::Gap, stream, offset, at, &payload);
         self.store(&header, &payload, forced)
+    }
+
+    /// Whether there is room for a gap and so many bytes of output.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let bytes = (3 * HEADER_BYTES + 2 * START_BYTES + bytes) as u64;
+        let inner = self.inner.lock();
+        // A last segment that is acknowledged goes as soon as there is another.
+        let fits = inner.bytes + bytes <= self.limit || inner.acknowledged.cover(inner.written);
+        fits && self.budget.has(bytes)
     }
 
     fn store(&self, header: &Header, payload: &[u8], forced: bool) -> bool {
@@ -328,10 +343,10 @@ impl Spool {
         for segment in mem::take(&mut inner.segments) {
             self.delete(&mut inner, &segment);
         }
-        if inner.next_number > 0
-            && let Err(error) = fs::remove_dir_all(&self.folder)
-        {
-            warn!(%error, "a command's spool cannot be deleted");
+        match fs::remove_dir_all(&self.folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!(%error, "a command's spool cannot be deleted"),
         }
         inner.next_number = 0;
     }
@@ -343,13 +358,13 @@ impl Spool {
         let Some(mut place) = self.start_of(from) else {
             return Ok(Vec::new());
         };
-        let mut reading = Reading::new(from, max.max(MIN_READ_BYTES));
+        let mut reading = Reading::new(from, self.acknowledged(), max.max(MIN_READ_BYTES));
         let mut block = Vec::new();
-        while let Some(bytes) = self.bytes_of(place.segment) {
+        while let Some((bytes, next)) = self.extent(place.segment) {
             let file = match File::open(path(&self.folder, place.segment)) {
                 Ok(file) => file,
                 // It was acknowledged in this moment.
-                Err(_) if self.bytes_of(place.segment).is_none() => break,
+                Err(_) if self.extent(place.segment).is_none() => break,
                 Err(error) => return Err(error),
             };
             while place.position < bytes && !reading.is_full() {
@@ -358,7 +373,7 @@ impl Spool {
                 file.read_exact_at(&mut block, place.position)?;
                 place.position += reading.take(&block, place)?;
             }
-            match self.segment_after(place.segment) {
+            match next {
                 Some(segment) if !reading.is_full() => {
                     place = Place {
                         segment,
@@ -395,22 +410,13 @@ impl Spool {
         })
     }
 
-    fn bytes_of(&self, number: u64) -> Option<u64> {
+    /// The bytes of a segment, and which one follows. Asked together: the one
+    /// that another follows does not grow any more.
+    fn extent(&self, number: u64) -> Option<(u64, Option<u64>)> {
         let inner = self.inner.lock();
-        let segment = inner
-            .segments
-            .iter()
-            .find(|segment| segment.number == number)?;
-        Some(segment.bytes)
-    }
-
-    fn segment_after(&self, number: u64) -> Option<u64> {
-        let inner = self.inner.lock();
-        let later = inner
-            .segments
-            .iter()
-            .find(|segment| segment.number > number);
-        later.map(|segment| segment.number)
+        let mut segments = inner.segments.iter();
+        let segment = segments.find(|segment| segment.number == number)?;
+        Some((segment.bytes, segments.next().map(|next| next.number)))
     }
 }
 

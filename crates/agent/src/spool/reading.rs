@@ -12,6 +12,8 @@ use crate::output::{Chunk, Offsets, Piece, Stream, whole_characters};
 pub(super) struct Reading {
     /// Behind all that was taken from records.
     next: Offsets,
+    /// What may be missing.
+    acknowledged: Offsets,
     /// How many bytes may still be taken.
     left: usize,
     pieces: Vec<Piece>,
@@ -26,9 +28,10 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Takes up to `max` bytes from these offsets on.
-    pub(super) const fn new(from: Offsets, max: usize) -> Self {
+    pub(super) const fn new(from: Offsets, acknowledged: Offsets, max: usize) -> Self {
         Self {
             next: from,
+            acknowledged,
             left: max,
             pieces: Vec::new(),
             last: None,
@@ -59,6 +62,13 @@ impl Reading {
                 position: place.position + at as u64,
                 ..place
             };
+            let known = self
+                .next
+                .of(header.stream)
+                .max(self.acknowledged.of(header.stream));
+            if header.kind != Kind::Start && header.offset > known {
+                return Err(damaged());
+            }
             match header.kind {
                 Kind::Start => {}
                 Kind::Output => self.output(&header, payload, place),
@@ -125,6 +135,18 @@ impl Reading {
         if to <= from {
             return;
         }
+        *self.next.of_mut(stream) = to;
+        if let Some(Piece::Gap {
+            stream: last,
+            to: end,
+            ..
+        }) = self.pieces.last_mut()
+            && *last == stream
+            && *end == from
+        {
+            *end = to;
+            return;
+        }
         // What is before a gap does not become a character any more.
         if self
             .pieces
@@ -136,7 +158,6 @@ impl Reading {
         let open = self.open[index(stream)].take();
         self.push_open(open);
         self.push(Piece::Gap { stream, from, to }, place);
-        *self.next.of_mut(stream) = to;
     }
 
     fn push(&mut self, piece: Piece, place: Place) {

@@ -113,7 +113,8 @@ impl Header {
             length: short(4),
             checksum: short(0),
         };
-        (header.length as usize <= MAX_PAYLOAD_BYTES).then_some(header)
+        let plain = bytes[10..12] == [0, 0] && header.length as usize <= MAX_PAYLOAD_BYTES;
+        plain.then_some(header)
     }
 
     /// Whether header and payload are as they were written.

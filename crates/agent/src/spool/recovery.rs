@@ -37,6 +37,12 @@ impl Spool {
             let path = path(&spool.folder, number);
             let file = File::open(&path)?;
             let scanned = scan(&file, inner.written)?;
+            let follows = inner.segments.is_empty() || scanned.first == Some(inner.written);
+            if !follows {
+                warn!(path = %path.display(), "spooled output does not follow what is before it, and is deleted");
+                fs::remove_file(&path)?;
+                break;
+            }
             let torn = scanned.first.is_none() || file.metadata()?.len() > scanned.bytes;
             inner.next_number = number + 1;
             if let Some(first) = scanned.first {

@@ -120,8 +120,10 @@ impl Capture {
         }
         let at = SystemTime::now();
         if self.gap {
+            // Only if something follows: or there would be a gap for each try.
+            let first = bytes.len().min(spool.max_record_bytes());
             let to = self.bytes - bytes.len() as u64;
-            if !spool.gap(self.stream, to, at, false) {
+            if !spool.has_room(first) || !spool.gap(self.stream, to, at, false) {
                 return 0;
             }
             self.gap = false;
@@ -155,18 +157,11 @@ impl Capture {
         if mem::take(&mut self.gap) {
             spool.gap(self.stream, self.bytes, SystemTime::now(), true);
         }
-        let digest = mem::take(&mut self.hash).finalize();
-        StreamSum {
-            stream: self.stream,
-            bytes: self.bytes,
-            sha256: Some(hexadecimal(&digest)),
-            lost: self.lost,
-        }
+        StreamSum::new(
+            self.stream,
+            self.bytes,
+            self.lost,
+            mem::take(&mut self.hash),
+        )
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let digit = |number: u8| char::from_digit(u32::from(number), 16).unwrap_or('0');
-    let digits = |byte: &u8| [digit(byte >> 4), digit(byte & 15)];
-    bytes.iter().flat_map(digits).collect()
 }
