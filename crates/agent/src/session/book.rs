@@ -2,14 +2,13 @@
 //! It outlives connections: each begins with what the gateway says is stored.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::say::Part;
 use crate::executor::{Command, Ending, Executor, Progress, Request, State, Urgency};
@@ -51,6 +50,8 @@ pub(super) struct Job {
     pub(super) last: Option<Instant>,
     /// Whether nothing is left to be read.
     drained: bool,
+    /// Whether the spool cannot be read: what is left of the output is lost.
+    broken: bool,
     /// Whether the gateway was told that it runs.
     pub(super) announced: bool,
     /// When the end was told last, and how often.
@@ -93,8 +94,8 @@ impl Book {
         self.jobs.iter()
     }
 
-    pub(super) fn jobs_mut(&mut self) -> impl Iterator<Item = (&String, &mut Job)> {
-        self.jobs.iter_mut()
+    pub(super) fn jobs_mut(&mut self) -> impl Iterator<Item = &mut Job> {
+        self.jobs.values_mut()
     }
 
     pub(super) fn job(&mut self, id: &str) -> Option<&mut Job> {
@@ -115,6 +116,7 @@ impl Book {
             lossy: [false; 2],
             last: None,
             drained: false,
+            broken: false,
             announced: false,
             end_told: None,
             abandoned: false,
@@ -280,6 +282,9 @@ impl Job {
     }
 
     fn unread(&self) -> u64 {
+        if self.broken {
+            return 0;
+        }
         let written = self.progress.borrow().written;
         written.stdout.saturating_sub(self.sent.stdout)
             + written.stderr.saturating_sub(self.sent.stderr)
@@ -315,38 +320,44 @@ impl Job {
 
     /// The next part to be sent, of about `max` bytes at most; `gather` has no
     /// more of them than streams in what is read at a time.
-    ///
-    /// # Errors
-    /// When the spool cannot be read.
-    pub(super) fn next_part(&mut self, max: usize, gather: bool) -> io::Result<Option<Part>> {
+    pub(super) fn next_part(&mut self, max: usize, gather: bool) -> Option<Part> {
         if self.parts.is_empty() {
-            self.read(max, gather)?;
+            self.read(max, gather);
         }
-        let part = self.parts.pop_front();
-        if let Some(part) = &part {
-            *at(&mut self.told, part.stream) = part.offset + part.bytes.len() as u64;
-        }
-        Ok(part)
+        let part = self.parts.pop_front()?;
+        *at(&mut self.told, part.stream) = part.offset + part.bytes.len() as u64;
+        Some(part)
     }
 
     /// Finds out whether a command that has ended has left anything to be read.
-    ///
-    /// # Errors
-    /// When the spool cannot be read.
-    pub(super) fn settle(&mut self, max: usize) -> io::Result<()> {
+    pub(super) fn settle(&mut self, max: usize) {
         let is_open = !self.drained && self.pending() == 0 && !self.abandoned;
         if is_open && self.ending().is_some() {
-            self.read(max, true)?;
+            self.read(max, true);
         }
-        Ok(())
     }
 
-    fn read(&mut self, max: usize, gather: bool) -> io::Result<()> {
+    /// Whether the spool could not be read.
+    pub(super) const fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    fn read(&mut self, max: usize, gather: bool) {
+        if self.broken {
+            return;
+        }
         let has_ended = self.progress.borrow().ended;
-        let pieces = self.command.read(self.sent, max)?;
+        let pieces = match self.command.read(self.sent, max) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                error!(command = self.command.id(), %error, "the spool cannot be read");
+                self.broken = true;
+                return;
+            }
+        };
         if pieces.is_empty() {
             self.drained = has_ended;
-            return Ok(());
+            return;
         }
         let mut parts: Vec<Part> = Vec::new();
         for piece in pieces {
@@ -386,13 +397,13 @@ impl Job {
             parts = gathered(parts);
         }
         self.parts = parts.into();
-        Ok(())
     }
 
     /// Whether the end is to be told now: all output is stored, and the last
     /// time is long ago.
     pub(super) fn end_due(&self, now: Instant) -> Option<Instant> {
-        if self.abandoned || !self.drained || self.pending() > 0 || self.in_flight() > 0 {
+        let is_read = self.drained || self.broken;
+        if self.abandoned || !is_read || self.pending() > 0 || self.in_flight() > 0 {
             return None;
         }
         self.ending()?;

@@ -97,8 +97,13 @@ pub(super) fn refresh(token: &str) -> String {
     json!({"type": "auth:refresh-token", "token": token, "timestamp": now()}).to_string()
 }
 
-/// How a command ended. The gateway names the message when it has stored that.
-pub(super) fn complete(command_id: &str, agent_id: &str, ending: &Ending) -> String {
+/// How a command ended; `is_partial` where output is missing. The gateway names the message when it has stored that.
+pub(super) fn complete(
+    command_id: &str,
+    agent_id: &str,
+    ending: &Ending,
+    is_partial: bool,
+) -> String {
     let streams: Vec<Value> = ending
         .streams
         .iter()
@@ -119,7 +124,7 @@ pub(super) fn complete(command_id: &str, agent_id: &str, ending: &Ending) -> Str
             Outcome::Failed => "failed",
             Outcome::Interrupted => "interrupted",
         },
-        "incomplete": ending.output_incomplete,
+        "incomplete": is_partial,
         "streams": streams,
         "requestId": end_of(command_id),
         "timestamp": now(),
@@ -362,7 +367,7 @@ mod tests {
             usage: None,
             left_behind: 0,
         };
-        let message = complete("cmd-1", "a", &ending);
+        let message = complete("cmd-1", "a", &ending, true);
         let Ok(ClientFrame::CommandComplete(report)) = ClientFrame::decode(&message) else {
             panic!("{message}");
         };

@@ -427,3 +427,54 @@ async fn the_machine_is_described_in_its_status() {
         .await
         .unwrap();
 }
+
+/// What a full spool cannot take is told as a gap, and what comes later comes.
+#[tokio::test]
+async fn what_does_not_fit_on_disk_is_a_gap() {
+    let world = World::start(1).await;
+    let machine = Machine::new(&world, "m-1");
+    let front = Proxy::start(world.platform.gateways[0].listener()).await;
+    let mut dashboard = world.dashboard("operator").await;
+    let small = ["--spool-mib", "1", "--spool-patience", "1"];
+    let runner = machine.serve_all(front.addr(), &small).await;
+    let command = "echo begun; while [ ! -e go ]; do sleep 0.05; done; seq 400000; touch written; \
+                   while [ ! -e on ]; do sleep 0.05; done; sleep 0.5; echo the end";
+    let id = request(&mut dashboard, "m-1", json!({"command": command})).await;
+    let mut sight = Sight::default();
+    sight.until(&mut dashboard, &id, "begun").await;
+    front.refuse();
+    front.cut();
+    runner.wait_for_line("connection lost", DEADLINE).await;
+    machine.write("go", "");
+    eventually("the end of the numbers", DEADLINE, async || {
+        machine.workdir().join("written").exists().then_some(())
+    })
+    .await;
+    front.admit();
+    // Only then is there room again.
+    let mut served = 0;
+    while served < 2 {
+        served = times_served(&runner);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    machine.write("on", "");
+    let end = sight.watch(&mut dashboard, &id).await;
+    assert_eq!(
+        (&end["exitCode"], &end["incomplete"]),
+        (&json!(0), &json!(true))
+    );
+    let [(from, Some(to))] = sight.gaps[..] else {
+        panic!("{:?}", sight.gaps);
+    };
+    let numbers: String = (1..=400_000).map(|number| format!("{number}\n")).collect();
+    let whole = in_terminal(&format!("begun\n{numbers}the end\n"));
+    let (from, to) = (usize::try_from(from).unwrap(), usize::try_from(to).unwrap());
+    assert!(
+        from > 500_000 && to > from && to < whole.len(),
+        "{from} {to}"
+    );
+    assert!(sight.stdout() == [&whole[..from], &whole[to..]].concat());
+    let stream = &end["streams"][0];
+    assert_eq!(stream["bytes"], whole.len());
+    assert_eq!(stream["recorded"], sight.stdout().len());
+}
