@@ -1,6 +1,7 @@
 //! A thousand commands, in terminals and with pipes, leave no descriptor open,
 //! no thread, no zombie and no file. In a test program of its own, since that
 //! is counted for the whole process.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //!
 //! Each test marks its processes with an argument of its own, and looks for it
 //! in the process table.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Real processes: what they are given, what they return, what is typed into
 //! them, and which are refused.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! What comes out of a command is what it wrote: all bytes, in order, whatever
 //! they are and however they are cut, without secrets, and with gaps told.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

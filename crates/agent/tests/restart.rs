@@ -3,6 +3,7 @@
 //!
 //! The runner that is killed is this test program itself, started once more
 //! with [`RUNNER`] set; it executes what it reads from its standard input.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -326,12 +327,16 @@ async fn a_full_disk_ends_no_command() {
     // No file may have more than 256 KiB.
     let mut runner = Runner::start(dir.path(), Some(512));
     runner.say("full seq 200000; exit 9");
+    // The runner ignores this signal; its commands do not.
+    runner.say("signal kill -s XFSZ $$");
     let told = || fs::read_to_string(dir.path().join("told")).unwrap_or_default();
-    eventually("it has ended", || told().lines().count() == 1).await;
+    eventually("both have ended", || told().lines().count() == 2).await;
     runner.kill();
     let executor = successor(dir.path()).await;
     let run = follow(&executor.command("full").unwrap()).await;
     assert_eq!(run.ending.exit_code, Some(9));
     assert!(run.ending.output_incomplete && run.ending.streams[0].lost > 100_000);
     run.check();
+    let run = follow(&executor.command("signal").unwrap()).await;
+    assert_eq!(run.ending.signal.as_deref(), Some("SIGXFSZ"));
 }

@@ -1,6 +1,7 @@
 //! A process that hides from everything that tells whose it is. In a test
 //! program of its own, since it can only be told from those of other commands
 //! if there are none.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
