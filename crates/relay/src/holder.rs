@@ -7,7 +7,7 @@
 mod requests;
 mod telling;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ pub(crate) const INPUT_CAPACITY: usize = 1_024;
 const BATCH: usize = 32;
 /// How long an agent's metrics wait for the next ones at most.
 const METRICS_PAUSE: Duration = Duration::from_millis(200);
+/// Connections that want to take another's place and have said so once; beyond it
+/// the oldest has to begin again.
+const CANDIDATE_CAPACITY: usize = 8;
 /// How long nothing may happen before it is looked whether time demands something.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// What recorders and couriers have told and is not taken in; they wait then. More
@@ -148,6 +151,8 @@ pub(crate) struct Holder {
     shown_queue: Option<QueueState>,
     /// When metrics alone may be shown next.
     metrics_at: Instant,
+    /// Connections that want to take another's place, and since when.
+    candidates: VecDeque<(String, u64)>,
     /// Events that are not in the document.
     passing: u64,
     published: u64,
@@ -183,6 +188,7 @@ impl Holder {
             shown_connection: None,
             shown_queue: None,
             metrics_at: Instant::now(),
+            candidates: VecDeque::new(),
             passing: 0,
             published: 0,
         }

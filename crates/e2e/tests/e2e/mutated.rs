@@ -5,7 +5,7 @@
 //! 5,000 conversations; `SIGNALBOX_TEST_SCALE=20` runs 100,000.
 
 #[path = "../../../protocol/fuzz/mutate.rs"]
-mod mutate;
+pub(crate) mod mutate;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -130,7 +130,7 @@ async fn mutated_conversations_hurt_nobody() {
     let subjects: Vec<_> = shape::ALL
         .iter()
         .filter(|shape| shape.carrier == Carrier::WebSocket)
-        // Agents report without being answered; `fleet_hostile` has that dialect.
+        // Agents report without being answered; `fleet_mutated` has that dialect.
         .filter(|shape| shape.dialect != Dialect::Fleet)
         .map(|shape| Subject {
             shape,

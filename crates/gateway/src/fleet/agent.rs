@@ -66,6 +66,8 @@ pub(super) struct Agent {
     is_greeted: bool,
     /// Whether it said goodbye.
     is_leaving: bool,
+    /// Whether its connection is no more.
+    is_gone: bool,
     held: VecDeque<Held>,
     held_bytes: usize,
     /// The report on its way.
@@ -141,6 +143,7 @@ impl Session {
             is_open: false,
             is_greeted: false,
             is_leaving: false,
+            is_gone: false,
             held: VecDeque::new(),
             held_bytes: 0,
             sent: None,

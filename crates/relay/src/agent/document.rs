@@ -36,6 +36,12 @@ pub(crate) struct Document {
     /// Since when it has had none, in Unix milliseconds.
     #[serde(default)]
     pub(crate) offline_since_ms: u64,
+    /// The connection that was its last, be it lost; empty = none was.
+    #[serde(default)]
+    pub(crate) last_connection: String,
+    /// Connections whose place others have taken, the latest last.
+    #[serde(default)]
+    pub(crate) superseded: Vec<String>,
     /// Its commands, in the order of their acceptance.
     #[serde(default)]
     pub(crate) commands: Vec<Command>,
@@ -322,6 +328,8 @@ impl Document {
             condition: Condition::Unsaid,
             session: None,
             offline_since_ms: now_ms,
+            last_connection: String::new(),
+            superseded: Vec::new(),
             commands: Vec::new(),
             accepted: 0,
             average_ms: FIRST_AVERAGE_MS,

@@ -11,6 +11,8 @@ use super::{Agent, Condition, Effect, End, Interrupt, Outcome, Phase, Session, S
 const MOST_PLACES: u32 = 1_024;
 /// The most bytes of what an agent says of itself.
 const MOST_TEXT: usize = 256;
+/// Connections that are known to be former ones; older ones were closed long ago.
+const SUPERSEDED_CAPACITY: usize = 16;
 /// The most bytes of an agent's metrics.
 const MOST_METRICS: usize = 16 * 1024;
 /// Why a command failed whose agent did not return in time.
@@ -48,8 +50,28 @@ pub(crate) struct Opened {
 impl Agent {
     /// Makes a connection the agent's, in the place of a former one, and goes on
     /// with the commands that it still has.
-    pub(crate) fn connect(&mut self, connecting: Connecting<'_>, now_ms: u64) -> Opened {
+    ///
+    /// # Errors
+    /// When another has taken the connection's place before: a gateway may not
+    /// know yet that its agent is elsewhere.
+    pub(crate) fn connect(
+        &mut self,
+        connecting: Connecting<'_>,
+        now_ms: u64,
+    ) -> Result<Opened, Stale> {
         let report = connecting.report;
+        let superseded = &mut self.document.superseded;
+        if superseded.iter().any(|one| one == connecting.connection) {
+            return Err(Stale { unknown: false });
+        }
+        let last = &mut self.document.last_connection;
+        if last != connecting.connection {
+            let former = std::mem::replace(last, connecting.connection.to_owned());
+            if superseded.len() >= SUPERSEDED_CAPACITY {
+                superseded.remove(0);
+            }
+            superseded.push(former);
+        }
         self.heard_ms = now_ms;
         let repeated = self.is_session(connecting.connection);
         let was_offline = self.document.session.is_none();
@@ -97,7 +119,7 @@ impl Agent {
                 opened.kept.push(command.id.clone());
             }
         }
-        opened
+        Ok(opened)
     }
 
     /// Compares what the agent knows of commands with what it should.

@@ -41,7 +41,10 @@ fn connect(agent: &mut Agent, connection: &str, report: &AgentConnected, now: u6
         connection,
         report,
     };
-    agent.connect(connecting, now).abandoned
+    agent
+        .connect(connecting, now)
+        .expect("no other has taken its place")
+        .abandoned
 }
 
 fn run(agent: &mut Agent, id: &str, priority: CommandPriority, now: u64) {
@@ -571,4 +574,27 @@ fn what_was_written_is_compared_with_what_is_recorded() {
         ..written(3, 7)
     };
     assert!(unhashed.agrees(&[sum(3, 3, 8)]));
+}
+
+/// A gateway that was cut off announces what it has had: the agent is elsewhere by
+/// now, even where that connection is lost for the moment.
+#[test]
+fn a_former_connection_does_not_come_back() {
+    let mut agent = agent();
+    connect(&mut agent, "first", &report(true, &[]), 0);
+    agent.lose("first", 1);
+    connect(&mut agent, "first", &report(true, &[]), 2);
+    connect(&mut agent, "second", &report(true, &[]), 3);
+    run(&mut agent, "x", CommandPriority::Normal, 4);
+    agent.confirm("x", 5);
+    agent.lose("second", 6);
+    let connecting = Connecting {
+        gateway: "g",
+        connection: "first",
+        report: &report(true, &[]),
+    };
+    assert!(agent.connect(connecting, 7).is_err());
+    assert!(agent.command("x").unwrap().is_busy());
+    connect(&mut agent, "second", &report(true, &["x"]), 8);
+    assert!(agent.command("x").unwrap().is_busy());
 }

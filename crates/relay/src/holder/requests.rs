@@ -17,7 +17,7 @@ use signalbox_protocol::wire::{
 };
 use tracing::{debug, warn};
 
-use super::{Change, Holder, Input, Reply};
+use super::{CANDIDATE_CAPACITY, Change, Holder, Input, Reply};
 use crate::agent::Connecting;
 use crate::answer::Answer;
 use crate::clock::millis;
@@ -33,6 +33,9 @@ const MOST_ARGUMENTS: usize = 4_096;
 const MOST_OUTPUT_BYTES: usize = 1024 * 1024;
 /// The longest idempotency key.
 const MOST_KEY_BYTES: usize = 256;
+/// How much later a connection must say again that it is there; words that were
+/// held up somewhere come all at once.
+const AGAIN_MS: u64 = 25;
 const KIB: usize = 1024;
 
 impl Holder {
@@ -276,6 +279,9 @@ impl Holder {
         report: &AgentConnected,
         answer: Answer,
     ) {
+        if !self.is_alive(connection) {
+            return answer.later().await;
+        }
         // What is stored of the output must be known, or it could not go on.
         let ids: Vec<String> = self
             .agent
@@ -298,7 +304,10 @@ impl Holder {
             connection,
             report,
         };
-        let opened = self.agent.connect(connecting, now);
+        let opened = match self.agent.connect(connecting, now) {
+            Ok(opened) => opened,
+            Err(stale) => return answer.stale(stale.unknown).await,
+        };
         offsets.retain(|offset| opened.kept.contains(&offset.command_id));
         let session = SessionOpened {
             beat_interval_ms: u32::try_from(millis(self.shared.beat)).unwrap_or(u32::MAX),
@@ -308,6 +317,25 @@ impl Holder {
         };
         let outcome = agent_reply::Outcome::Opened(session);
         self.replies.push(Reply::Report(answer, outcome));
+    }
+
+    /// Whether a connection that would take another's place is there now, and not
+    /// the late word of a gateway that was cut off: one that is there says it again.
+    fn is_alive(&mut self, connection: &str) -> bool {
+        let session = self.agent.document().session.as_ref();
+        if session.is_none_or(|session| session.connection == connection) {
+            return true;
+        }
+        let now = self.now();
+        let known = self.candidates.iter().find(|(one, _)| one == connection);
+        if let Some((_, since)) = known {
+            return now.saturating_sub(*since) >= AGAIN_MS;
+        }
+        if self.candidates.len() >= CANDIDATE_CAPACITY {
+            self.candidates.pop_front();
+        }
+        self.candidates.push_back((connection.to_owned(), now));
+        false
     }
 
     async fn output(&mut self, output: TerminalOutput, answer: Answer) {

@@ -71,9 +71,11 @@ impl Agent {
     }
 
     /// How the agent is announced now: with what it was told since it came, or
-    /// the relay would take it to have forgotten that.
+    /// the relay would take it to have forgotten that. Of one that is gone nobody
+    /// knows what it has been told elsewhere.
     fn present(&self) -> AgentConnected {
         let mut announcement = self.announcement.clone();
+        announcement.lists_commands &= !self.is_gone;
         let mut told: Vec<&String> = self.executed.keys().collect();
         told.sort_unstable();
         for command_id in told {
@@ -92,6 +94,9 @@ impl Agent {
     fn next(&mut self) -> Option<Held> {
         let mut first = self.held.pop_front()?;
         self.held_bytes -= weight(&first.report);
+        if let Report::Connected(announcement) = &mut first.report {
+            *announcement = self.present();
+        }
         if let Report::Output(output) = &mut first.report {
             let mut size = size_of_chunks(&output.chunks);
             while let Some(Report::Output(more)) = self.held.front().map(|held| &held.report) {
@@ -385,6 +390,7 @@ impl Session {
             // It never was there, or another connection is the agent's now.
             return;
         }
+        agent.is_gone = true;
         let graceful = agent.is_leaving;
         agent.hold(Report::Disconnected(AgentDisconnected { graceful }));
         let deadline = Instant::now() + FLUSH_PATIENCE;

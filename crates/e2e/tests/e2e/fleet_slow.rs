@@ -1,0 +1,276 @@
+//! F13, G9: what is urgent overtakes what waits for a slow dashboard or agent, on
+//! gateways with one shard and with several; and dashboards that read nothing
+//! cost a bounded amount of memory, are sent away, and can resume.
+
+use serde_json::{Value, json};
+use signalbox_protocol::fleet::{Shard, command_id};
+use signalbox_testkit::{DEADLINE, Service, WsClient, eventually};
+use tokio::net::TcpSocket;
+
+use crate::fleet_world::{Agent, Screen, UNLIMITED, World, find, hear, join, run};
+use crate::metrics::Page;
+
+/// What the kernel keeps for a connection at the gateway.
+const SEND_BUFFER: &str = "16384";
+/// What the kernel of a client takes that does not read.
+const RECEIVE_BUFFER_BYTES: u32 = 4_096;
+/// Output that may come ahead of what is urgent: what the kernels have, and the
+/// frame in progress. A gateway hands a connection 256 KiB at once.
+const AHEAD_BYTES: usize = 128 * 1024;
+/// What is in a line.
+const LINE_BYTES: usize = 8_000;
+/// Lines that wait: more than a queue has, less than the gateway keeps.
+const LINES: usize = 300;
+/// Dashboards that do not read, so that every shard has some.
+const SLOW: usize = 4;
+const AGENT: &str = "a-1";
+
+/// A connection whose kernel takes little.
+async fn narrow(world: &World, credential: &str) -> WsClient {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).unwrap();
+    let addr = world.platform.gateways[0].listener();
+    let stream = socket.connect(addr).await.unwrap();
+    let bearer = format!("Bearer {credential}");
+    let headers = [("Authorization", bearer.as_str())];
+    let connected = WsClient::connect_over(stream, &world.url(), &headers).await;
+    connected.unwrap()
+}
+
+/// A world whose gateway has so many shards and small kernel buffers, and leaves
+/// those whom it sends away the time to hear it.
+async fn world(shards: &str) -> World {
+    let arguments = [
+        "--send-buffer-bytes",
+        SEND_BUFFER,
+        "--shards",
+        shards,
+        "--close-grace",
+        "300",
+    ];
+    World::start_with(1, &[&UNLIMITED[..], &arguments].concat()).await
+}
+
+async fn start(dashboard: &mut WsClient, agent: &mut Agent) -> String {
+    let id = run(dashboard, &agent.id.clone(), "make").await;
+    assert_eq!(agent.executes().await["commandId"], id.as_str());
+    let running = json!({"commandId": id, "status": "running"});
+    agent.says("command:status", running).await;
+    id
+}
+
+/// Everything that is urgent is ahead of the output that waits, for dashboards of
+/// any shard; and the output is whole all the same.
+async fn urgent_overtakes_output(shards: &str) {
+    let world = world(shards).await;
+    let mut operator = world.dashboard("operator").await;
+    let mut agent = world.agent(AGENT).await;
+    let id = start(&mut operator, &mut agent).await;
+    let mut slow = Vec::new();
+    let key = world.platform.api_key("operator");
+    for _ in 0..SLOW {
+        let mut client = narrow(&world, &key).await;
+        join(&mut client, json!({})).await;
+        slow.push(client);
+    }
+    let line = format!("{}\n", "x".repeat(LINE_BYTES - 1));
+    for _ in 0..LINES {
+        agent.writes(&id, &line).await;
+    }
+    let mut live = Screen::default();
+    live.watch_bytes(&mut operator, &id, LINES * LINE_BYTES)
+        .await;
+    // Of the agent's shard, so that the relay looks for it.
+    let unknown = command_id(Shard::of_agent(AGENT), &"0".repeat(32)).unwrap();
+    for client in &mut slow {
+        for message in [
+            json!({"type": "heartbeat:ping"}),
+            json!({"type": "nope"}),
+            json!({"type": "command:interrupt", "commandId": unknown}),
+            json!({"type": "auth:refresh-token", "token": "nonsense"}),
+            json!({"type": "system:emergency-stop", "reason": "enough"}),
+        ] {
+            client.send_json(&message).await;
+        }
+    }
+    // The last message of each has been heard, and what it asked for has happened.
+    eventually("what they said is heard", DEADLINE, async || {
+        let log = world.platform.gateways[0].process.stderr().lines();
+        let heard = log.iter().filter(|line| line.contains("emergency stop"));
+        (heard.count() >= SLOW).then_some(())
+    })
+    .await;
+    hear(&mut operator, "system:emergency-status").await;
+    hear(&mut agent.client, "system:emergency-stop").await;
+    for client in &mut slow {
+        let mut screen = Screen::default();
+        let mut missing = vec![
+            "heartbeat:pong",
+            "validation:error",
+            "command:error",
+            "auth:refresh-failed",
+            "system:emergency-stop",
+            "system:emergency-status",
+        ];
+        while screen.bytes.len() < LINES * LINE_BYTES {
+            let message = client.next_json(DEADLINE).await;
+            screen.see(&id, &message);
+            let kind = message["type"].as_str().unwrap();
+            let is_early = screen.bytes.len() <= AHEAD_BYTES;
+            missing.retain(|one| *one != kind || !is_early);
+        }
+        assert!(missing.is_empty(), "{missing:?} did not overtake");
+        assert_eq!(screen.bytes, live.bytes);
+    }
+}
+
+#[tokio::test]
+async fn what_is_urgent_overtakes_output_to_a_slow_dashboard() {
+    urgent_overtakes_output("1").await;
+}
+
+#[tokio::test]
+async fn what_is_urgent_overtakes_output_on_several_shards() {
+    urgent_overtakes_output("3").await;
+}
+
+/// Bytes of one input, and how many wait for the agent.
+const INPUT_BYTES: usize = 40_000;
+const INPUTS: usize = 16;
+
+#[tokio::test]
+async fn what_is_urgent_overtakes_input_to_a_slow_agent() {
+    let world = world("2").await;
+    let mut operator = world.dashboard("operator").await;
+    let token = world.agent_token(AGENT).await;
+    let mut client = narrow(&world, &token).await;
+    client
+        .send_json(&json!({
+            "type": "agent:connect",
+            "agentId": AGENT,
+            "agentType": "scripted",
+            "version": "1.0.0",
+        }))
+        .await;
+    hear(&mut client, "agent:connected").await;
+    let mut agent = Agent {
+        id: AGENT.to_owned(),
+        client,
+    };
+    let id = start(&mut operator, &mut agent).await;
+    for number in 0..INPUTS {
+        let content = format!("{number:02}{}", "i".repeat(INPUT_BYTES - 2));
+        let input = json!({
+            "type": "terminal:input",
+            "commandId": id,
+            "content": content,
+            "requestId": "r",
+        });
+        operator.send_json(&input).await;
+        hear(&mut operator, "request:done").await;
+    }
+    agent.says("heartbeat:ping", json!({})).await;
+    agent.says("nope", json!({})).await;
+    for kind in ["command:interrupt", "system:emergency-stop"] {
+        let message = json!({"type": kind, "commandId": id, "requestId": "r"});
+        operator.send_json(&message).await;
+        find(&mut operator, |message| message["type"] == "request:done").await;
+    }
+    // The command, the input, the interrupt, the stop, and its interrupt.
+    eventually("deliveries", DEADLINE, async || {
+        let page = Page::of(&world.relay).await;
+        let told = page.number("signalbox_relay_deliveries_total", &[]);
+        (told >= 3 + INPUTS as u64).then_some(())
+    })
+    .await;
+    let mut ahead = 0;
+    let mut inputs = 0;
+    let mut missing = vec![
+        "command:interrupt",
+        "system:emergency-stop",
+        "heartbeat:pong",
+        "validation:error",
+    ];
+    while inputs < INPUTS {
+        let message = agent.client.next_json(DEADLINE).await;
+        let kind = message["type"].as_str().unwrap();
+        if kind == "terminal:input" {
+            let content = message["content"].as_str().unwrap();
+            assert!(content.starts_with(&format!("{inputs:02}")), "out of order");
+            (inputs, ahead) = (inputs + 1, ahead + content.len());
+        }
+        missing.retain(|one| *one != kind || ahead > AHEAD_BYTES);
+    }
+    assert!(missing.is_empty(), "{missing:?} did not overtake");
+}
+
+/// What is written in a lap, and how often.
+const LAP_LINES: usize = 1_000;
+const LAPS: usize = 6;
+/// What the first lap fills once and for all: what is kept for those who return,
+/// caches, and the allocator's own.
+const WARM_LAPS: usize = 2;
+/// What a service may grow beyond that, while four times as much is written.
+const GROWTH_BYTES: usize = 24 * 1024 * 1024;
+
+/// Dashboards that stall at full output, one of them live before and one behind in
+/// each lap: memory stays where it is, one that reads gets everything, and one that
+/// stalled is told so and goes on where it was.
+#[tokio::test]
+async fn stalled_dashboards_cost_a_bounded_amount_of_memory() {
+    let world = world("2").await;
+    let gateway: &Service = &world.platform.gateways[0];
+    let mut operator = world.dashboard("operator").await;
+    let mut agent = world.agent(AGENT).await;
+    let id = start(&mut operator, &mut agent).await;
+    let key = world.platform.api_key("viewer");
+    let mut first = narrow(&world, &key).await;
+    join(&mut first, json!({})).await;
+    let mut behind = Vec::new();
+    let mut live = Screen::default();
+    let line = format!("{}\n", "x".repeat(LINE_BYTES - 1));
+    let mut memory = Vec::new();
+    for lap in 1..=LAPS {
+        // It is shown what was before, of which it reads nothing.
+        let mut late = narrow(&world, &key).await;
+        join(&mut late, json!({})).await;
+        behind.push(late);
+        let writing = async {
+            for _ in 0..LAP_LINES {
+                agent.writes(&id, &line).await;
+            }
+        };
+        let expected = lap * LAP_LINES * LINE_BYTES;
+        tokio::join!(writing, live.watch_bytes(&mut operator, &id, expected));
+        let (one, other) = (&gateway.process, &world.relay.process);
+        memory.push([one.resident_bytes(), other.resident_bytes()]);
+    }
+    let warm = memory[WARM_LAPS - 1];
+    let grown = memory.iter().skip(WARM_LAPS).any(|later| {
+        let bytes = later.iter().zip(warm);
+        bytes
+            .into_iter()
+            .any(|(later, warm)| *later > warm + GROWTH_BYTES)
+    });
+    assert!(!grown, "gateway and relay after each lap: {memory:?}");
+    eprintln!("gateway and relay after each lap: {memory:?}");
+
+    agent.completes(&id, 0).await;
+    live.watch(&mut operator, &id).await;
+    assert_eq!(live.bytes.len(), LAPS * LAP_LINES * LINE_BYTES);
+    let (frames, closed) = first.drain(DEADLINE).await;
+    assert_eq!(closed.code, Some(1013), "{closed:?}");
+    let farewell: &Value = frames.last().unwrap();
+    assert_eq!(farewell["code"], "CONNECTION_FAILED");
+    assert!(farewell["retryAfter"].as_u64().unwrap() > 0, "{farewell}");
+    let mut seen = Screen::default();
+    for frame in &frames {
+        seen.see(&id, frame);
+    }
+    let resume = json!({"resumeFrom": seen.last});
+    let (mut back, list) = world.dashboard_with("viewer", resume).await;
+    assert_eq!(list["recovered"], true);
+    seen.watch(&mut back, &id).await;
+    assert_eq!(seen.bytes, live.bytes);
+    drop(behind);
+}
