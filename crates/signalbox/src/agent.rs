@@ -386,14 +386,25 @@ fn directory(command: &AgentCommand, id: &str) -> Result<PathBuf, ExitError> {
         return Ok(directory.clone());
     }
     if command.url.is_none() {
-        return Ok(command.data.data_dir.join(AGENTS).join(id));
+        return Ok(command.data.data_dir.join(AGENTS).join(folder(id)));
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
     let state = state
         .or(home)
         .ok_or_else(|| ExitError::config("--spool-dir: name a directory for journal and output"))?;
-    Ok(state.join("signalbox").join(AGENTS).join(id))
+    Ok(state.join("signalbox").join(AGENTS).join(folder(id)))
+}
+
+/// The name of an agent's directory: ids may have what leads elsewhere.
+fn folder(id: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    id.bytes()
+        .map(|byte| match plain(byte) {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02x}"),
+        })
+        .collect()
 }
 
 fn secrets(texts: &[String]) -> Result<Vec<Secret>, ExitError> {
@@ -436,6 +447,12 @@ fn tell_allowed(policy: &Policy) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_lead_nowhere_else() {
+        assert_eq!(folder("build-1_a"), "build-1_a");
+        assert_eq!(folder("../é"), "%2e%2e%2f%c3%a9");
+    }
 
     #[test]
     fn sizes_are_columns_and_rows() {

@@ -13,11 +13,11 @@ use std::time::Duration;
 use signalbox_bus::server::User as BusUser;
 use signalbox_protocol::wire::{CommandPriority, CommandState};
 use signalbox_testkit::{DEADLINE, Process, Proxy, eventually};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::agent_world::{Machine, descriptors, in_terminal, until_gone};
+use crate::agent_world::{LONG, Machine, descriptors, in_terminal, until_gone};
 use crate::faults::{Dice, SEED_VARIABLE};
-use crate::fleet_side::{User, run};
+use crate::fleet_side::{Log, User, run};
 use crate::fleet_world::{UNLIMITED, World};
 
 /// The course of events unless another is asked for.
@@ -34,6 +34,9 @@ const LATEST_MS: u64 = 1_500;
 const LEFT: &str = "81726358";
 /// Descriptors that a runner may have more than at its start.
 const SPARE_DESCRIPTORS: usize = 4;
+
+/// How often a log is looked at.
+const POLL: Duration = Duration::from_millis(50);
 
 /// What breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,28 @@ impl Stage {
         machine
             .serve_all(front.addr(), &["--concurrency", "2"])
             .await
+    }
+
+    /// The log of a command, once it has ended.
+    async fn log_of(&self, user: &User, id: &str, place: &str) -> Log {
+        let end = Instant::now() + LONG;
+        loop {
+            let log = user.read_log(id).await;
+            let seen = log.as_ref().map(|log| (log.started, log.output.len()));
+            if let Some(log) = log.filter(|log| log.ended.is_some()) {
+                return log;
+            }
+            if Instant::now() >= end {
+                let gateway = &self.world.platform.gateways[0];
+                for process in [&self.runner, &gateway.process, &self.world.relay.process] {
+                    let lines = process.stderr().lines();
+                    let from = lines.len().saturating_sub(60);
+                    eprintln!("----\n{}", lines[from..].join("\n"));
+                }
+                panic!("no end of {place}, of which is seen {seen:?}");
+            }
+            sleep(POLL).await;
+        }
     }
 
     async fn strike(&mut self, fault: Fault, dice: &mut Dice) {
@@ -157,9 +182,9 @@ async fn nothing_runs_twice_and_nothing_is_lost_whatever_is_killed() {
             stage.strike(*fault, &mut dice).await;
         }
         for (label, id) in &commands {
-            let log = user.log_of(id).await;
-            let ended = log.ended.as_ref().unwrap();
             let place = format!("{label} {id} {place}");
+            let log = stage.log_of(&user, id, &place).await;
+            let ended = log.ended.as_ref().unwrap();
             let expected = written(label);
             let begun = stage.machine.text("ledger");
             let begun = begun.lines().filter(|line| line == label).count();

@@ -57,6 +57,29 @@ async fn nothing_is_run_unless_it_is_allowed() {
 }
 
 #[tokio::test]
+async fn secrets_do_not_leave_the_machine() {
+    let world = World::start(1).await;
+    let machine = Machine::new(&world, "m-1");
+    machine.write("secret", "hunter2-hunter2");
+    let gateway = world.platform.gateways[0].listener();
+    let mut dashboard = world.dashboard("operator").await;
+    let redact = ["--redact", "hunter2-hunter2", "--redact", "re:tok_[a-z]{8}"];
+    let runner = machine.serve_all(gateway, &redact).await;
+    // Written in parts, with time between them.
+    let command = "cat secret; echo; printf 'a hunter2-'; sleep 0.3; printf hunter2; sleep 0.3; \
+                   echo ' b'; printf tok_; sleep 0.3; echo abcdefgh; env";
+    let (sight, end) = run_whole(&mut dashboard, "m-1", command).await;
+    assert_eq!(end["status"], "completed");
+    let shown = sight.text();
+    assert!(shown.contains("a ") && shown.contains(" b\r\n"), "{shown}");
+    for secret in ["hunter2", "abcdefgh", "sbk_", "SIGNALBOX"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    let log = runner.stderr().lines().join("\n");
+    assert!(!log.contains("hunter2-hunter2"), "{log}");
+}
+
+#[tokio::test]
 async fn wrong_use_is_one_line_and_exit_code_64() {
     let world = World::start(1).await;
     let machine = Machine::new(&world, "m-1");
