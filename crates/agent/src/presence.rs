@@ -27,8 +27,9 @@ use crate::tokens::{Denied, KeySource, Token, Tokens};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The wait before asking again with a key, or for a place, that was refused.
 const LONG_PATIENCE: Duration = Duration::from_secs(10);
-/// A connection that lasted longer was a good one.
-const GOOD: Duration = Duration::from_secs(5);
+/// A connection that served for longer was a good one, after which the next
+/// attempt comes soon.
+const GOOD: Duration = Duration::from_secs(1);
 /// The codes of closes after which a gateway wants to be left alone for a bit.
 const BUSY: [u16; 2] = [1001, 1013];
 /// The code of a close where the token may be at fault.
@@ -214,7 +215,7 @@ impl Presence {
         );
         let parting = session.run(link, mouth).await;
         self.was_connected = true;
-        if began.elapsed() >= GOOD {
+        if matches!(parting, Parting::Lost { was_open: true, .. }) && began.elapsed() >= GOOD {
             self.back_off.reset();
         }
         self.part(parting, token)
@@ -236,6 +237,7 @@ impl Presence {
             Parting::Lost {
                 closure,
                 retry_after,
+                was_open: _,
             } => {
                 let mut least = retry_after.unwrap_or_default();
                 if closure.code == Some(POLICY_VIOLATION) {

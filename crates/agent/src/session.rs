@@ -53,6 +53,8 @@ pub(crate) enum Parting {
         closure: Closure,
         /// What the gateway asked to wait.
         retry_after: Option<Duration>,
+        /// Whether it had been the agent's.
+        was_open: bool,
     },
 }
 
@@ -205,6 +207,7 @@ impl<'a> Session<'a> {
         Parting::Lost {
             closure,
             retry_after: self.retry_after,
+            was_open: self.is_open,
         }
     }
 

@@ -72,7 +72,7 @@ async fn secrets_do_not_leave_the_machine() {
     assert_eq!(end["status"], "completed");
     let shown = sight.text();
     assert!(shown.contains("a ") && shown.contains(" b\r\n"), "{shown}");
-    for secret in ["hunter2", "abcdefgh", "sbk_", "SIGNALBOX"] {
+    for secret in ["hunter2", "abcdefgh", "sbk_", "SIGNALBOX_LOG"] {
         assert!(!shown.contains(secret), "{shown}");
     }
     let log = runner.stderr().lines().join("\n");
