@@ -80,12 +80,12 @@ impl Ending {
         }
     }
 
-    /// Of a command whose runner was killed, and whose output is known up to
-    /// here.
-    pub(crate) fn unknown(written: Offsets, left_behind: u32) -> Self {
+    /// Of a command whose runner was killed; so much of its output is known, and
+    /// so much of that lost.
+    pub(crate) fn unknown(written: Offsets, lost: Offsets, left_behind: u32) -> Self {
         Self {
             streams: Stream::ALL
-                .map(|stream| StreamSum::unhashed(stream, written.of(stream)))
+                .map(|stream| StreamSum::unhashed(stream, written.of(stream), lost.of(stream)))
                 .to_vec(),
             output_incomplete: true,
             left_behind,

@@ -1,31 +1,29 @@
 //! All commands of the runner: takes requests, hands out [`Command`]s.
 
 mod leftover;
+mod options;
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+pub use self::options::{Error, Graces, Options, Request, Stop};
 pub use crate::command::{Command, NotTaken, Progress, State, Urgency};
 pub use crate::ending::{Ending, Outcome, Usage};
-use crate::environment::Environment;
 use crate::family::{self, Family};
-use crate::journal::{self, Journal, Known};
-use crate::policy::{Policy, Refusal};
+use crate::journal::Journal;
+use crate::policy::Refusal;
 use crate::process::Mode;
-use crate::redact::Redaction;
-use crate::spool::{self, Budget, Spool};
-use crate::supervisor::{Supervisor, written};
+use crate::spool::{Budget, Spool};
+use crate::supervisor::Supervisor;
 
 /// The longest id.
 const MAX_ID_BYTES: usize = 128;
@@ -37,101 +35,6 @@ const SPOOL: &str = "spool";
 const LOCK: &str = "lock";
 /// The longest sentence that says why a command did not run.
 const MAX_REASON_BYTES: usize = 1_000;
-
-/// How commands are executed.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where journal and spool are; one runner at a time uses it.
-    pub directory: PathBuf,
-    /// What may be run.
-    pub policy: Policy,
-    /// Where processes start.
-    pub workdir: PathBuf,
-    /// What they inherit.
-    pub environment: Environment,
-    /// A terminal, or pipes.
-    pub mode: Mode,
-    /// What is removed from their output.
-    pub redaction: Redaction,
-    /// How many commands run at once; another is refused.
-    pub concurrency: usize,
-    /// What is kept of output that nobody acknowledges.
-    pub spool: spool::Bounds,
-    /// How many executed ids are remembered.
-    pub journal: journal::Bounds,
-    /// How long processes are given.
-    pub graces: Graces,
-    /// How much input may wait for a process, in bytes; more is refused.
-    pub input_bytes: usize,
-}
-
-/// How long processes are given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Graces {
-    /// From SIGINT to SIGTERM.
-    pub interrupt: Duration,
-    /// From SIGTERM to SIGKILL, also for what is left of a command whose main
-    /// process has exited.
-    pub terminate: Duration,
-    /// From SIGKILL until a process that is still there is left behind.
-    pub kill: Duration,
-    /// From the exit of the main process until what holds its output open is
-    /// ended and the output is `incomplete`.
-    pub drain: Duration,
-}
-
-impl Default for Graces {
-    fn default() -> Self {
-        Self {
-            interrupt: Duration::from_secs(7),
-            terminate: Duration::from_secs(3),
-            kill: Duration::from_secs(5),
-            drain: Duration::from_secs(3),
-        }
-    }
-}
-
-/// A command to execute.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// Names it for ever: letters, digits, `-` and `_`, at most 128.
-    pub id: String,
-    /// What to run.
-    pub command: String,
-    /// What is appended to it.
-    pub args: Vec<String>,
-}
-
-/// How [`Executor::stop`] treats commands that run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// They may end by themselves for so long, then they are interrupted.
-    Wait(Duration),
-    /// They are interrupted at once.
-    Interrupt,
-}
-
-/// Why commands cannot be executed at all.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Another runner uses the folder.
-    #[error("another runner uses {0}")]
-    InUse(PathBuf),
-    /// Processes could not start there.
-    #[error("the commands' folder {0} is none")]
-    Workdir(PathBuf),
-    /// Journal or spool cannot be opened.
-    #[error("cannot open {path}: {source}")]
-    Open {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The system does not let us find what commands leave.
-    #[error("cannot become the reaper of orphaned processes: {0}")]
-    Reaper(io::Error),
-}
 
 /// All commands of the runner. Clones are the same executor.
 #[derive(Clone, Debug)]
@@ -213,8 +116,8 @@ impl Executor {
         if let Some((_, command)) = table.commands.get(&id) {
             return command.clone();
         }
-        if let Some(Known::Confirmed(ending, _)) = inner.journal.lock().known(&id) {
-            return Command::ended(&id, None, Arc::clone(ending));
+        if let Some(known) = inner.journal.lock().known(&id) {
+            return Command::ended(&id, None, known.ending());
         }
         let refuse = |reason: &str| {
             let ending = Ending::not_run(Outcome::Failed, reason);
@@ -345,7 +248,11 @@ impl Inner {
                 "the supervision of a command failed: killing it"
             );
             let left = leftover::kill(&mut [&mut family], self.options.graces.kill);
-            Ending::unknown(written(command), left)
+            let (written, lost) = command
+                .spool()
+                .map(|spool| (spool.written(), spool.lost()))
+                .unwrap_or_default();
+            Ending::unknown(written, lost, left)
         });
         drop(family);
         self.end(command, ending);

@@ -14,6 +14,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::process::{
@@ -33,6 +35,11 @@ static CHILDREN: Mutex<Children> = Mutex::new(Children {
     awaited: Vec::new(),
     families: 0,
 });
+
+/// The process table, when it was read last for an observation.
+static LAST_TABLE: Mutex<Option<(Instant, Arc<[Entry]>)>> = Mutex::new(None);
+/// How old that may be.
+const RECENT: Duration = Duration::from_millis(500);
 
 struct Children {
     awaited: Vec<i32>,
@@ -116,7 +123,7 @@ impl Family {
     /// Looks who there is, so that whoever is orphaned later is known; reaps
     /// orphans.
     pub(crate) fn observe(&mut self) {
-        let table = table();
+        let table = recent_table();
         self.members(&table);
         self.reap_orphans(&table);
     }
@@ -280,6 +287,19 @@ fn boot() -> u64 {
         .take(16)
         .collect();
     u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+/// All processes, a moment ago: many commands look at once.
+fn recent_table() -> Arc<[Entry]> {
+    let mut last = LAST_TABLE.lock();
+    if let Some((at, table)) = &*last
+        && at.elapsed() < RECENT
+    {
+        return Arc::clone(table);
+    }
+    let table: Arc<[Entry]> = table().into();
+    *last = Some((Instant::now(), Arc::clone(&table)));
+    table
 }
 
 /// All processes.

@@ -85,12 +85,12 @@ impl StreamSum {
     }
 
     /// Of a stream whose bytes are not known.
-    pub(crate) const fn unhashed(stream: Stream, bytes: u64) -> Self {
+    pub(crate) const fn unhashed(stream: Stream, bytes: u64, lost: u64) -> Self {
         Self {
             stream,
             bytes,
             sha256: None,
-            lost: 0,
+            lost,
         }
     }
 }

@@ -15,6 +15,7 @@
 //! in the page cache. After a loss of power the tail may be missing; no process
 //! has survived that either, and the gap is told.
 
+mod budget;
 mod reading;
 mod record;
 mod recovery;
@@ -26,13 +27,13 @@ use std::mem;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustix::io::pwritev;
 use tracing::warn;
 
+pub(crate) use self::budget::Budget;
 use self::reading::Reading;
 use self::record::{HEADER_BYTES, Header, Kind};
 use crate::output::{Offsets, Piece, Stream};
@@ -74,13 +75,6 @@ impl Default for Bounds {
     }
 }
 
-/// What all spools share.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    limit: u64,
-    used: AtomicU64,
-}
-
 /// The output of one command. One thread writes, any may read.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -100,6 +94,8 @@ struct Inner {
     /// On disk.
     bytes: u64,
     written: Offsets,
+    /// Bytes that gaps took.
+    lost: Offsets,
     acknowledged: Offsets,
     cursor: Option<Cursor>,
 }
@@ -127,35 +123,6 @@ struct Cursor {
     place: Place,
 }
 
-impl Budget {
-    pub(crate) fn new(limit: u64) -> Self {
-        Self {
-            limit,
-            used: AtomicU64::new(0),
-        }
-    }
-
-    fn take(&self, bytes: u64) -> bool {
-        let fits = |used: u64| Some(used + bytes).filter(|&sum| sum <= self.limit);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .is_ok()
-    }
-
-    fn has(&self, bytes: u64) -> bool {
-        self.used.load(Ordering::Relaxed) + bytes <= self.limit
-    }
-
-    /// For what is there anyway.
-    fn take_anyway(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn give(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
 impl Spool {
     /// Of a command that has written nothing. Makes no file before it does.
     pub(crate) fn new(folder: PathBuf, bounds: Bounds, budget: Arc<Budget>) -> Self {
@@ -178,6 +145,12 @@ impl Spool {
     /// Behind the last byte of each stream.
     pub(crate) fn written(&self) -> Offsets {
         self.inner.lock().written
+    }
+
+    /// How many bytes of each stream gaps took, as far as they are not
+    /// acknowledged and forgotten.
+    pub(crate) fn lost(&self) -> Offsets {
+        self.inner.lock().lost
     }
 
     /// Up to where each stream is acknowledged.
@@ -233,6 +206,7 @@ impl Spool {
         let mut inner = self.inner.lock();
         inner.bytes += bytes;
         *inner.written.of_mut(header.stream) = end;
+        *inner.lost.of_mut(header.stream) += header.lost(payload);
         let written = inner.written;
         if let Some(segment) = inner.segments.back_mut() {
             segment.bytes += bytes;

@@ -5,6 +5,7 @@
 
 mod capture;
 mod ladder;
+mod waiting;
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,8 +13,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, read};
+use rustix::io::read;
 use rustix::process::Signal;
 use tracing::{debug, warn};
 
@@ -24,7 +24,7 @@ use crate::ending::{Ending, OUTCOME_UNKNOWN, Outcome, Usage};
 use crate::executor::Options;
 use crate::family::Family;
 use crate::input::Next;
-use crate::output::{Offsets, Stream, StreamSum};
+use crate::output::{Stream, StreamSum};
 use crate::policy::Permit;
 use crate::process::{self, Ends, Exit, Process, Start, reap};
 use crate::spool::Spool;
@@ -145,76 +145,6 @@ impl<'a> Supervisor<'a> {
                 self.family.observe();
             }
         }
-    }
-
-    /// Waits for whatever comes first.
-    fn wait(&self, now: Instant) {
-        let orders = self.command.orders();
-        let input = orders.input.next();
-        drop(orders);
-        let mut descriptors = vec![PollFd::new(&*self.waker, PollFlags::IN)];
-        if self.ran.is_none() {
-            descriptors.push(PollFd::new(&self.process.exited, PollFlags::IN));
-        }
-        let reads = self.full.is_none();
-        let writes = input == Next::Write;
-        match &self.process.ends {
-            Ends::Terminal(terminal) => {
-                let mut flags = PollFlags::empty();
-                flags.set(PollFlags::IN, reads);
-                flags.set(PollFlags::OUT, writes);
-                // One that is closed would wake us for ever.
-                if self.captures[0].open && !flags.is_empty() {
-                    descriptors.push(PollFd::new(terminal, flags));
-                }
-            }
-            Ends::Pipes {
-                stdin,
-                stdout,
-                stderr,
-            } => {
-                for (capture, pipe) in self.captures.iter().zip([stdout, stderr]) {
-                    if capture.open && reads {
-                        descriptors.push(PollFd::new(pipe, PollFlags::IN));
-                    }
-                }
-                if let Some(stdin) = stdin.as_ref().filter(|_| writes) {
-                    descriptors.push(PollFd::new(stdin, PollFlags::OUT));
-                }
-            }
-        }
-        let timeout = self.timeout(now);
-        let timeout = Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
-        match poll(&mut descriptors, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => {
-                warn!(command = self.command.id(), %error, "cannot wait for a command");
-                std::thread::sleep(LOOK_EVERY);
-            }
-        }
-    }
-
-    /// When something is due that no descriptor tells of.
-    fn timeout(&self, now: Instant) -> Duration {
-        let mut timeout = OBSERVE_EVERY;
-        if let Some(deadline) = self.ladder.deadline() {
-            timeout = timeout.min(deadline.saturating_duration_since(now));
-        }
-        if self.ladder.is_killing() || (self.ran.is_some() && self.ladder.is_ending()) {
-            timeout = timeout.min(LOOK_EVERY);
-        }
-        if self.full.is_some() {
-            timeout = timeout.min(RETRY_EVERY);
-        } else if self.ran.is_some() {
-            timeout = timeout.min(self.drain.max(Duration::from_millis(1)));
-        }
-        if self.gone.is_some() {
-            timeout = timeout.min(LOOK_EVERY);
-        }
-        timeout
     }
 
     /// Does what was asked from outside.
@@ -388,7 +318,6 @@ impl<'a> Supervisor<'a> {
     fn finish(mut self) -> Ending {
         let exit = reap(self.process.pid());
         self.family.reaped();
-        self.family.observe();
         let streams = self.sums();
         self.ending(exit, streams)
     }
@@ -442,9 +371,4 @@ impl<'a> Supervisor<'a> {
             left_behind: u32::try_from(left_behind).unwrap_or(u32::MAX),
         }
     }
-}
-
-/// Where a command's output is when nobody supervises it any more.
-pub(crate) fn written(command: &Command) -> Offsets {
-    command.spool().map(Spool::written).unwrap_or_default()
 }

@@ -7,7 +7,7 @@ mod common;
 use std::io::Write as _;
 use std::time::Duration;
 
-use common::{Rig, Run, TERMINAL, bytes, eventually, follow, redaction};
+use common::{Rig, Run, TERMINAL, bytes, eventually, follow, processes_with, redaction};
 use signalbox_agent::executor::{Command, State, Urgency};
 use signalbox_agent::output::{Chunk, Offsets, Piece, Stream, whole_characters};
 use signalbox_agent::spool;
@@ -331,5 +331,34 @@ async fn a_command_in_a_full_spool_can_be_ended() {
         let run = follow(&command).await;
         run.check();
         assert!(run.ending.signal.is_some(), "{:?}", run.ending);
+    }
+}
+
+#[tokio::test]
+async fn the_last_output_in_a_terminal_waits_for_room_although_a_child_has_it_open() {
+    let rig = Rig::new(|options| {
+        options.mode = TERMINAL;
+        options.spool.command_bytes = 512 * 1024;
+        options.spool.patience = common::DEADLINE;
+        options.graces.drain = Duration::from_secs(2);
+    });
+    // More than fits into the spool; the terminal has room for the rest.
+    for holder in ["", "sleep 97 & "] {
+        let command = rig.start(&format!("{holder}seq 72000; printf end"), &[]);
+        let shell = format!("{holder}seq 72000;");
+        let mut progress = command.progress();
+        progress
+            .wait_for(|progress| progress.written.stdout > 400_000)
+            .await
+            .unwrap();
+        eventually("the shell exits", || processes_with(&shell).is_empty()).await;
+        let (bytes, digest) = drain(&command).await;
+        let lines = (1..=72_000).flat_map(|i| format!("{i}\r\n").into_bytes());
+        let expected: Vec<u8> = lines.chain(*b"end").collect();
+        assert_eq!(
+            (bytes, digest),
+            (expected.len() as u64, common::sha256(&expected)),
+            "{holder}"
+        );
     }
 }

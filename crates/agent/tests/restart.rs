@@ -148,11 +148,12 @@ async fn what_a_killed_runner_left_is_ended_and_its_output_is_there() {
 
     let executor = successor(dir.path()).await;
     assert!(left.iter().all(|&pid| !lives(pid)));
-    let ids: Vec<_> = executor
+    let mut ids: Vec<_> = executor
         .commands()
         .iter()
         .map(|command| command.id().to_owned())
         .collect();
+    ids.sort();
     assert_eq!(ids, ["left", "over"]);
 
     let run = follow(&executor.command("left").unwrap()).await;

@@ -39,7 +39,13 @@ pub(super) fn take_over(
     for (id, known) in unconfirmed {
         let spool = Spool::recover(spools.join(&id), options.spool, Arc::clone(budget))?;
         let ending = match known {
-            Known::Ended(ending) | Known::Confirmed(ending, _) => reconcile(&spool, ending),
+            Known::Ended(ending) | Known::Confirmed(ending, _) => {
+                let told = reconcile(&spool, &ending);
+                if told != *ending {
+                    journal.end(&id, Arc::new(told.clone()))?;
+                }
+                Arc::new(told)
+            }
             Known::Started { .. } => {
                 let family = families.iter_mut().find(|(other, _)| *other == id);
                 let left = family.map_or(0, |(_, family)| family.signal(&[], false));
@@ -49,7 +55,7 @@ pub(super) fn take_over(
                     "a former runner did not see the end of a command"
                 );
                 let left = u32::try_from(left).unwrap_or(u32::MAX);
-                let ending = Arc::new(Ending::unknown(spool.written(), left));
+                let ending = Arc::new(Ending::unknown(spool.written(), spool.lost(), left));
                 journal.end(&id, Arc::clone(&ending))?;
                 ending
             }
@@ -62,8 +68,8 @@ pub(super) fn take_over(
 
 /// Where the disk has less than was written, as after a loss of power, a gap
 /// says so.
-fn reconcile(spool: &Spool, ending: Arc<Ending>) -> Arc<Ending> {
-    let mut told = Ending::clone(&ending);
+fn reconcile(spool: &Spool, ending: &Ending) -> Ending {
+    let mut told = ending.clone();
     for sum in &mut told.streams {
         let missing = sum.bytes.saturating_sub(spool.written().of(sum.stream));
         if missing > 0 {
@@ -72,11 +78,7 @@ fn reconcile(spool: &Spool, ending: Arc<Ending>) -> Arc<Ending> {
             told.output_incomplete = true;
         }
     }
-    if told == *ending {
-        ending
-    } else {
-        Arc::new(told)
-    }
+    told
 }
 
 fn end_all(families: &mut [(String, Family)], options: &Options) {

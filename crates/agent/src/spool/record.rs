@@ -131,6 +131,14 @@ impl Header {
         }
     }
 
+    /// How many bytes it says are lost.
+    pub(super) fn lost(&self, payload: &[u8]) -> u64 {
+        match self.kind {
+            Kind::Gap => self.end(payload).unwrap_or(0).saturating_sub(self.offset),
+            Kind::Start | Kind::Output => 0,
+        }
+    }
+
     fn sum(&self, payload: &[u8]) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&self.encode()[4..]);

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::record::{HEADER_BYTES, Header, Kind, eight};
 use super::{Bounds, Budget, Inner, Segment, Spool, path};
-use crate::output::Offsets;
+use crate::output::{Offsets, Stream};
 
 /// Read at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -19,6 +19,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 struct Scanned {
     first: Option<Offsets>,
     last: Offsets,
+    lost: Offsets,
     bytes: u64,
 }
 
@@ -51,6 +52,9 @@ impl Spool {
                 }
                 inner.written = scanned.last;
                 inner.bytes += scanned.bytes;
+                for stream in Stream::ALL {
+                    *inner.lost.of_mut(stream) += scanned.lost.of(stream);
+                }
                 spool.budget.take_anyway(scanned.bytes);
                 inner.segments.push_back(Segment {
                     number,
@@ -105,6 +109,7 @@ fn scan(file: &File, before: Offsets) -> io::Result<Scanned> {
     let mut scanned = Scanned {
         first: None,
         last: before,
+        lost: Offsets::default(),
         bytes: 0,
     };
     let mut header = [0; HEADER_BYTES];
@@ -127,6 +132,7 @@ fn scan(file: &File, before: Offsets) -> io::Result<Scanned> {
                 if scanned.first.is_some() && scanned.last.of(header.stream) == header.offset =>
             {
                 *scanned.last.of_mut(header.stream) = end;
+                *scanned.lost.of_mut(header.stream) += header.lost(&payload);
             }
             _ => break,
         }

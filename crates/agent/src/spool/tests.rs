@@ -1,5 +1,7 @@
 //! Stores output, reads it from everywhere, tears it, and fills it up.
 
+use std::sync::atomic::Ordering;
+
 use proptest::prelude::*;
 use tempfile::TempDir;
 
