@@ -19,6 +19,7 @@ FLOORS = {
     "service": 1,
     "socketio": 1,
     "transport": 1,
+    "agent": 2,
     "auth": 2,
     "gateway": 2,
     "orchestrator": 2,

@@ -13,9 +13,11 @@ use signalbox_relay::{FleetArgs, RelayArgs};
 use signalbox_router::{RouterArgs, RoutingArgs};
 use signalbox_service::{LogArgs, OtlpArgs};
 
+use crate::agent::AgentCommand;
 use crate::bench::BenchCommand;
 use crate::dlq::DlqCommand;
 use crate::key::KeyCommand;
+use crate::recording::RecordingCommand;
 use crate::user::UserCommand;
 
 /// Where `up` keeps its data unless told otherwise.
@@ -59,6 +61,10 @@ pub(crate) enum Command {
     Orchestrator(OrchestratorCommand),
     /// Run the auth service: issues tokens, verifies API keys
     Auth(AuthCommand),
+    /// Run an agent: executes commands on this machine that dashboards send
+    Agent(Box<AgentCommand>),
+    /// Export what a command wrote as an asciicast
+    Recording(RecordingCommand),
     /// Publish events and wait for their acknowledgement
     Publish(PublishArgs),
     /// Show events as they are stored
@@ -91,7 +97,9 @@ impl Command {
             Self::Orchestrator(_) => Some("signalbox-orchestrator"),
             Self::Auth(_) => Some("signalbox-auth"),
             Self::Publish(_) => Some("signalbox-publish"),
-            Self::Init(_)
+            Self::Agent(_)
+            | Self::Recording(_)
+            | Self::Init(_)
             | Self::Tail(_)
             | Self::Token(_)
             | Self::Key(_)
@@ -111,8 +119,10 @@ impl Command {
             | Self::Router(_)
             | Self::Relay(_)
             | Self::Orchestrator(_)
+            | Self::Agent(_)
             | Self::Auth(_) => true,
             Self::Publish(_)
+            | Self::Recording(_)
             | Self::Tail(_)
             | Self::Token(_)
             | Self::Key(_)

@@ -2,6 +2,7 @@
 //! together by `up`, and the tools to work with a running system.
 
 mod administration;
+mod agent;
 mod bench;
 mod cli;
 mod config_check;
@@ -10,6 +11,7 @@ mod dlq;
 mod key;
 mod output;
 mod publish;
+mod recording;
 mod runtime;
 mod services;
 mod settings;
@@ -84,6 +86,8 @@ fn dispatch(command: Command, metrics: Registry) -> Result<(), ExitError> {
         Command::Relay(args) => services::relay(args, metrics),
         Command::Orchestrator(args) => services::orchestrator(args, metrics),
         Command::Auth(args) => services::auth(args, metrics),
+        Command::Agent(command) => agent::run(*command),
+        Command::Recording(command) => recording::run(&command),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Token(args) => token::run(&args),

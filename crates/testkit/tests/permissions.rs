@@ -340,7 +340,7 @@ async fn auth_answers_requests_and_owns_the_keys() {
 }
 
 #[tokio::test]
-async fn observer_reads_topics_and_dead_letters_and_writes_nothing() {
+async fn observer_reads_what_is_stored_and_writes_nothing() {
     let server = server().await;
     let admin = jetstream::new(server.connect(User::Admin).await);
     publish(&admin, "topics.threat_alerts.-.-.global").await;
@@ -360,10 +360,12 @@ async fn observer_reads_topics_and_dead_letters_and_writes_nothing() {
             "$JS.API.CONSUMER.CREATE.KV_signing_keys.spy",
             "$JS.API.CONSUMER.CREATE.EVENTS.spy",
             "$JS.API.STREAM.PURGE.DLQ",
+            "$JS.API.STREAM.PURGE.TERM",
+            "log.term.cmd-1",
         ])
         .await;
     observer
-        .must_not_subscribe(&["dlq.>", "events.>", "_INBOX_admin.>"])
+        .must_not_subscribe(&["dlq.>", "events.>", "live.log.>", "_INBOX_admin.>"])
         .await;
 }
 

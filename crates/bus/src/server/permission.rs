@@ -51,7 +51,7 @@ pub enum User {
     /// Holds chats with agents: owns their logs and what is known of answers that
     /// are being written, and reads topics for what agents are asked about.
     Orchestrator,
-    /// Reads topics and dead letters for people who look on.
+    /// Reads topics, dead letters and the logs of commands for people who look on.
     Observer,
     /// Reads dead letters and publishes them again as events.
     Operator,
@@ -198,6 +198,9 @@ impl User {
                 publish.extend(["$JS.API.INFO", "$JS.FC.>"].map(str::to_owned));
                 publish.extend(read_stream(TOPICS));
                 publish.extend(read_stream(DLQ));
+                // Of commands, to export them; no consumer is needed for that.
+                publish.push(stream_info(TERM));
+                publish.extend(get_messages(TERM));
             }
             Self::Operator => {
                 let replays = format!("KV_{REPLAYS}");

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::events::{alert, send};
 
-const SEED_VARIABLE: &str = "SIGNALBOX_TEST_SEED";
+pub(crate) const SEED_VARIABLE: &str = "SIGNALBOX_TEST_SEED";
 /// The course of events unless another is asked for.
 const SEED: u64 = 1;
 const ROUNDS: usize = 10;

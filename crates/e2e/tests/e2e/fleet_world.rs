@@ -138,7 +138,7 @@ pub(crate) async fn hear(client: &mut WsClient, kind: &str) -> Value {
 }
 
 /// The next message that is meant; others are skipped.
-pub(crate) async fn find(client: &mut WsClient, is_meant: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn find(client: &mut WsClient, mut is_meant: impl FnMut(&Value) -> bool) -> Value {
     let found = timeout(DEADLINE, async {
         loop {
             let message = client.next_json(DEADLINE).await;

@@ -293,7 +293,7 @@ impl Session {
                 offset,
                 data: data.into(),
                 time: time.unwrap_or_else(now).to_string(),
-                after_loss: !agent.acknowledges,
+                after_loss: output.after_loss || !agent.acknowledges,
             }],
         }));
         Ok(())

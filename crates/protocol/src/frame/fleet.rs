@@ -277,6 +277,8 @@ pub struct TerminalOutput {
     pub timestamp: Option<String>,
     /// Of its first byte, in its stream.
     pub offset: Option<u64>,
+    /// Whether what is missing in front of it is lost for good.
+    pub after_loss: bool,
 }
 
 impl ClientMessage {
@@ -492,6 +494,7 @@ fn output(mut fields: Fields) -> Result<TerminalOutput, Complaint> {
         agent_id: fields.id("agentId")?,
         command_id: fields.id("commandId")?,
         offset: fields.optional_count("offset")?,
+        after_loss: fields.optional_flag("afterLoss")?.unwrap_or(false),
     })
 }
 

@@ -311,6 +311,11 @@ const CLIENT: &[Message] = &[
                 Kind::Count,
                 "Of its first byte, in its stream; without, the gateway counts.",
             ),
+            Field::optional(
+                "afterLoss",
+                Kind::Flag,
+                "Whether what is missing in front of it is lost for good.",
+            ),
             REQUEST,
         ],
         &[],
