@@ -16,6 +16,7 @@ use crate::bench::BenchCommand;
 use crate::dlq::DlqCommand;
 use crate::key::KeyCommand;
 use crate::user::UserCommand;
+use crate::watch::WatchArgs;
 
 /// Where `up` keeps its data unless told otherwise.
 pub(crate) const DATA_DIR: &str = ".signalbox";
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     /// Show events as they are stored
     Tail(TailArgs),
+    /// Watch agents and their output, and run commands on them
+    Watch(WatchArgs),
     /// Print an access token
     Token(TokenCommand),
     /// Manage API keys and the keys that sign tokens
@@ -89,6 +92,7 @@ impl Command {
             Self::Publish(_) => Some("signalbox-publish"),
             Self::Init(_)
             | Self::Tail(_)
+            | Self::Watch(_)
             | Self::Token(_)
             | Self::Key(_)
             | Self::User(_)
@@ -109,6 +113,7 @@ impl Command {
             | Self::Auth(_) => true,
             Self::Publish(_)
             | Self::Tail(_)
+            | Self::Watch(_)
             | Self::Token(_)
             | Self::Key(_)
             | Self::User(_)

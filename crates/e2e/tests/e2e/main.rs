@@ -69,4 +69,5 @@ mod trace;
 mod unions;
 mod unsticky;
 mod up;
+mod watch;
 mod workspace;
