@@ -101,7 +101,7 @@ async fn the_list_follows_agents_and_commands() {
     dashboard.send_json(&request("make\u{1b}[2J\nall")).await;
     let queued = out.wait_for_line("make", DEADLINE).await;
     assert!(
-        queued.ends_with("make^[[2J^Jall (normal, by operator)"),
+        queued.ends_with("make^[[2J^Jall (normal, by operator@local)"),
         "{queued}"
     );
     let id = begin(&mut second).await;
@@ -231,8 +231,7 @@ async fn output_survives_cut_connections_and_a_killed_gateway() {
     let other = world.platform.gateways[1].listener();
     let token = world.agent_token("a-1").await;
     let (mut agent, _) = Agent::connect(other, &token, "a-1", json!({})).await;
-    let mut dashboard =
-        connect(other, &world.platform.api_key("operator")).await;
+    let mut dashboard = connect(other, &world.platform.api_key("operator")).await;
     join(&mut dashboard, json!({})).await;
     let id = run(&mut dashboard, "a-1", "make").await;
     agent.executes().await;
@@ -332,7 +331,7 @@ async fn the_first_ctrl_c_is_for_the_command() {
     let told = hear(&mut agent.client, "command:interrupt").await;
     assert_eq!(
         (&told["commandId"], &told["by"]),
-        (&json!(id), &json!("operator"))
+        (&json!(id), &json!("operator@local"))
     );
     assert!(run.exit_status().is_none());
     let end =
@@ -607,23 +606,24 @@ async fn a_reader_that_stalls_loses_nothing() {
     .await;
     process.sigstop();
     let line = format!("{}\n", "x".repeat(16_000));
-    for _ in 0..1_200 {
-        agent.writes(&id, &line).await;
-    }
-    agent.completes(&id, 0).await;
-    Screen::default()
-        .watch(&mut dashboard, &id)
-        .await;
+    let writing = async {
+        for _ in 0..1_200 {
+            agent.writes(&id, &line).await;
+        }
+        agent.completes(&id, 0).await;
+    };
+    // Somebody else reads on.
+    let mut other = Screen::default();
+    tokio::join!(writing, other.watch(&mut dashboard, &id));
     process.sigcont();
     process
         .stderr()
         .wait_for_line("completed, exit code 0", DEADLINE)
         .await;
-    tokio::time::timeout(Duration::from_secs(1), async {})
-        .await
-        .ok();
     process.sigterm();
     process.wait(DEADLINE).await;
+    let said = process.stderr().lines().join("\n");
+    assert!(said.contains("too slow"), "{said}");
     let written = std::fs::read_to_string(&file).unwrap();
     assert_eq!(written.len(), first.len() + 1_200 * line.len());
     assert!(

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::dialect::DialectName;
 use super::floor::FloorArgs;
+use super::workload::TerminalArgs;
 
 /// `signalbox bench`.
 #[derive(Args, Clone, Debug)]
@@ -33,6 +34,8 @@ pub(super) enum Workload {
     Jitter(JitterArgs),
     /// From publish through the router to one client: latency, highest rate
     Ingest(IngestArgs),
+    /// Dialect fleet, from dashboards through gateway and relay to agents and back: echo, lines a second
+    Terminal(TerminalArgs),
     /// The process that writes to sockets and does nothing else
     #[command(hide = true)]
     Floor(FloorArgs),
@@ -233,18 +236,18 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     positive(text)
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
     positive(text).and_then(|seconds| {
         Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
         Ok(seconds)
     })
 }
 
-fn clients(text: &str) -> Result<usize, String> {
+pub(super) fn clients(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 && u32::try_from(number).is_ok() => Ok(number),
         _ => Err("expected a number of clients above 0".to_owned()),

@@ -56,6 +56,7 @@ pub(super) struct Parts {
     pub(super) router: Option<u32>,
     pub(super) nats: Option<u32>,
     pub(super) auth: Option<u32>,
+    pub(super) relay: Option<u32>,
 }
 
 /// Processes of this run. Fields are dropped in order: services before the
@@ -63,12 +64,15 @@ pub(super) struct Parts {
 #[derive(Debug)]
 struct Own {
     gateways: Vec<Child>,
+    others: Vec<Child>,
     _router: Child,
     _auth: Child,
     _nats: Child,
     /// Where the NATS server tells its counters.
     monitor: SocketAddr,
-    gateway_url: String,
+    bus: ServerConfig,
+    port: u16,
+    credentials: Credentials,
     gateway_arguments: Vec<OsString>,
     dir: TempDir,
 }
@@ -195,8 +199,11 @@ impl Stage {
         gateway_arguments.extend(target.gateway_arg.iter().map(OsString::from));
         let mut own = Own {
             gateways: Vec::new(),
+            others: Vec::new(),
             monitor,
-            gateway_url: bus.users.url(User::Gateway, port),
+            bus: bus.clone(),
+            port,
+            credentials: credentials.clone(),
             gateway_arguments,
             _router: router,
             _auth: auth,
@@ -209,6 +216,7 @@ impl Stage {
             router: Some(own._router.pid()),
             nats: Some(own._nats.pid()),
             auth: Some(own._auth.pid()),
+            relay: None,
         };
         Ok(Self {
             gateway,
@@ -240,6 +248,32 @@ impl Stage {
             fits("the gateway", hard_file_limit(*pid)?)?;
         }
         Ok(())
+    }
+
+    /// Starts a service that not every workload needs, with the rights of this
+    /// user of the bus; gives its process number.
+    pub(super) async fn add_service(
+        &mut self,
+        name: &'static str,
+        user: User,
+        arguments: &[&str],
+    ) -> anyhow::Result<u32> {
+        let own = self.own.as_mut();
+        let own = own.context("only a run of its own starts services")?;
+        let mut words: Vec<OsString> = [name, "--admin", "127.0.0.1:0"].map(Into::into).into();
+        words.extend(arguments.iter().map(OsString::from));
+        let environment = [("NATS_URL", own.bus.users.url(user, own.port))];
+        let mut child = Child::spawn(name, None, &words, &environment, own.dir.path())?;
+        child.ready().await?;
+        let pid = child.pid();
+        own.others.push(child);
+        Ok(pid)
+    }
+
+    /// The API key of a role, where everything was started here.
+    pub(super) fn key(&self, role: Role) -> Option<String> {
+        let key = self.own.as_ref()?.credentials.key(role)?;
+        Some(key.expose().expose().to_owned())
     }
 
     /// Starts one more gateway and sends clients there from now on.
@@ -294,7 +328,7 @@ impl Own {
     async fn start_gateway(&mut self, listen: &str) -> anyhow::Result<SocketAddr> {
         let mut arguments = self.gateway_arguments.clone();
         arguments.extend(["--listen".into(), listen.into()]);
-        let environment = [("NATS_URL", self.gateway_url.clone())];
+        let environment = [("NATS_URL", self.bus.users.url(User::Gateway, self.port))];
         // Logs are appended to, so each gateway gets a directory of its own.
         let logs = self
             .dir

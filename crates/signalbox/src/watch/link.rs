@@ -247,9 +247,10 @@ impl Link {
 /// Connects to the first place that speaks the dialect.
 async fn attempt(target: Target) -> Result<Connection, Failure> {
     let passing = |error: signalbox_service::ExitError| Failure::Passing(error.line());
+    let places = target.places().map_err(passing)?;
     let credential = target.credential().map_err(passing)?;
     let mut failure = Failure::Passing("the gateway has no listener".to_owned());
-    for place in target.places().map_err(passing)? {
+    for place in places {
         match Connection::open(&place, &credential).await {
             Err(Failure::Elsewhere(why)) => failure = Failure::Elsewhere(why),
             outcome => return outcome,

@@ -240,6 +240,7 @@ impl Story {
                 }
                 let mut what = match place {
                     0 => "queued".to_owned(),
+                    place if wait == 0 => format!("queued at place {place}"),
                     place => format!("queued at place {place}, about {}", duration(wait)),
                 };
                 if let Some(command) = message.text("command") {

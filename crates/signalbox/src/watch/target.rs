@@ -136,12 +136,8 @@ impl Target {
             Role::Viewer
         };
         let path = self.args.data.data_dir.join(CREDENTIALS);
-        let credentials = Credentials::read(&path).map_err(|error| {
-            ExitError::config(format!(
-                "{}: {error}; name one with --token",
-                path.display()
-            ))
-        })?;
+        let credentials = Credentials::read(&path)
+            .map_err(|error| ExitError::config(format!("{error}; name one with --token")))?;
         let key = credentials.key(role).ok_or_else(|| {
             ExitError::config(format!("{}: it has no key for role {role}", path.display()))
         })?;
