@@ -576,6 +576,9 @@ async fn what_is_piped_in_arrives_once_and_in_order() {
         typed.push_str(input["content"].as_str().unwrap());
     }
     assert_eq!(typed, expected);
+    // The end of it is a message without a key.
+    let end = hear(&mut agent.client, "terminal:input").await;
+    assert_eq!(end["content"], "");
     agent.completes(&id, 0).await;
     assert_eq!(ended(&run).await.0, Some(0));
 }

@@ -156,6 +156,7 @@ impl Watch<'_> {
                     Some(typed) => self.typed(&typed).await,
                     None => {
                         keys = None;
+                        self.typing.close();
                         Ok(())
                     }
                 },

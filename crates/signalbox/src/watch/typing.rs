@@ -42,6 +42,18 @@ pub(super) struct Typing {
     sent: usize,
     /// Not before.
     pause_until: Option<Instant>,
+    end: End,
+}
+
+/// Whether the end of what is typed is told: by a message without a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// More may come.
+    Open,
+    /// No more comes, which is to be told behind the last key.
+    Due,
+    /// It was told.
+    Told,
 }
 
 impl Typing {
@@ -51,7 +63,13 @@ impl Typing {
             waiting: Vec::new(),
             sent: 0,
             pause_until: None,
+            end: End::Open,
         }
+    }
+
+    /// No more is typed.
+    pub(super) fn close(&mut self) {
+        self.end = End::Due;
     }
 
     /// Whether more may be typed.
@@ -74,7 +92,7 @@ impl Typing {
 
     /// Whether anything could be sent, and from when on.
     pub(super) fn due(&self) -> Option<Instant> {
-        (self.sent == 0 && !self.waiting.is_empty())
+        (self.sent == 0 && (!self.waiting.is_empty() || self.end == End::Due))
             .then(|| self.pause_until.unwrap_or_else(Instant::now))
     }
 
@@ -83,6 +101,9 @@ impl Typing {
         let piece = &self.waiting[..self.waiting.len().min(PIECE_BYTES)];
         self.sent = piece.len();
         self.pause_until = None;
+        if piece.is_empty() {
+            self.end = End::Told;
+        }
         let mut message = json!({
             "type": "terminal:input",
             "commandId": command,
@@ -97,8 +118,12 @@ impl Typing {
 
     /// Takes an answer in.
     pub(super) fn answer(&mut self, message: &Message) -> Typed {
-        if message.text("requestId") != Some(INPUT) || self.sent == 0 {
+        if message.text("requestId") != Some(INPUT) {
             return Typed::Other;
+        }
+        if self.sent == 0 {
+            // To the end of what was typed, or to what a break has overtaken.
+            return Typed::Fine;
         }
         match (message.kind(), message.text("code")) {
             ("request:done", _) => {
@@ -178,7 +203,21 @@ mod tests {
         typing.take(b"x");
         typing.next("c");
         assert_eq!(typing.answer(&error("COMMAND_NOT_FOUND")), Typed::Nobody);
-        assert_eq!(typing.answer(&error("FORBIDDEN")), Typed::Other);
+        assert_eq!(typing.answer(&error("FORBIDDEN")), Typed::Fine);
+    }
+
+    #[test]
+    fn the_end_is_told_behind_the_last_key() {
+        let mut typing = Typing::new(false);
+        typing.take(b"x");
+        typing.close();
+        assert_eq!(typing.next("c")["content"], "x");
+        assert_eq!(typing.due(), None);
+        let done = answer(json!({"type": "request:done", "requestId": "input"}));
+        typing.answer(&done);
+        assert!(typing.due().is_some());
+        assert_eq!(typing.next("c")["content"], "");
+        assert_eq!(typing.due(), None);
     }
 
     #[test]
