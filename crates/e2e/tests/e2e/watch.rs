@@ -11,7 +11,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use signalbox_testkit::{DEADLINE, Process, Proxy, eventually, signalbox};
@@ -364,8 +366,8 @@ async fn the_first_ctrl_c_is_for_the_command() {
 }
 
 fn interrupt(process: &Process) {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(process.pid()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let pid = Pid::from_raw(i32::try_from(process.pid()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
 }
 
 #[tokio::test]
@@ -485,6 +487,11 @@ impl Seat {
         .await;
     }
 
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        kill(pid, signal).unwrap();
+    }
+
     fn is_raw(&self) -> bool {
         let flags = tcgetattr(&self.terminal).unwrap().local_flags;
         !flags.contains(LocalFlags::ICANON) && !flags.contains(LocalFlags::ECHO)
@@ -531,7 +538,17 @@ async fn a_terminal_is_the_commands_while_it_runs_and_in_order_behind_it() {
         .await;
     seat.shows("redend").await;
     assert!(!seat.text().contains("]52"), "{:?}", seat.text());
-    // A window that is dragged.
+    // The window gets another size.
+    let size = rustix::termios::Winsize {
+        ws_row: 30,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(&seat.terminal, size).unwrap();
+    seat.signal(Signal::SIGWINCH);
+    let size = hear(&mut agent.client, "terminal:resize").await;
+    assert_eq!((&size["columns"], &size["rows"]), (&json!(100), &json!(30)));
     seat.type_in(b"\x1d");
     seat.shows("Ctrl-] again").await;
     hear(&mut agent.client, "command:interrupt").await;
@@ -550,8 +567,7 @@ async fn a_terminal_is_in_order_after_a_signal_too() {
     agent.writes(&id, "\u{1b}[?25l\u{1b}[?1049hhidden").await;
     seat.shows("hidden").await;
     assert!(seat.is_raw());
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(seat.child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    seat.signal(Signal::SIGTERM);
     assert_eq!(seat.leaves().await, Some(143));
     assert!(!seat.is_raw());
     seat.shows("\u{1b}[?25h\u{1b}[?1049l").await;

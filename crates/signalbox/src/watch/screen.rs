@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::escapes::{Escapes, Filter, Modes};
 
 /// Pieces that wait to be written; when full, the gateway is not read.
-const PIECES_CAPACITY: usize = 64;
+const PIECES_CAPACITY: usize = 16;
 /// How long what waits may take to be written at the end.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -97,8 +97,8 @@ impl Story {
         self.agents.contains_key(agent)
     }
 
-    /// What a message has to show; `None` where it is about something else, or
-    /// was known.
+    /// What a message has to show people, which may be nothing; `None` where it
+    /// is about something else, or was known.
     pub(super) fn take(&mut self, message: &Message) -> Option<Vec<Said>> {
         let agent = message.text("agentId").unwrap_or_default().to_owned();
         let is_watched = match &self.view {
@@ -200,10 +200,10 @@ impl Story {
         };
         if before.as_deref() == Some(status) {
             // Its metrics alone.
-            return None;
+            return Some(Vec::new());
         }
         let what = match (&before, status) {
-            (None, "offline") => return None,
+            (None, "offline") => return Some(Vec::new()),
             (Some(_), "offline") => "left".to_owned(),
             (None, status) => format!("joined, {}", plain(status)),
             (Some(_), status) => plain(status),
@@ -260,8 +260,9 @@ impl Story {
                 }
                 "running".to_owned()
             }
+            _ if before == Stage::Ended => return None,
             // `command:complete` follows and says the same.
-            _ => return None,
+            _ => return Some(Vec::new()),
         };
         Some(line(message, &about(agent, &id, &what, is_alone)))
     }
