@@ -81,8 +81,8 @@ async fn measure(workload: &Workload, shutdown: &Shutdown) -> anyhow::Result<Rep
             Workload::Connect(args) => workload::connect(args, shutdown).await?,
             Workload::Resume(args) => workload::resume(args, shutdown).await?,
             Workload::Jitter(args) => workload::jitter(args, shutdown).await?,
-            Workload::Ingest(args) => workload::ingest(args, shutdown).await?,
             Workload::Terminal(args) => workload::terminal(args, shutdown).await?,
+            Workload::Ingest(args) => workload::ingest(args, shutdown).await?,
             Workload::Floor(_) => break,
         });
     }
@@ -151,13 +151,6 @@ fn about(workload: &Workload) -> Option<(&TargetArgs, &'static str, String)> {
             );
             (&args.target, "jitter", settings)
         }
-        Workload::Ingest(args) => {
-            let settings = format!(
-                "{} events/s over {} objects, then on one channel, for {} s each",
-                args.rate, args.objects, args.seconds
-            );
-            (&args.target, "ingest", settings)
-        }
         Workload::Terminal(args) => {
             let settings = format!(
                 "{} sessions, {} dashboards, {}/s typed, {}/s written, lines of {} bytes, {} a message, {} s each",
@@ -170,6 +163,13 @@ fn about(workload: &Workload) -> Option<(&TargetArgs, &'static str, String)> {
                 args.seconds
             );
             (&args.target, "terminal", settings)
+        }
+        Workload::Ingest(args) => {
+            let settings = format!(
+                "{} events/s over {} objects, then on one channel, for {} s each",
+                args.rate, args.objects, args.seconds
+            );
+            (&args.target, "ingest", settings)
         }
         Workload::Floor(_) => return None,
     })

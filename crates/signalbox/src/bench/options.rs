@@ -32,10 +32,10 @@ pub(super) enum Workload {
     Resume(ResumeArgs),
     /// Clients come and go while events flow
     Jitter(JitterArgs),
-    /// From publish through the router to one client: latency, highest rate
-    Ingest(IngestArgs),
     /// Dialect fleet, from dashboards through gateway and relay to agents and back: echo, lines a second
     Terminal(TerminalArgs),
+    /// From publish through the router to one client: latency, highest rate
+    Ingest(IngestArgs),
     /// The process that writes to sockets and does nothing else
     #[command(hide = true)]
     Floor(FloorArgs),

@@ -64,16 +64,17 @@ pub(super) struct Parts {
 #[derive(Debug)]
 struct Own {
     gateways: Vec<Child>,
-    others: Vec<Child>,
     _router: Child,
     _auth: Child,
+    others: Vec<Child>,
     _nats: Child,
     /// Where the NATS server tells its counters.
     monitor: SocketAddr,
+    gateway_url: String,
+    gateway_arguments: Vec<OsString>,
     bus: ServerConfig,
     port: u16,
     credentials: Credentials,
-    gateway_arguments: Vec<OsString>,
     dir: TempDir,
 }
 
@@ -199,15 +200,16 @@ impl Stage {
         gateway_arguments.extend(target.gateway_arg.iter().map(OsString::from));
         let mut own = Own {
             gateways: Vec::new(),
-            others: Vec::new(),
             monitor,
-            bus: bus.clone(),
-            port,
-            credentials: credentials.clone(),
+            gateway_url: bus.users.url(User::Gateway, port),
             gateway_arguments,
             _router: router,
             _auth: auth,
+            others: Vec::new(),
             _nats: nats,
+            bus: bus.clone(),
+            port,
+            credentials: credentials.clone(),
             dir,
         };
         let gateway = own.start_gateway("127.0.0.1:0").await?;
@@ -328,7 +330,7 @@ impl Own {
     async fn start_gateway(&mut self, listen: &str) -> anyhow::Result<SocketAddr> {
         let mut arguments = self.gateway_arguments.clone();
         arguments.extend(["--listen".into(), listen.into()]);
-        let environment = [("NATS_URL", self.bus.users.url(User::Gateway, self.port))];
+        let environment = [("NATS_URL", self.gateway_url.clone())];
         // Logs are appended to, so each gateway gets a directory of its own.
         let logs = self
             .dir
