@@ -23,6 +23,10 @@ pub enum ExitError {
     /// It failed at its work.
     #[error("failed")]
     Runtime(#[source] BoxError),
+    /// A tool ends with a code that has a meaning of its own, and has said all
+    /// that there is to say.
+    #[error("ended with code {0}")]
+    Code(u8),
 }
 
 impl ExitError {
@@ -46,13 +50,16 @@ impl ExitError {
         match self {
             Self::Config(_) => CONFIG_CODE,
             Self::Runtime(_) => RUNTIME_CODE,
+            Self::Code(code) => *code,
         }
     }
 
     /// The error and its causes on one line.
     #[must_use]
     pub fn line(&self) -> String {
-        let (Self::Config(cause) | Self::Runtime(cause)) = self;
+        let (Self::Config(cause) | Self::Runtime(cause)) = self else {
+            return self.to_string();
+        };
         let mut line = one_line(&cause.to_string());
         let mut next = cause.source();
         while let Some(error) = next {
@@ -76,6 +83,9 @@ pub fn exit_code(program: &str, outcome: Result<(), ExitError>) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };
+    if let ExitError::Code(code) = error {
+        return ExitCode::from(code);
+    }
     if matches!(error, ExitError::Runtime(_)) && tracing::dispatcher::has_been_set() {
         error!(error = error.line(), "{program} failed");
     } else {
@@ -115,6 +125,7 @@ mod tests {
         assert_eq!(shown(Ok(())), code(0));
         assert_eq!(shown(Err(ExitError::config("as planned"))), code(64));
         assert_eq!(shown(Err(ExitError::runtime("as planned"))), code(1));
+        assert_eq!(shown(Err(ExitError::Code(137))), code(137));
     }
 
     #[test]

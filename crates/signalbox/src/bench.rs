@@ -81,12 +81,16 @@ async fn measure(workload: &Workload, shutdown: &Shutdown) -> anyhow::Result<Rep
             Workload::Connect(args) => workload::connect(args, shutdown).await?,
             Workload::Resume(args) => workload::resume(args, shutdown).await?,
             Workload::Jitter(args) => workload::jitter(args, shutdown).await?,
+            Workload::Terminal(args) => workload::terminal(args, shutdown).await?,
             Workload::Ingest(args) => workload::ingest(args, shutdown).await?,
             Workload::Chat(args) => workload::chat(args, shutdown).await?,
             Workload::Floor(_) => break,
         });
     }
-    let dialect = target.dialect.dialect().name;
+    let dialect = match workload {
+        Workload::Terminal(_) => "fleet",
+        _ => target.dialect.dialect().name,
+    };
     Ok(Report {
         workload: name,
         dialect,
@@ -147,6 +151,19 @@ fn about(workload: &Workload) -> Option<(&TargetArgs, &'static str, String)> {
                 args.connections, args.every, args.away, args.rate, args.seconds
             );
             (&args.target, "jitter", settings)
+        }
+        Workload::Terminal(args) => {
+            let settings = format!(
+                "{} sessions, {} dashboards, {}/s typed, {}/s written, lines of {} bytes, {} a message, {} s each",
+                args.sessions,
+                args.dashboards,
+                args.keys,
+                args.lines,
+                args.line_bytes,
+                args.batch,
+                args.seconds
+            );
+            (&args.target, "terminal", settings)
         }
         Workload::Ingest(args) => {
             let settings = format!(

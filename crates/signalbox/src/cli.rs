@@ -19,6 +19,7 @@ use crate::dlq::DlqCommand;
 use crate::key::KeyCommand;
 use crate::recording::RecordingCommand;
 use crate::user::UserCommand;
+use crate::watch::WatchArgs;
 
 /// Where `up` keeps its data unless told otherwise.
 pub(crate) const DATA_DIR: &str = ".signalbox";
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     /// Show events as they are stored
     Tail(TailArgs),
+    /// Watch agents and their output, and run commands on them
+    Watch(WatchArgs),
     /// Print an access token
     Token(TokenCommand),
     /// Manage API keys and the keys that sign tokens
@@ -101,6 +104,7 @@ impl Command {
             | Self::Recording(_)
             | Self::Init(_)
             | Self::Tail(_)
+            | Self::Watch(_)
             | Self::Token(_)
             | Self::Key(_)
             | Self::User(_)
@@ -124,6 +128,7 @@ impl Command {
             Self::Publish(_)
             | Self::Recording(_)
             | Self::Tail(_)
+            | Self::Watch(_)
             | Self::Token(_)
             | Self::Key(_)
             | Self::User(_)

@@ -19,6 +19,7 @@ mod tail;
 mod token;
 mod up;
 mod user;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -90,6 +91,7 @@ fn dispatch(command: Command, metrics: Registry) -> Result<(), ExitError> {
         Command::Recording(command) => recording::run(&command),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Key(command) => key::run(command),
         Command::User(command) => user::run(command),

@@ -24,6 +24,11 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<bool, ExitError> {
     told(out.write_all(bytes).and_then(|()| out.flush()))
 }
 
+/// Says on standard error what went wrong, if anyone listens.
+pub(crate) fn error(text: impl Display) {
+    writeln!(io::stderr(), "{text}").ok();
+}
+
 fn told(outcome: io::Result<()>) -> Result<bool, ExitError> {
     match outcome {
         Ok(()) => Ok(true),

@@ -29,16 +29,18 @@ pub(crate) struct Settings {
 /// Reads everything. `None` when help or the version was asked for and shown.
 pub(crate) fn load() -> Result<Option<(Cli, Settings)>, ExitError> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let path =
-        file_named_in(&arguments).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
-    let checking = is_check(&arguments);
+    // Behind `--` stands what is somebody else's.
+    let ours = arguments.split(|argument| argument == "--").next();
+    let ours = ours.unwrap_or_default();
+    let path = file_named_in(ours).or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
+    let checking = is_check(ours);
     let mut command = Cli::command();
     if let (Some(path), false) = (&path, checking) {
         let file = ConfigFile::read(path).map_err(ExitError::config)?;
         if let Some(problem) = file.problems(&command).first() {
             return Err(ExitError::config(problem.clone()));
         }
-        if let Some(section) = subcommand_in(&arguments, &command) {
+        if let Some(section) = subcommand_in(ours, &command) {
             command = file.apply(command, &section);
         }
     }

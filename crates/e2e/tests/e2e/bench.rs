@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use signalbox_bus::server::User;
 use signalbox_testkit::{DEADLINE, Platform, Process, eventually, signalbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -78,6 +78,58 @@ async fn returns_to_a_gateway_that_was_killed_are_complete() {
     assert_eq!(run["deliveries"]["received"], 20 * 150);
     assert_eq!(run["caught_up"]["count"], 20);
     assert!(run["used"]["bus"]["out_messages"].is_number());
+}
+
+#[tokio::test]
+async fn every_byte_of_every_terminal_is_counted() {
+    let (code, report, stderr) = bench(&[
+        "terminal",
+        "--sessions",
+        "12",
+        "--dashboards",
+        "3",
+        "--keys",
+        "60",
+        "--lines",
+        "3000",
+        "--batch",
+        "100",
+        "--line-bytes",
+        "32",
+        "--seconds",
+        "2",
+        "--no-search",
+    ])
+    .await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(
+        (&report["dialect"], &report["exact"]),
+        (&json!("fleet"), &json!(true))
+    );
+    let run = &report["runs"][0];
+    let (echo, lines) = (&run["parts"]["echo"], &run["parts"]["lines"]);
+    let count = |part: &Value| part["terminal"]["lines"].as_u64().unwrap();
+    // As many as the clock allows; each is echoed, and timed once.
+    assert!(count(echo) > 0 && count(lines) > 0, "{run}");
+    assert_eq!(echo["latency"]["count"], count(echo));
+    assert_eq!(
+        lines["latency"]["count"].as_u64().unwrap() * 100,
+        count(lines)
+    );
+    let output = &run["output"];
+    let bytes = (count(echo) + count(lines)) * 32 * 3;
+    assert_eq!(
+        (&output["due"], &output["received"]),
+        (&json!(bytes), &json!(bytes))
+    );
+    for never in ["lost", "doubled", "reordered", "unknown"] {
+        assert_eq!(output[never], 0, "{never}");
+    }
+    for part in ["gateway", "relay", "nats"] {
+        assert!(lines["used"][part]["total_s"].is_number(), "{part}");
+    }
+    assert!(lines["terminal"]["relay_memory"]["resident"].as_u64() > Some(0));
+    assert!(run["trouble"].is_null(), "{run}");
 }
 
 #[tokio::test]

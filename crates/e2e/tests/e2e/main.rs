@@ -90,4 +90,5 @@ mod trace;
 mod unions;
 mod unsticky;
 mod up;
+mod watch;
 mod workspace;

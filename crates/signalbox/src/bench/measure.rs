@@ -32,6 +32,7 @@ pub(super) struct Window {
     router: Option<CpuSample>,
     nats: Option<CpuSample>,
     auth: Option<CpuSample>,
+    relay: Option<CpuSample>,
     publisher_thread: Option<u32>,
     clients: Vec<u64>,
     publisher: u64,
@@ -55,6 +56,9 @@ pub(super) struct Used {
     /// CPU time of auth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) auth: Option<Cpu>,
+    /// CPU time of the relay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) relay: Option<Cpu>,
     /// What the NATS server sent and took in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bus: Option<BusTraffic>,
@@ -109,6 +113,7 @@ impl Window {
             router: sample(parts.router)?,
             nats: sample(parts.nats)?,
             auth: sample(parts.auth)?,
+            relay: sample(parts.relay)?,
             clients: nanos(&client_threads),
             publisher: publisher_thread.map_or(0, on_cpu),
             machine: MachineSample::now(),
@@ -142,6 +147,7 @@ impl Window {
             router: since(self.parts.router, &self.router)?,
             nats: since(self.parts.nats, &self.nats)?,
             auth: since(self.parts.auth, &self.auth)?,
+            relay: since(self.parts.relay, &self.relay)?,
             bus: None,
         };
         let spent = |now: u64, before: u64| now.saturating_sub(before) as f64 / 1e9;
@@ -180,6 +186,17 @@ impl Window {
 }
 
 impl Generator {
+    /// Adds threads of clients that are no crowd: what each used of the window,
+    /// and how late they and their schedules were.
+    pub(super) fn add(&mut self, cpu_s: &[f64], seconds: f64, lag: Quantiles, late: Quantiles) {
+        let busiest = cpu_s.iter().copied().fold(0.0, f64::max) / seconds;
+        self.client_thread = self.client_thread.max(busiest);
+        self.cpu_s += cpu_s.iter().sum::<f64>();
+        self.read_lag = lag;
+        self.publish_lag = Some(late);
+        self.judge();
+    }
+
     /// Says whether its own limits may be what was measured.
     fn judge(&mut self) {
         let mut why = Vec::new();

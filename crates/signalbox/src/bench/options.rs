@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::dialect::DialectName;
 use super::floor::FloorArgs;
+use super::workload::TerminalArgs;
 
 /// `signalbox bench`.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +32,8 @@ pub(super) enum Workload {
     Resume(ResumeArgs),
     /// Clients come and go while events flow
     Jitter(JitterArgs),
+    /// Dialect fleet, from dashboards through gateway and relay to agents and back: echo, lines a second
+    Terminal(TerminalArgs),
     /// From publish through the router to one client: latency, highest rate
     Ingest(IngestArgs),
     /// Answers of agents: from the model's token to the client, with one and with many at once
@@ -253,18 +256,18 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     positive(text)
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
     positive(text).and_then(|seconds| {
         Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
         Ok(seconds)
     })
 }
 
-fn clients(text: &str) -> Result<usize, String> {
+pub(super) fn clients(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 && u32::try_from(number).is_ok() => Ok(number),
         _ => Err("expected a number of clients above 0".to_owned()),

@@ -27,6 +27,12 @@ pub(super) struct Run {
     /// What arrived.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) deliveries: Option<Tally>,
+    /// Bytes of output that arrived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) output: Option<Tally>,
+    /// What only terminals have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) terminal: Option<Terminal>,
     /// From publish to receipt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) latency: Option<Quantiles>,
@@ -107,6 +113,29 @@ pub(super) struct PerUnit {
     pub(super) us: f64,
     /// Of it, in the program.
     pub(super) user_us: f64,
+}
+
+/// What only terminals have.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Terminal {
+    /// Lines sent off: typed, or written by agents.
+    pub(super) lines: u64,
+    /// Of them, each second.
+    pub(super) lines_per_s: f64,
+    /// Dashboards that each got all of them.
+    pub(super) dashboards: u64,
+    /// Bytes of a line.
+    pub(super) line_bytes: u64,
+    /// Returns of dashboards that were too slow and sent away.
+    pub(super) returns: u64,
+    /// CPU time of gateway, relay and NATS server for each line, in microseconds.
+    pub(super) us_per_line: f64,
+    /// Lines for each second of their CPU time.
+    pub(super) lines_per_cpu_s: f64,
+    /// Memory of the gateway at the end.
+    pub(super) gateway_memory: Memory,
+    /// Memory of the relay at the end.
+    pub(super) relay_memory: Memory,
 }
 
 /// How fast connections were made.
@@ -210,8 +239,8 @@ pub(super) struct Report {
 impl Run {
     /// Whether everything that was due arrived once, in order.
     pub(super) fn is_exact(&self) -> bool {
-        let exact = self.deliveries.as_ref().is_none_or(Tally::is_clean);
-        exact && self.parts.values().all(Self::is_exact)
+        let clean = |tally: &Option<Tally>| tally.as_ref().is_none_or(Tally::is_clean);
+        clean(&self.deliveries) && clean(&self.output) && self.parts.values().all(Self::is_exact)
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) struct Parts {
     pub(super) router: Option<u32>,
     pub(super) nats: Option<u32>,
     pub(super) auth: Option<u32>,
+    pub(super) relay: Option<u32>,
 }
 
 /// Processes of this run. Fields are dropped in order: services before the
@@ -66,12 +67,16 @@ struct Own {
     orchestrator: Option<Child>,
     _router: Child,
     _auth: Child,
+    others: Vec<Child>,
     _nats: Child,
     /// Where the NATS server tells its counters.
     monitor: SocketAddr,
     gateway_url: String,
     orchestrator_url: String,
     gateway_arguments: Vec<OsString>,
+    bus: ServerConfig,
+    port: u16,
+    credentials: Credentials,
     dir: TempDir,
 }
 
@@ -204,7 +209,11 @@ impl Stage {
             gateway_arguments,
             _router: router,
             _auth: auth,
+            others: Vec::new(),
             _nats: nats,
+            bus: bus.clone(),
+            port,
+            credentials: credentials.clone(),
             dir,
         };
         let gateway = own.start_gateway("127.0.0.1:0").await?;
@@ -213,6 +222,7 @@ impl Stage {
             router: Some(own._router.pid()),
             nats: Some(own._nats.pid()),
             auth: Some(own._auth.pid()),
+            relay: None,
         };
         Ok(Self {
             gateway,
@@ -244,6 +254,32 @@ impl Stage {
             fits("the gateway", hard_file_limit(*pid)?)?;
         }
         Ok(())
+    }
+
+    /// Starts a service that not every workload needs, with the rights of this
+    /// user of the bus; gives its process number.
+    pub(super) async fn add_service(
+        &mut self,
+        name: &'static str,
+        user: User,
+        arguments: &[&str],
+    ) -> anyhow::Result<u32> {
+        let own = self.own.as_mut();
+        let own = own.context("only a run of its own starts services")?;
+        let mut words: Vec<OsString> = [name, "--admin", "127.0.0.1:0"].map(Into::into).into();
+        words.extend(arguments.iter().map(OsString::from));
+        let environment = [("NATS_URL", own.bus.users.url(user, own.port))];
+        let mut child = Child::spawn(name, None, &words, &environment, own.dir.path())?;
+        child.ready().await?;
+        let pid = child.pid();
+        own.others.push(child);
+        Ok(pid)
+    }
+
+    /// The API key of a role, where everything was started here.
+    pub(super) fn key(&self, role: Role) -> Option<String> {
+        let key = self.own.as_ref()?.credentials.key(role)?;
+        Some(key.expose().expose().to_owned())
     }
 
     /// Starts one more gateway and sends clients there from now on.

@@ -6,6 +6,7 @@ mod churn;
 mod delivery;
 mod ingest;
 mod presence;
+mod terminal;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -19,6 +20,7 @@ pub(super) use self::churn::{jitter, resume};
 pub(super) use self::delivery::{fanout, topics};
 pub(super) use self::ingest::ingest;
 pub(super) use self::presence::{connect, idle};
+pub(super) use self::terminal::{TerminalArgs, terminal};
 
 use super::crowd::{Crowd, Gathered, Life};
 use super::dialect::Subject;

@@ -42,6 +42,35 @@ const LINES: &[(&str, &str, Unit)] = &[
     ("  out of order", "deliveries.reordered", Unit::Count),
     ("  misrouted", "deliveries.misrouted", Unit::Count),
     ("  unknown", "deliveries.unknown", Unit::Count),
+    ("output due, bytes", "output.due", Unit::Bytes),
+    ("  received", "output.received", Unit::Bytes),
+    ("  lost", "output.lost", Unit::Bytes),
+    ("  doubled", "output.doubled", Unit::Bytes),
+    ("  out of order", "output.reordered", Unit::Bytes),
+    ("  forged", "output.unknown", Unit::Bytes),
+    ("lines", "terminal.lines", Unit::Count),
+    ("  a second", "terminal.lines_per_s", Unit::Number),
+    (
+        "  CPU us / line, all parts",
+        "terminal.us_per_line",
+        Unit::Number,
+    ),
+    (
+        "  lines / CPU s, all parts",
+        "terminal.lines_per_cpu_s",
+        Unit::Number,
+    ),
+    ("  dashboards sent away", "terminal.returns", Unit::Count),
+    (
+        "  gateway, bytes",
+        "terminal.gateway_memory.resident",
+        Unit::Bytes,
+    ),
+    (
+        "  relay, bytes",
+        "terminal.relay_memory.resident",
+        Unit::Bytes,
+    ),
     ("gateway CPU us / delivery", "per_delivery.us", Unit::Number),
     ("  of it user", "per_delivery.user_us", Unit::Number),
     ("floor CPU us / send", "floor.us_per_send", Unit::Number),
@@ -119,6 +148,7 @@ const LINES: &[(&str, &str, Unit)] = &[
     ("highest rate kept up / s", "search.highest", Unit::Number),
     ("gateway CPU, s", "used.gateway.total_s", Unit::Seconds),
     ("router CPU, s", "used.router.total_s", Unit::Seconds),
+    ("relay CPU, s", "used.relay.total_s", Unit::Seconds),
     ("nats-server CPU, s", "used.nats.total_s", Unit::Seconds),
     ("auth CPU, s", "used.auth.total_s", Unit::Seconds),
     ("bus sent, messages", "used.bus.out_messages", Unit::Count),
@@ -263,7 +293,7 @@ fn verdicts(text: &mut String, prefix: &str, run: &Run) {
     for (reason, count) in &run.trouble {
         writeln!(text, "{prefix}trouble: {count} x {reason}").ok();
     }
-    if let Some(tally) = &run.deliveries {
+    for tally in run.deliveries.iter().chain(&run.output) {
         let verdict = if tally.is_clean() {
             "exact: everything that was due arrived once, in order, where it belongs"
         } else {

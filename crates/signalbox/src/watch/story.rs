@@ -1,0 +1,568 @@
+//! What is known of agents and commands, and what of a message is news: after
+//! a return the same may come again. Pure: messages in, what to show out.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use serde_json::Value;
+
+use super::escapes::plain;
+use super::message::Message;
+
+/// Commands that have ended and are remembered, should they be told again.
+const ENDED_REMEMBERED: usize = 1_024;
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// All agents, without what commands write.
+    Fleet,
+    /// One agent, with what its commands write.
+    Agent(String),
+    /// One command.
+    Command(String),
+}
+
+/// What is to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// What happened, for people.
+    Line(String),
+    /// What a command wrote.
+    Output {
+        /// The command.
+        command: String,
+        /// The stream's name.
+        stream: String,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The terminal is to be cleared.
+    Clear,
+}
+
+/// How far a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Unknown,
+    Queued,
+    Running,
+    Ended,
+}
+
+#[derive(Debug)]
+struct Command {
+    stage: Stage,
+    /// Its place among those that wait.
+    position: u64,
+    /// The offset behind what came of each stream.
+    offsets: HashMap<String, u64>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Story {
+    pub(super) view: View,
+    /// The agents that are connected, and how they are.
+    agents: BTreeMap<String, String>,
+    commands: HashMap<String, Command>,
+    ended: VecDeque<String>,
+    /// The commands that run, in the order in which they began.
+    running: Vec<String>,
+    /// Whether the agents were listed once.
+    listed: bool,
+    /// The stop that is in force, and how many agents obey it.
+    stop: Option<(String, usize)>,
+}
+
+impl Story {
+    pub(super) fn new(view: View) -> Self {
+        Self {
+            view,
+            agents: BTreeMap::new(),
+            commands: HashMap::new(),
+            ended: VecDeque::new(),
+            running: Vec::new(),
+            listed: false,
+            stop: None,
+        }
+    }
+
+    /// The command that began last and still runs, of those that are watched.
+    pub(super) fn running(&self) -> Option<&str> {
+        self.running.last().map(String::as_str)
+    }
+
+    /// Whether an agent is connected.
+    pub(super) fn is_connected(&self, agent: &str) -> bool {
+        self.agents.contains_key(agent)
+    }
+
+    /// What a message has to show people, which may be nothing; `None` where it
+    /// is about something else, or was known.
+    pub(super) fn take(&mut self, message: &Message) -> Option<Vec<Said>> {
+        let agent = message.text("agentId").unwrap_or_default().to_owned();
+        let is_watched = match &self.view {
+            View::Fleet => true,
+            View::Agent(watched) => agent.is_empty() || agent == *watched,
+            View::Command(watched) => message.text("commandId") == Some(watched),
+        };
+        let about_all = message.kind().starts_with("system:") || message.kind() == "agent:list";
+        if !is_watched && !about_all {
+            return None;
+        }
+        match message.kind() {
+            "agent:list" => self.list(message),
+            "agent:status" => self.status(&agent, message),
+            "command:status" => self.command(&agent, message),
+            "command:complete" => self.complete(&agent, message),
+            "terminal:output" => self.output(message),
+            "terminal:gap" => self.gap(message),
+            "terminal:clear" => match self.view {
+                View::Agent(_) => Some(vec![Said::Clear]),
+                View::Fleet | View::Command(_) => None,
+            },
+            "system:emergency-stop" => {
+                let by = plain(message.text("by").unwrap_or_default());
+                let reason = plain(message.text("reason").unwrap_or_default());
+                Some(line(message, &format!("EMERGENCY STOP by {by}: {reason}")))
+            }
+            "system:emergency-status" => self.emergency(message),
+            "system:resume" => {
+                self.stop = None;
+                let by = plain(message.text("by").unwrap_or_default());
+                Some(line(message, &format!("emergency stop lifted by {by}")))
+            }
+            _ => None,
+        }
+    }
+
+    fn list(&mut self, message: &Message) -> Option<Vec<Said>> {
+        let text = |agent: &Value, field: &str| agent[field].as_str().unwrap_or("").to_owned();
+        let agents = message.list("agents");
+        let before = std::mem::take(&mut self.agents);
+        self.agents = agents
+            .iter()
+            .map(|agent| (text(agent, "agentId"), text(agent, "status")))
+            .collect();
+        if self.view != View::Fleet {
+            return Some(Vec::new());
+        }
+        if std::mem::replace(&mut self.listed, true) {
+            return Some(self.since(&before, message));
+        }
+        let mut said = Vec::new();
+        let mut row = |cells: [&str; 5]| {
+            let [id, status, kind, since, running] = cells;
+            let row = format!("{id:24} {status:8} {kind:12} {since:25} {running}");
+            said.push(Said::Line(row.trim_end().to_owned()));
+        };
+        row(["AGENT", "STATUS", "TYPE", "CONNECTED", "RUNNING"]);
+        for agent in agents {
+            let running = agent["running"].as_array();
+            let running = running.into_iter().flatten().filter_map(Value::as_str);
+            let running = running.map(plain).collect::<Vec<_>>().join(" ");
+            row([
+                &plain(&text(agent, "agentId")),
+                &plain(&text(agent, "status")),
+                &plain(&text(agent, "agentType")),
+                &plain(&text(agent, "connectedAt")),
+                &running,
+            ]);
+        }
+        if agents.is_empty() {
+            said.push(Said::Line("(no agent is connected)".to_owned()));
+        }
+        Some(said)
+    }
+
+    /// Who has come, changed and gone since an earlier list.
+    fn since(&self, before: &BTreeMap<String, String>, message: &Message) -> Vec<Said> {
+        let gone = before.keys().filter(|id| !self.agents.contains_key(*id));
+        let gone = gone.map(|id| (id, "left".to_owned()));
+        let here = self.agents.iter().filter_map(|(id, status)| {
+            let status = plain(status);
+            match before.get(id) {
+                None => Some((id, format!("joined, {status}"))),
+                Some(before) => (*before != status).then_some((id, status)),
+            }
+        });
+        let said = gone.chain(here);
+        said.flat_map(|(id, what)| line(message, &format!("{}  {what}", plain(id))))
+            .collect()
+    }
+
+    fn status(&mut self, agent: &str, message: &Message) -> Option<Vec<Said>> {
+        let status = message.text("status").unwrap_or_default();
+        let before = if status == "offline" {
+            self.agents.remove(agent)
+        } else {
+            self.agents.insert(agent.to_owned(), status.to_owned())
+        };
+        if before.as_deref() == Some(status) {
+            // Its metrics alone.
+            return Some(Vec::new());
+        }
+        let what = match (&before, status) {
+            (None, "offline") => return Some(Vec::new()),
+            (Some(_), "offline") => "left".to_owned(),
+            (None, status) => format!("joined, {}", plain(status)),
+            (Some(_), status) => plain(status),
+        };
+        Some(line(message, &format!("{}  {what}", plain(agent))))
+    }
+
+    fn known(&mut self, id: &str) -> &mut Command {
+        self.commands.entry(id.to_owned()).or_insert(Command {
+            stage: Stage::Unknown,
+            position: 0,
+            offsets: HashMap::new(),
+        })
+    }
+
+    fn command(&mut self, agent: &str, message: &Message) -> Option<Vec<Said>> {
+        let id = message.text("commandId")?.to_owned();
+        let place = message.count("position").unwrap_or(0);
+        let wait = message.count("estimatedWait").unwrap_or(0);
+        let is_alone = matches!(self.view, View::Command(_));
+        let command = self.known(&id);
+        let before = command.stage;
+        let what = match message.text("status") {
+            Some("queued") if before > Stage::Queued => return None,
+            Some("queued") => {
+                if before == Stage::Queued && command.position == place {
+                    return None;
+                }
+                command.stage = Stage::Queued;
+                command.position = place;
+                // Of one's own command only what one waits for.
+                if is_alone && (before == Stage::Unknown && place <= 1 && wait < 1_000) {
+                    return Some(Vec::new());
+                }
+                let mut what = match place {
+                    0 => "queued".to_owned(),
+                    place if wait == 0 => format!("queued at place {place}"),
+                    place => format!("queued at place {place}, about {}", duration(wait)),
+                };
+                if let Some(command) = message.text("command") {
+                    let priority = plain(message.text("priority").unwrap_or_default());
+                    let by = plain(message.text("by").unwrap_or_default());
+                    let command = words(command, message.list("args"));
+                    what = format!("{what}: {command} ({priority}, by {by})");
+                }
+                what
+            }
+            Some("running") if before >= Stage::Running => return None,
+            Some("running") => {
+                command.stage = Stage::Running;
+                self.running.push(id.clone());
+                if is_alone {
+                    return Some(Vec::new());
+                }
+                "running".to_owned()
+            }
+            _ if before == Stage::Ended => return None,
+            // `command:complete` follows and says the same.
+            _ => return Some(Vec::new()),
+        };
+        Some(line(message, &about(agent, &id, &what, is_alone)))
+    }
+
+    fn complete(&mut self, agent: &str, message: &Message) -> Option<Vec<Said>> {
+        let id = message.text("commandId")?.to_owned();
+        if self.ended.contains(&id) {
+            return None;
+        }
+        self.known(&id).stage = Stage::Ended;
+        self.running.retain(|running| *running != id);
+        self.ended.push_back(id.clone());
+        if self.ended.len() > ENDED_REMEMBERED
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.commands.remove(&oldest);
+        }
+        let is_alone = matches!(self.view, View::Command(_));
+        let status = message.text("status").unwrap_or("ended");
+        if is_alone && status == "completed" && !message.is("incomplete") {
+            return Some(Vec::new());
+        }
+        let mut what = plain(status);
+        if let Some(signal) = message.text("signal") {
+            what.push_str(&format!(", by signal {}", plain(signal)));
+        } else if let Some(code) = message.count("exitCode") {
+            what.push_str(&format!(", exit code {code}"));
+        }
+        if let Some(reason) = message.text("reason") {
+            what.push_str(&format!(", {}", plain(reason)));
+        }
+        if let Some(time) = message.count("duration") {
+            what.push_str(&format!(", {}", duration(time)));
+        }
+        if message.is("incomplete") {
+            what.push_str(", output may be missing");
+        }
+        Some(line(message, &about(agent, &id, &what, is_alone)))
+    }
+
+    fn output(&mut self, message: &Message) -> Option<Vec<Said>> {
+        if self.view == View::Fleet {
+            return None;
+        }
+        let id = message.text("commandId")?.to_owned();
+        let stream = message.text("stream").unwrap_or("stdout").to_owned();
+        let offset = message.count("offset").unwrap_or(0);
+        let mut bytes = message.output();
+        let end = offset + bytes.len() as u64;
+        let command = self.known(&id);
+        if command.stage == Stage::Ended {
+            return None;
+        }
+        let next = command.offsets.insert(stream.clone(), end);
+        let mut said = Vec::new();
+        if let Some(next) = next {
+            if end <= next {
+                command.offsets.insert(stream, next);
+                return None;
+            }
+            let known = usize::try_from(next.saturating_sub(offset)).unwrap_or(usize::MAX);
+            bytes.drain(..known.min(bytes.len()));
+            if offset > next {
+                let what = format!("{} bytes of {} are missing", offset - next, plain(&stream));
+                said.extend(line(message, &what));
+            }
+        }
+        said.push(Said::Output {
+            command: id,
+            stream,
+            bytes,
+        });
+        Some(said)
+    }
+
+    fn gap(&mut self, message: &Message) -> Option<Vec<Said>> {
+        if self.view == View::Fleet {
+            return None;
+        }
+        let id = message.text("commandId")?.to_owned();
+        let stream = message.text("stream").unwrap_or("stdout").to_owned();
+        let (from, to) = (message.count("from")?, message.count("to"));
+        let command = self.known(&id);
+        let behind = to.unwrap_or(u64::MAX);
+        if command
+            .offsets
+            .get(&stream)
+            .is_some_and(|next| *next >= behind)
+        {
+            return None;
+        }
+        command.offsets.insert(stream.clone(), behind);
+        let stream = plain(&stream);
+        let what = match (to, message.text("reason")) {
+            (Some(to), _) => format!("{} bytes of {stream} were lost", to.saturating_sub(from)),
+            (None, _) => format!("{stream} is recorded up to byte {from} and no further"),
+        };
+        Some(line(message, &what))
+    }
+
+    /// How far a stop is obeyed; told again with each agent that confirms.
+    fn emergency(&mut self, message: &Message) -> Option<Vec<Said>> {
+        let agents = message.list("agents");
+        let is = |state: &str| {
+            agents
+                .iter()
+                .filter(|agent| agent["state"] == state)
+                .count()
+        };
+        let (confirmed, unreachable) = (is("confirmed"), is("unreachable"));
+        let stop = (
+            message.text("stopId").unwrap_or_default().to_owned(),
+            confirmed + unreachable,
+        );
+        if self.stop.as_ref() == Some(&stop) {
+            return None;
+        }
+        self.stop = Some(stop);
+        let by = plain(message.text("by").unwrap_or_default());
+        let what = format!(
+            "emergency stop by {by} in force: {confirmed} agents have confirmed, {unreachable} are out of reach"
+        );
+        Some(line(message, &what))
+    }
+}
+
+/// A line that says when.
+fn line(message: &Message, what: &str) -> Vec<Said> {
+    let when = plain(message.text("timestamp").unwrap_or_default());
+    vec![Said::Line(format!("{when}  {what}"))]
+}
+
+/// What happened to a command; of one's own there is no need to say which.
+fn about(agent: &str, id: &str, what: &str, is_alone: bool) -> String {
+    if is_alone {
+        what.to_owned()
+    } else {
+        format!("{}  {}  {what}", plain(agent), plain(id))
+    }
+}
+
+fn words(command: &str, args: &[Value]) -> String {
+    let args = args.iter().filter_map(Value::as_str);
+    let words = std::iter::once(command).chain(args).map(plain);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Milliseconds as people say them.
+fn duration(millis: u64) -> String {
+    match millis {
+        0..1_000 => format!("{millis} ms"),
+        1_000..60_000 => format!("{:.1} s", millis as f64 / 1e3),
+        _ => format!("{} min {} s", millis / 60_000, millis / 1_000 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn message(mut value: Value) -> Message {
+        value["timestamp"] = json!("T");
+        Message::read(&value.to_string()).unwrap().remove(0)
+    }
+
+    fn output(offset: u64, content: &str) -> Message {
+        message(
+            json!({"type": "terminal:output", "agentId": "a", "commandId": "c",
+            "stream": "stdout", "offset": offset, "output": {"content": content}}),
+        )
+    }
+
+    fn status(agent: &str, status: &str) -> Message {
+        message(json!({"type": "agent:status", "agentId": agent, "status": status}))
+    }
+
+    fn texts(said: Option<Vec<Said>>) -> Vec<String> {
+        let said = said.into_iter().flatten();
+        said.map(|said| match said {
+            Said::Line(text) => text,
+            Said::Output { bytes, .. } => String::from_utf8(bytes).unwrap(),
+            Said::Clear => "clear".to_owned(),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn output_that_comes_again_is_shown_once() {
+        let mut story = Story::new(View::Agent("a".to_owned()));
+        let mut shown = |offset, content| texts(story.take(&output(offset, content))).concat();
+        assert_eq!(shown(3, "abc"), "abc");
+        assert_eq!(shown(3, "abc"), "");
+        assert_eq!(shown(4, "bcde"), "de");
+        assert_eq!(shown(8, "f"), "f");
+        assert_eq!(shown(11, "g"), "T  2 bytes of stdout are missingg");
+    }
+
+    #[test]
+    fn a_gap_is_said_once_and_explains_the_offset_behind_it() {
+        let mut story = Story::new(View::Agent("a".to_owned()));
+        story.take(&output(0, "ab"));
+        let gap = message(
+            json!({"type": "terminal:gap", "agentId": "a", "commandId": "c",
+            "stream": "stdout", "from": 2, "to": 5, "reason": "lost"}),
+        );
+        assert_eq!(texts(story.take(&gap)), ["T  3 bytes of stdout were lost"]);
+        assert_eq!(story.take(&gap), None);
+        assert_eq!(texts(story.take(&output(5, "f"))), ["f"]);
+    }
+
+    #[test]
+    fn other_agents_are_left_out() {
+        let mut story = Story::new(View::Agent("b".to_owned()));
+        assert_eq!(story.take(&output(0, "x")), None);
+        let mut story = Story::new(View::Fleet);
+        assert_eq!(story.take(&output(0, "x")), None);
+    }
+
+    #[test]
+    fn agents_join_change_and_leave() {
+        let mut story = Story::new(View::Fleet);
+        let mut said = |agent, as_is| texts(story.take(&status(agent, as_is))).concat();
+        assert_eq!(said("a", "online"), "T  a  joined, online");
+        assert_eq!(said("a", "online"), "");
+        assert_eq!(said("a", "busy"), "T  a  busy");
+        assert_eq!(said("a", "offline"), "T  a  left");
+        assert_eq!(said("a", "offline"), "");
+    }
+
+    #[test]
+    fn after_a_return_only_what_has_changed_is_told() {
+        let mut story = Story::new(View::Fleet);
+        let list = |agents: Value| message(json!({"type": "agent:list", "agents": agents}));
+        let agent = |id: &str, status: &str| json!({"agentId": id, "status": status});
+        let both = list(json!([agent("a", "online"), agent("b", "busy")]));
+        assert_eq!(texts(story.take(&both)).len(), 3);
+        assert_eq!(texts(story.take(&both)).len(), 0);
+        let later = list(json!([agent("b", "online"), agent("c", "online")]));
+        let said = texts(story.take(&later));
+        assert_eq!(said, ["T  a  left", "T  b  online", "T  c  joined, online"]);
+    }
+
+    #[test]
+    fn a_command_is_told_from_place_to_end() {
+        let mut story = Story::new(View::Fleet);
+        let mut said = |mut value: Value| {
+            value["agentId"] = json!("a");
+            value["commandId"] = json!("c");
+            texts(story.take(&message(value))).concat()
+        };
+        let queued = json!({"type": "command:status", "status": "queued", "position": 2,
+            "estimatedWait": 61_000, "command": "make\n", "args": ["all"], "priority": "high", "by": "ada"});
+        let first = "T  a  c  queued at place 2, about 1 min 1 s: make^J all (high, by ada)";
+        assert_eq!(said(queued.clone()), first);
+        assert_eq!(said(queued.clone()), "");
+        let moved = json!({"type": "command:status", "status": "queued", "position": 1, "estimatedWait": 5});
+        assert_eq!(said(moved), "T  a  c  queued at place 1, about 5 ms");
+        let running = json!({"type": "command:status", "status": "running"});
+        assert_eq!(said(running.clone()), "T  a  c  running");
+        assert_eq!(said(running), "");
+        assert_eq!(said(queued), "");
+        let complete = json!({"type": "command:complete", "status": "failed", "exitCode": 137,
+            "signal": "SIGKILL", "duration": 1_834, "incomplete": true});
+        let end = "T  a  c  failed, by signal SIGKILL, 1.8 s, output may be missing";
+        assert_eq!(said(complete.clone()), end);
+        assert_eq!(said(complete), "");
+    }
+
+    #[test]
+    fn hostile_names_stay_on_their_line() {
+        let mut story = Story::new(View::Fleet);
+        let list = message(json!({"type": "agent:list", "agents": [
+            {"agentId": "a\u{1b}[2J\nb", "status": "online", "agentType": "x", "connectedAt": "t", "running": ["c"]}]}));
+        for line in texts(story.take(&list)) {
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_command_that_began_last_is_the_one_to_type_into() {
+        let mut story = Story::new(View::Agent("a".to_owned()));
+        let mut tell = |kind: &str, id: &str, status: &str| {
+            story.take(&message(
+                json!({"type": kind, "agentId": "a", "commandId": id, "status": status}),
+            ));
+            story.running().map(str::to_owned)
+        };
+        assert_eq!(
+            tell("command:status", "c1", "running").as_deref(),
+            Some("c1")
+        );
+        assert_eq!(
+            tell("command:status", "c2", "running").as_deref(),
+            Some("c2")
+        );
+        assert_eq!(
+            tell("command:complete", "c2", "completed").as_deref(),
+            Some("c1")
+        );
+    }
+}
