@@ -39,6 +39,9 @@ async fn refusals_are_told_apart_and_hold_no_key() {
                 !format!("{failure:?} {failure}").contains(KEY),
                 "{failure:?}"
             );
+            // Some repeat a part of the key that they refuse.
+            let told = failure.detail.contains("something");
+            assert_eq!(told, kind != FailureKind::Auth, "{failure:?}");
         }
         let long = "maximum context length is 8192 tokens";
         model.reply(Reply::refusing(400, "context_length_exceeded", long));
