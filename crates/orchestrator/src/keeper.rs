@@ -134,7 +134,7 @@ impl Keeper {
     /// Keeps the session until nobody needs it, or another has it.
     pub(crate) async fn run(mut self) -> Ended {
         let metrics = self.shared.means.metrics.clone();
-        let _counted = Counted::new(metrics);
+        let _counted = metrics.session();
         loop {
             match self.keep().await {
                 Ok(()) => break,
@@ -328,12 +328,12 @@ impl Keeper {
         );
         let work: Writing = Box::pin(trace::within(span, async move {
             if let Some(_place) = place {
-                let _running = Writes::new(metrics);
+                let _running = metrics.running_answer();
                 return turn.run().await;
             }
             // What is gone on with waits for its turn, which new ones do not.
             let _place = answers.acquire_owned().await.ok();
-            let _running = Writes::new(metrics);
+            let _running = metrics.running_answer();
             turn.go_on().await
         }));
         kept.session.begin(answer);
@@ -395,37 +395,5 @@ impl Kept {
 
     fn is_idle(&self) -> bool {
         self.running.is_none() && self.lookups.is_empty()
-    }
-}
-
-/// A session in memory, for as long as it is.
-struct Counted(crate::metrics::Metrics);
-
-impl Counted {
-    fn new(metrics: crate::metrics::Metrics) -> Self {
-        metrics.sessions.add(1);
-        Self(metrics)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.sessions.take(1);
-    }
-}
-
-/// An answer that is being written, for as long as it is.
-struct Writes(crate::metrics::Metrics);
-
-impl Writes {
-    fn new(metrics: crate::metrics::Metrics) -> Self {
-        metrics.running.add(1);
-        Self(metrics)
-    }
-}
-
-impl Drop for Writes {
-    fn drop(&mut self) {
-        self.0.running.take(1);
     }
 }

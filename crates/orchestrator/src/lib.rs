@@ -50,6 +50,19 @@
 //! is. That happens a few times per answer at most, within the answer's budgets
 //! and its total time, which count from `ChatAsked`.
 //!
+//! A holder that was halted may accept a message after another has taken over,
+//! before it finds out. Holders therefore look at the bucket every few seconds,
+//! and go on with what nobody writes.
+//!
+//! # Bounds
+//!
+//! Chats in memory, answers at once, and answers at once of one user are bounded
+//! by options; beyond them a request is refused with AGENT_UNAVAILABLE and may
+//! come again. A provider is given the latest whole exchanges that fit into 96 KiB,
+//! 40 at most. A chunk has at most 16 KiB, an answer 128 KiB. The ids of a chat's
+//! last 32 messages are known. A chat goes on for as long as CHAT keeps its first
+//! record.
+//!
 //! # Invariants
 //!
 //! - One orchestrator at a time holds a shard, by a lease. Beyond the lease each

@@ -144,9 +144,9 @@ pub(crate) struct Counts {
     cost: Count,
     pub(crate) fenced: Count,
     /// Chats in memory.
-    pub(crate) sessions: Count,
+    sessions: Count,
     /// Answers being written.
-    pub(crate) running: Count,
+    running: Count,
     failed: [Count; CODES.len()],
     shards: [Count; Shard::COUNT],
 }
@@ -251,8 +251,40 @@ impl Metrics {
         self.cost.add(cost.cost_micros);
     }
 
+    /// Counts a chat in memory, for as long as the guard lives.
+    pub(crate) fn session(&self) -> Counted {
+        Counted::new(self, |counts| &counts.sessions)
+    }
+
+    /// Counts an answer that is being written, for as long as the guard lives.
+    pub(crate) fn running_answer(&self) -> Counted {
+        Counted::new(self, |counts| &counts.running)
+    }
+
     /// 1 while the shard is held.
     pub(crate) fn held(&self, shard: Shard) -> &Count {
         &self.0.shards[usize::from(shard.number())]
+    }
+}
+
+/// Something that there is one more of, for as long as this lives.
+pub(crate) struct Counted {
+    metrics: Metrics,
+    which: Which,
+}
+
+impl Counted {
+    fn new(metrics: &Metrics, which: Which) -> Self {
+        which(metrics).add(1);
+        Self {
+            metrics: metrics.clone(),
+            which,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.which)(&self.metrics).take(1);
     }
 }

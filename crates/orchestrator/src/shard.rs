@@ -225,7 +225,12 @@ impl Holding {
                         warn!(session = %session.session_id, "another orchestrator writes the log");
                         Some(Left::Superseded)
                     }
-                    Ended::Broken => Some(Left::Broken),
+                    // One chat must not cost the others theirs. An answer of it is
+                    // gone on with at the next sweep, which is counted.
+                    Ended::Broken => {
+                        error!(session = %session.session_id, "chat put away");
+                        None
+                    }
                 }
             }
             // Whoever takes the shard next finds everything as it was.

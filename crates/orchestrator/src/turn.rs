@@ -1,7 +1,11 @@
 //! One answer, from its question to its end: calls the provider within clocks and
 //! budgets, stores what it writes, settles what it cost, and ends in exactly one
 //! record. Whatever is told of the answer is told by these records.
+//!
+//! It holds in memory: the answer (128 KiB at most), 80 KiB that are not stored
+//! yet, and the request (what conversation, contexts and events may have).
 
+mod ending;
 mod listen;
 mod recover;
 
@@ -11,12 +15,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use signalbox_bus::assignment::Stop;
 use signalbox_protocol::wire::{
-    ChatAnswered, ChatCallSettled, ChatCallStarted, ChatChunk, ChatError, ChatFailed, ChatRecord,
-    ChatStopped, chat_record::Record,
+    ChatCallSettled, ChatCallStarted, ChatChunk, ChatError, ChatRecord, chat_record::Record,
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::ending::{Verdict, failed, verdict};
 use self::listen::Heard;
 use crate::agents::Agent;
 use crate::analysis::{self, Fault};
@@ -85,13 +89,6 @@ enum Outcome {
     /// The sentence says which budget.
     OverBudget(&'static str),
     Cancelled,
-}
-
-/// How an answer ends.
-enum Verdict {
-    Answered(String),
-    Failed(ChatError, String, bool),
-    Stopped,
 }
 
 impl Outcome {
@@ -412,50 +409,6 @@ impl Turn {
             chunks: self.answer.chunks,
         };
     }
-
-    /// Appends the end.
-    async fn end(&mut self, verdict: Verdict) -> Result<(), Lost> {
-        let text = std::mem::take(&mut self.answer.text);
-        let (usage, chunks) = (Some(self.answer.usage), self.answer.chunks);
-        let processing_time_ms = moment::millis(self.began.elapsed());
-        let metrics = &self.means.metrics;
-        let record = match verdict {
-            Verdict::Answered(analysis) => {
-                metrics.answered.add(1);
-                Record::Answered(ChatAnswered {
-                    full_response: text.clone(),
-                    analysis,
-                    processing_time_ms,
-                    usage,
-                    chunks,
-                })
-            }
-            Verdict::Failed(code, message, retry_available) => {
-                metrics.failed(code).add(1);
-                Record::Failed(ChatFailed {
-                    code: code.into(),
-                    message,
-                    retry_available,
-                    partial_response: text.clone(),
-                    processing_time_ms,
-                    usage,
-                    chunks,
-                })
-            }
-            Verdict::Stopped => {
-                metrics.stopped.add(1);
-                Record::Stopped(ChatStopped {
-                    partial_response: text.clone(),
-                    processing_time_ms,
-                    usage,
-                    chunks,
-                })
-            }
-        };
-        self.append(record).await?;
-        self.answer.text = text;
-        Ok(())
-    }
 }
 
 /// Whether nothing is missing at the end of a text.
@@ -467,25 +420,6 @@ fn is_text_whole(outcome: &Outcome) -> bool {
             ..
         })
     )
-}
-
-/// How an answer ends whose call did not end well.
-fn verdict(outcome: Outcome) -> Verdict {
-    match outcome {
-        Outcome::Cancelled => Verdict::Stopped,
-        Outcome::TimedOut(words) => failed(ChatError::AgentTimeout, words, true),
-        Outcome::OverBudget(words) => failed(ChatError::BudgetExceeded, words, false),
-        Outcome::Failed(failure) => failed(
-            ChatError::AgentUnavailable,
-            failure.kind.sentence(),
-            failure.retryable(),
-        ),
-        Outcome::Ended(_) => failed(ChatError::AgentUnavailable, "the answer is empty", true),
-    }
-}
-
-fn failed(code: ChatError, message: &str, retry_available: bool) -> Verdict {
-    Verdict::Failed(code, message.to_owned(), retry_available)
 }
 
 /// Tokens of what is being written.

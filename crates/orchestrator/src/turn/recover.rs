@@ -2,7 +2,8 @@
 
 use signalbox_protocol::wire::{ChatCallSettled, ChatError, ChatTaken, chat_record::Record};
 
-use super::{RECOVERIES, Turn, Verdict, failed};
+use super::ending::{Verdict, failed};
+use super::{RECOVERIES, Turn};
 use crate::analysis::Fault;
 use crate::chat_log::Lost;
 use crate::usage;

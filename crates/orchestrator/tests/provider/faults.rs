@@ -39,6 +39,9 @@ async fn refusals_are_told_apart_and_hold_no_key() {
                 !format!("{failure:?} {failure}").contains(KEY),
                 "{failure:?}"
             );
+            // Some repeat a part of the key that they refuse.
+            let told = failure.detail.contains("something");
+            assert_eq!(told, kind != FailureKind::Auth, "{failure:?}");
         }
         let long = "maximum context length is 8192 tokens";
         model.reply(Reply::refusing(400, "context_length_exceeded", long));
@@ -137,6 +140,28 @@ async fn a_stream_without_its_end_has_failed() {
             assert_eq!(outcome.failed().kind, FailureKind::Cut, "{outcome:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_end_without_a_reason_to_stop_is_none() {
+    for (api, end) in [
+        (Api::Anthropic, "data: {\"type\": \"message_stop\"}\n\n"),
+        (Api::OpenAi, "data: [DONE]\n\n"),
+    ] {
+        let model = FakeModel::start().await;
+        model.reply(Reply::new().text("All of it.").raw(end));
+        let outcome = once(api, &model, asking("?")).await;
+        assert_eq!(outcome.failed().kind, FailureKind::Cut);
+    }
+}
+
+#[tokio::test]
+async fn an_endless_stream_of_nothing_is_ended() {
+    let model = FakeModel::start().await;
+    let comment = format!(": {}\n\n", "x".repeat(1_000_000));
+    model.reply((0..40).fold(Reply::new(), |reply, _| reply.raw(comment.as_str())));
+    let outcome = once(Api::OpenAi, &model, asking("?")).await;
+    assert_eq!(outcome.failed().kind, FailureKind::TooLarge);
 }
 
 #[tokio::test]
