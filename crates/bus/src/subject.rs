@@ -433,6 +433,9 @@ fn parse_id(token: &str) -> Option<String> {
             let digits = [bytes.next()?, bytes.next()?];
             let digits = std::str::from_utf8(&digits).ok()?;
             id.push(u8::from_str_radix(digits, 16).ok()?);
+        } else if byte == b'.' {
+            // More than one token.
+            return None;
         } else {
             id.push(byte);
         }
@@ -507,6 +510,28 @@ mod tests {
             "events.threat.x",
         ] {
             assert_eq!(parse_gateway_answer(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn logs_in_groups_are_followed_by_their_group() {
+        let id = "corp.*/ada/chat-1";
+        let subject = log(LogKind::Chat, id);
+        assert_eq!(subject, "log.chat.=corp%2E%2A%2Fada.=chat-1");
+        assert_eq!(log_id(LogKind::Chat, &subject).as_deref(), Some(id));
+        let live = live_log(LogKind::Chat, id);
+        assert_eq!(log_id(LogKind::Chat, &live).as_deref(), Some(id));
+        let group = live_logs_in(LogKind::Chat, "corp.*/ada");
+        assert_eq!(group, "live.log.chat.=corp%2E%2A%2Fada.*");
+        assert_eq!(logs_of(LogKind::Chat), "log.chat.*.*");
+        assert_eq!(logs_of(LogKind::Term), "log.term.*");
+        for subject in [
+            "log.chat.=a",
+            "log.chat.=a.b",
+            "log.chat.=a.=b.=c",
+            "log.term.=a.=b",
+        ] {
+            assert_eq!(log_id(LogKind::Chat, subject), None, "{subject}");
         }
     }
 

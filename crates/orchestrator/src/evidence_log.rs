@@ -13,7 +13,7 @@ use signalbox_protocol::wire::ChatAsked;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::evidence::{self, Event, MAX_EVENTS};
+use crate::evidence::{self, Event, MAX_EVENT_BYTES, MAX_EVENTS};
 use crate::provider::Request;
 
 /// How long reading may take; an answer is better than all events.
@@ -86,9 +86,12 @@ impl EvidenceLog {
     }
 }
 
-/// The event in a message, where it is on one of these channels and not addressed
-/// to one person.
+/// The event in a message, where it is on one of these channels, not addressed to
+/// one person and not too large to hold many of.
 fn readable(message: &Delivery, channels: &[String]) -> Option<Event> {
+    if message.payload.len() > MAX_EVENT_BYTES {
+        return None;
+    }
     let stored = stored_event::decode(message)?;
     let is_personal = matches!(stored.topic.audience, Audience::User(_));
     let channel = stored.topic.channel.name();

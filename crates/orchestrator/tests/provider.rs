@@ -8,5 +8,7 @@ mod answers;
 mod faults;
 #[path = "provider/setting.rs"]
 mod setting;
+#[path = "provider/tls.rs"]
+mod tls;
 #[path = "provider/tools.rs"]
 mod tools;

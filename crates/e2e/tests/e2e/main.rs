@@ -6,6 +6,7 @@
 )]
 
 mod addressed;
+mod agents_file;
 mod attacks;
 mod auth_replicas;
 mod auth_rest;

@@ -180,14 +180,12 @@ enum Block {
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum Delta {
-    TextDelta {
-        text: String,
-    },
-    InputJsonDelta {
-        partial_json: String,
-    },
+    #[serde(rename = "text_delta")]
+    Text { text: String },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: String },
     #[serde(other)]
     Other,
 }
@@ -245,8 +243,8 @@ impl Decoder for Messages {
                 Block::Other => pieces.push_back(Piece::Progress),
             },
             Event::ContentBlockDelta { index, delta } => match delta {
-                Delta::TextDelta { text } => self.collected.text(&text, pieces)?,
-                Delta::InputJsonDelta { partial_json } => {
+                Delta::Text { text } => self.collected.text(&text, pieces)?,
+                Delta::InputJson { partial_json } => {
                     self.collected.arguments(index, &partial_json)?;
                     pieces.push_back(Piece::Progress);
                 }

@@ -74,6 +74,15 @@ impl Client {
     pub fn new() -> Self {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Self::trusting(roots)
+    }
+
+    /// Trusts these certificates alone.
+    ///
+    /// # Panics
+    /// Never: the versions of TLS are those of the crypto that is built in.
+    #[must_use]
+    pub fn trusting(roots: RootCertStore) -> Self {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
