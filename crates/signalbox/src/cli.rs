@@ -49,7 +49,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Run everything in one process, with a NATS server of its own
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     /// Make or update the streams and buckets on a bus
     Init(InitArgs),
     /// Run the gateway: clients connect to it

@@ -80,7 +80,7 @@ fn run() -> Result<(), ExitError> {
 /// Runs a subcommand; services show what is in `metrics`.
 fn dispatch(command: Command, metrics: Registry) -> Result<(), ExitError> {
     match command {
-        Command::Up(args) => up::run(args, metrics),
+        Command::Up(args) => up::run(*args, metrics),
         Command::Init(args) => services::init(args),
         Command::Gateway(args) => services::gateway(args, metrics),
         Command::Router(args) => services::router(args, metrics),

@@ -469,7 +469,7 @@ async fn a_slow_reader_is_sent_away_and_goes_on() {
     let mut slow = Chatter::connect(gateway, &ada).await;
     slow.subscribe().await;
     let session = reader.start(AGENT).await;
-    let long = "words ".repeat(20_000);
+    let long = format!("{} ", "w".repeat(1_000)).repeat(120);
     for answer in 1..=SLOW_ANSWERS {
         world.reply(long.trim_end());
         reader.say(&session, "go on").await;

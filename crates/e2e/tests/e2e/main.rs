@@ -21,6 +21,7 @@ mod bench;
 mod browser;
 mod bus_absence;
 mod chat;
+mod chat_bench;
 mod chat_client;
 mod chat_faults;
 mod chat_logs;
