@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::faults::Dice;
 use crate::fleet_script::{Known, Manner, RETURN_PAUSE, STEP, Script, open, read};
 use crate::fleet_viewer::{Sights, Viewer};
-use crate::fleet_world::UNLIMITED;
+use crate::fleet_world::{Agent, Screen, UNLIMITED, connect, find, hear, join, run};
 
 const SEED_VARIABLE: &str = "SIGNALBOX_TEST_SEED";
 const SCALE_VARIABLE: &str = "SIGNALBOX_TEST_SCALE";
@@ -33,6 +33,9 @@ const GATEWAYS: usize = 2;
 const RELAYS: usize = 2;
 const VIEWERS: usize = 2;
 const AGENT: &str = "builder-1";
+/// A lease of one second is lost by relays that wait for a processor on a machine
+/// with too much to do.
+const RELAY: [&str; 2] = ["--lease-ttl", "2"];
 
 /// What the agent writes where nothing limits it: 5 MB/s.
 const FAST: Manner = Manner {
@@ -57,7 +60,7 @@ const LATEST_FAULT_MS: u64 = 900;
 /// The most faults of a round.
 const MOST_FAULTS: u64 = 3;
 /// How long after a round's last fault everybody may take to have everything.
-const SETTLING: Duration = Duration::from_secs(40);
+const SETTLING: Duration = Duration::from_secs(90);
 /// Lines of each service's log that are shown when that did not happen.
 const LAST_WORDS: usize = 200;
 const POLL: Duration = Duration::from_millis(20);
@@ -119,7 +122,7 @@ impl Stage {
         }
         let mut relays = Vec::new();
         for _ in 0..RELAYS {
-            relays.push(platform.start_relay(&[]).await);
+            relays.push(platform.start_relay(&RELAY).await);
         }
         Self {
             platform,
@@ -157,7 +160,7 @@ impl Stage {
             Fault::ViewerCut => self.doors[viewer].iter().for_each(Proxy::cut),
             Fault::RelayKilled => {
                 self.relays[relay].process.kill9();
-                self.relays[relay] = self.platform.start_relay(&[]).await;
+                self.relays[relay] = self.platform.start_relay(&RELAY).await;
             }
             Fault::RelayHalted => {
                 self.relays[relay].process.sigstop();
@@ -443,4 +446,45 @@ async fn the_default_limits_leave_room_for_an_honest_agent() {
     }
     let what = format!("{SEED_VARIABLE}={seed}, at the end of the modest rounds");
     cast.dismiss(&accepted, &what).await;
+}
+
+/// A gateway loses the bus for longer than a relay believes in its agents, while a
+/// command runs that writes nothing: the agent has it still when the gateway is
+/// heard of again, though it began behind the agent's own announcement.
+#[tokio::test]
+async fn a_command_outlives_its_gateways_absence_from_the_bus() {
+    let stage = Stage::set(&UNLIMITED).await;
+    let gateway = stage.platform.gateways[0].listener();
+    let mut operator = connect(
+        stage.platform.gateways[1].listener(),
+        &stage.platform.api_key("operator"),
+    )
+    .await;
+    join(&mut operator, json!({})).await;
+    let capable = json!({"capabilities": ["ack", "journal"]});
+    let token = stage.agent_token().await;
+    let (mut agent, _) = Agent::connect(gateway, &token, AGENT, capable).await;
+    let id = run(&mut operator, AGENT, "quiet").await;
+    agent.executes().await;
+    let running = json!({"commandId": id, "status": "running"});
+    agent.says("command:status", running).await;
+    find(&mut operator, |message| {
+        message["type"] == "command:status" && message["status"] == "running"
+    })
+    .await;
+    let is = |state: &'static str| {
+        move |message: &Value| message["type"] == "agent:status" && message["status"] == state
+    };
+    stage.backs[0].refuse();
+    stage.backs[0].cut();
+    find(&mut operator, is("offline")).await;
+    stage.backs[0].admit();
+    find(&mut operator, is("busy")).await;
+    agent.writes_bytes(&id, 0, b"done\n").await;
+    hear(&mut agent.client, "terminal:ack").await;
+    agent.completes(&id, 0).await;
+    let mut screen = Screen::default();
+    let end = screen.watch(&mut operator, &id).await;
+    assert_eq!(end["status"], "completed", "{end}");
+    assert_eq!(screen.text, "done\n");
 }

@@ -20,8 +20,10 @@ const RECEIVE_BUFFER_BYTES: u32 = 4_096;
 const AHEAD_BYTES: usize = 128 * 1024;
 /// What is in a line.
 const LINE_BYTES: usize = 8_000;
+/// Lines that come at once, and so wait in a connection's queue.
+const BATCH: usize = 28;
 /// Lines that wait: more than a queue has, less than the gateway keeps.
-const LINES: usize = 300;
+const LINES: usize = 10 * BATCH;
 /// Dashboards that do not read, so that every shard has some.
 const SLOW: usize = 4;
 const AGENT: &str = "a-1";
@@ -75,12 +77,19 @@ async fn urgent_overtakes_output(shards: &str) {
         slow.push(client);
     }
     let line = format!("{}\n", "x".repeat(LINE_BYTES - 1));
-    for _ in 0..LINES {
-        agent.writes(&id, &line).await;
-    }
+    let output = json!({
+        "type": "terminal:output",
+        "agentId": AGENT,
+        "commandId": id,
+        "output": {"type": "stdout", "content": line},
+    });
     let mut live = Screen::default();
-    live.watch_bytes(&mut operator, &id, LINES * LINE_BYTES)
-        .await;
+    for batch in 1..=LINES / BATCH {
+        let batch_of_lines = json!({"messages": vec![&output; BATCH], "count": BATCH});
+        agent.says("batch", batch_of_lines).await;
+        let expected = batch * BATCH * LINE_BYTES;
+        live.watch_bytes(&mut operator, &id, expected).await;
+    }
     // Those who are behind hear of it where they are.
     agent
         .says(
