@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use crate::executor::Usage;
 use crate::journal::Identity;
-use crate::process::{Process, reap};
+use crate::process::{Process, keep_exits, reap};
 
 /// The variable that marks processes.
 pub(crate) const MARK: &str = "SIGNALBOX_COMMAND";
@@ -73,6 +73,7 @@ pub(crate) struct Family {
 
 /// Makes this process the reaper of all that its commands orphan.
 pub(crate) fn become_reaper() -> io::Result<()> {
+    keep_exits();
     set_child_subreaper(Some(getpid()))?;
     Ok(())
 }
