@@ -257,8 +257,12 @@ async fn a_shell_prompts_in_a_terminal_and_takes_what_is_typed() {
     let command = rig.start("PS1='prompt> ' bash --norc --noprofile -i", &[]);
     let mut pieces = Vec::new();
     expect(&command, &mut pieces, "prompt> ").await;
-    command.input(b"echo $((6*7)); sleep 100\r").unwrap();
+    command.input(b"echo $((6*7)); sleep 101\r").unwrap();
     expect(&command, &mut pieces, "\r42\r\n").await;
+    common::eventually("sleep runs", || {
+        !common::processes_with("sleep 101").is_empty()
+    })
+    .await;
     // A key, as anybody would press it: the shell goes on.
     command.input(b"\x03").unwrap();
     command.input(b"echo back; exit 3\r").unwrap();
@@ -277,9 +281,9 @@ async fn an_interrupt_reaches_what_runs_in_front_in_a_terminal() {
     let command = rig.start("PS1='prompt> ' bash --norc --noprofile -i", &[]);
     let mut pieces = Vec::new();
     expect(&command, &mut pieces, "prompt> ").await;
-    command.input(b"sleep 100\r").unwrap();
+    command.input(b"sleep 102\r").unwrap();
     common::eventually("sleep runs", || {
-        !common::processes_with("sleep 100").is_empty()
+        !common::processes_with("sleep 102").is_empty()
     })
     .await;
     // The job has a group of its own; the shell is no more than its parent.

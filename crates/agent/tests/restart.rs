@@ -23,6 +23,11 @@ const RUNNER: &str = "SIGNALBOX_TEST_RUNNER";
 /// A limit for its files, in blocks of 512 bytes.
 const FILE_BLOCKS: &str = "SIGNALBOX_TEST_FILE_BLOCKS";
 
+/// Starts a program that inherits signals that are ignored, as it may happen.
+const IGNORING: &str = "import os, signal, sys
+for number in (signal.SIGCHLD, signal.SIGXFSZ): signal.signal(number, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])";
+
 /// Not a test: the runner that is to be killed.
 #[test]
 #[ignore = "started by the other tests"]
@@ -72,15 +77,12 @@ struct Runner {
 impl Runner {
     fn start(dir: &Path, file_blocks: Option<u32>) -> Self {
         let mut command = std::process::Command::new("sh");
-        let limit = file_blocks.map_or(
-            "",
-            |_| "trap '' XFSZ; ulimit -f $SIGNALBOX_TEST_FILE_BLOCKS; ",
+        let limit = file_blocks.map_or("", |_| "ulimit -f $SIGNALBOX_TEST_FILE_BLOCKS; ");
+        let script = format!(
+            "{limit}exec python3 -c '{IGNORING}' \"$0\" --exact runner --ignored --nocapture"
         );
         command
-            .args([
-                "-c",
-                &format!("{limit}exec \"$0\" --exact runner --ignored --nocapture"),
-            ])
+            .args(["-c", &script])
             .arg(std::env::current_exe().unwrap())
             .env(RUNNER, dir)
             .env(FILE_BLOCKS, file_blocks.unwrap_or(0).to_string())

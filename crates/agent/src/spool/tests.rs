@@ -244,6 +244,35 @@ fn a_segment_without_a_beginning_is_deleted() {
     assert!(put(&recovered, Stream::Stdout, b"y"));
 }
 
+#[test]
+fn a_reader_beside_the_writer_misses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Arc::new(spool(&dir, SMALL));
+    let writer = Arc::clone(&spool);
+    let total = 30_000_000;
+    let writing = std::thread::spawn(move || {
+        let mut written = 0;
+        while written < total {
+            // A segment has two records.
+            if put(&writer, Stream::Stdout, &[7; 30_000]) {
+                written += 30_000;
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let mut from = Offsets::default();
+    while from.stdout < total {
+        for piece in spool.read(from, 1 << 20, false).unwrap() {
+            assert_eq!(piece.start(), from.stdout);
+            from.pass(&piece);
+            spool.acknowledge(Stream::Stdout, from.stdout);
+        }
+    }
+    writing.join().unwrap();
+    assert_eq!(spool.read(from, 1 << 20, true).unwrap(), []);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
