@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, value_parser};
 use signalbox_bus::{BusArgs, BusOptions};
+use signalbox_protocol::fleet::Shard;
 
 use crate::agent::Bounds;
 use crate::clock::millis;
@@ -79,6 +80,10 @@ pub struct FleetArgs {
         value_name = "SECONDS"
     )]
     pub confirm_within: u64,
+    /// Agents that are known at most, a sixteenth of them in each shard; further ones are refused
+    #[arg(long, env = "SIGNALBOX_MOST_AGENTS", default_value_t = 65_536, value_name = "COUNT",
+        value_parser = value_parser!(u32).range(16..))]
+    pub most_agents: u32,
     /// Days that an agent is known after it was seen last
     #[arg(
         long,
@@ -102,6 +107,8 @@ pub struct Options {
     pub output_bytes: u64,
     /// Bytes of output that may be in memory.
     pub output_memory: u64,
+    /// Agents that may be known in one shard.
+    pub agents_per_shard: usize,
     pub(crate) bounds: Bounds,
 }
 
@@ -119,6 +126,7 @@ impl Options {
             beat,
             output_bytes: fleet.output_mib * MIB,
             output_memory: fleet.output_memory_mib * MIB,
+            agents_per_shard: fleet.most_agents as usize / Shard::COUNT,
             bounds: Bounds {
                 queue: fleet.command_queue,
                 bytes: COMMAND_BYTES,

@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) beat: Duration,
     /// Bytes of output that one log takes.
     pub(crate) output_bytes: u64,
+    /// Agents that may be known in one shard.
+    pub(crate) agents_per_shard: usize,
     /// Memory for output, in KiB.
     pub(crate) memory: Arc<Semaphore>,
     /// The emergency stop.

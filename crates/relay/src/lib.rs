@@ -154,6 +154,7 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         bounds: options.bounds,
         beat: options.beat,
         output_bytes: options.output_bytes,
+        agents_per_shard: options.agents_per_shard,
         memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
         lock,
     };

@@ -12,8 +12,8 @@ use signalbox_bus::trace::TraceContext;
 use signalbox_bus::{BusError, document, key, subject};
 use signalbox_protocol::fleet::Shard;
 use signalbox_protocol::wire::{
-    AgentReport, AgentStatus, BeatHeard, CommandError, CommandRequest, FleetSnapshot, GatewayBeat,
-    agent_reply, agent_report, command_request, fleet_update,
+    AgentReport, AgentStatus, BeatHeard, CommandError, CommandRefusal, CommandRequest,
+    FleetSnapshot, GatewayBeat, agent_reply, agent_report, command_request, fleet_update,
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
@@ -266,6 +266,17 @@ impl Holding {
         let is_connected = matches!(report.report, Some(agent_report::Report::Connected(_)));
         let holder = match self.holders.get(&report.agent_id) {
             Some(holder) => holder.clone(),
+            // Ids cost nothing to those who may make tokens for agents.
+            None if is_connected && self.holders.len() >= self.shared.agents_per_shard => {
+                warn!(shard = %self.shard, agent = %report.agent_id, "too many agents are known");
+                return answer
+                    .report(agent_reply::Outcome::Refusal(CommandRefusal {
+                        code: CommandError::Invalid.into(),
+                        message: "too many agents are known".to_owned(),
+                        agent_id: report.agent_id,
+                    }))
+                    .await;
+            }
             None if is_connected => match self.admit(&report.agent_id).await {
                 Some(holder) => holder,
                 None => return,

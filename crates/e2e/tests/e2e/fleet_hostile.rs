@@ -383,3 +383,142 @@ async fn a_gateway_that_stops_says_so() {
             .success()
     );
 }
+
+/// Who may make tokens for agents may make up any number of them; only so many
+/// are taken in.
+#[tokio::test]
+async fn agents_are_known_up_to_a_number() {
+    let platform = signalbox_testkit::Platform::start_with(1, &UNLIMITED).await;
+    let relay = platform.start_relay(&["--most-agents", "32"]).await;
+    let world = World { platform, relay };
+    let shard = Shard::of_agent("a-1");
+    let ids = (1..).map(|number| format!("a-{number}"));
+    let ids: Vec<String> = ids
+        .filter(|id| Shard::of_agent(id) == shard)
+        .take(3)
+        .collect();
+    let first = world.agent(&ids[0]).await;
+    let _second = world.agent(&ids[1]).await;
+    let mut third = world.open(&world.agent_token(&ids[2]).await).await;
+    let hello = json!({
+        "type": "agent:connect",
+        "agentId": ids[2],
+        "agentType": "scripted",
+        "version": "1",
+    });
+    third.send_json(&hello).await;
+    assert_eq!(
+        hear(&mut third, "connection:error").await["code"],
+        "FORBIDDEN"
+    );
+    let closed = third.expect_close(DEADLINE).await;
+    assert_eq!(closed.code, Some(1008));
+    // Those who are known come and go.
+    drop(first);
+    world.agent(&ids[0]).await;
+}
+
+/// Offsets that an agent makes up are refused before anything is counted with them.
+#[tokio::test]
+async fn offsets_beyond_all_counting_are_refused() {
+    let world = World::start(1).await;
+    let mut dashboard = world.dashboard("operator").await;
+    let mut agent = world.agent("a-1").await;
+    let id = run(&mut dashboard, "a-1", "make").await;
+    agent.executes().await;
+    let most = (1_u64 << 53) - 1;
+    for (offset, length) in [(most, 1), (most - 2, 3), (most + 1, 1), (u64::MAX, 1)] {
+        let output = json!({"type": "stdout", "content": "x".repeat(length)});
+        let fields = json!({"commandId": id, "output": output, "offset": offset});
+        agent.says("terminal:output", fields).await;
+        let refused = hear(&mut agent.client, "validation:error").await;
+        assert_eq!(refused["field"], "offset", "{refused}");
+    }
+    // It takes no acknowledgements: what it leaves out is a gap, and the last byte
+    // that can be counted is taken.
+    let output = json!({"type": "stdout", "content": "end"});
+    let fields = json!({"commandId": id, "output": output, "offset": most - 3});
+    agent.says("terminal:output", fields).await;
+    let gap = hear(&mut dashboard, "terminal:gap").await;
+    assert_eq!((&gap["from"], &gap["to"]), (&json!(0), &json!(most - 3)));
+    // Without an offset it goes on there.
+    agent.writes(&id, "more").await;
+    assert_eq!(
+        hear(&mut agent.client, "validation:error").await["field"],
+        "offset"
+    );
+    let complete = json!({
+        "commandId": id,
+        "exitCode": 0,
+        "streams": [{"stream": "stdout", "bytes": most, "sha256": "zz"}],
+    });
+    agent.says("command:complete", complete.clone()).await;
+    assert_eq!(
+        hear(&mut agent.client, "validation:error").await["field"],
+        "streams[].sha256"
+    );
+    // More than it ever sent: it cannot send it again, and is taken at its word.
+    let mut more = complete;
+    more["streams"] =
+        json!([{"stream": "stdout", "bytes": most}, {"stream": "stderr", "bytes": 7}]);
+    agent.says("command:complete", more).await;
+    let end = hear(&mut dashboard, "command:complete").await;
+    assert_eq!(
+        (&end["incomplete"], &end["status"]),
+        (&json!(true), &json!("completed"))
+    );
+    assert_eq!(
+        end["streams"][1],
+        json!({"stream": "stderr", "bytes": 7, "recorded": 0})
+    );
+}
+
+/// An agent that says to have written more than is stored is told from where to
+/// send again, and its end is taken after that.
+#[tokio::test]
+async fn an_end_ahead_of_its_output_is_not_taken() {
+    let world = World::start(1).await;
+    let mut dashboard = world.dashboard("operator").await;
+    let capable = json!({"capabilities": ["ack", "journal"]});
+    let mut agent = world.agent_with("a-1", capable).await;
+    let id = run(&mut dashboard, "a-1", "make").await;
+    agent.executes().await;
+    agent.writes_bytes(&id, 0, b"abc").await;
+    hear(&mut agent.client, "terminal:ack").await;
+    let complete = json!({
+        "commandId": id,
+        "exitCode": 3,
+        "status": "failed",
+        "reason": "out of patience",
+        "requestId": "end",
+        "streams": [{"stream": "stdout", "bytes": 6}],
+    });
+    agent.says("command:complete", complete.clone()).await;
+    assert_eq!(hear(&mut agent.client, "terminal:ack").await["offset"], 3);
+    let refused = hear(&mut agent.client, "validation:error").await;
+    assert_eq!(
+        (&refused["field"], &refused["requestId"]),
+        (&json!("streams"), &json!("end"))
+    );
+    agent.writes_bytes(&id, 3, b"def").await;
+    agent.says("command:complete", complete.clone()).await;
+    assert_eq!(
+        hear(&mut agent.client, "request:done").await["requestId"],
+        "end"
+    );
+    let end = find(&mut dashboard, |message| {
+        message["type"] == "command:complete"
+    })
+    .await;
+    assert_eq!(
+        (&end["status"], &end["reason"]),
+        (&json!("failed"), &json!("out of patience"))
+    );
+    assert!(end.get("incomplete").is_none(), "{end}");
+    // Again, since the answer might have been lost.
+    agent.says("command:complete", complete).await;
+    assert_eq!(
+        hear(&mut agent.client, "request:done").await["requestId"],
+        "end"
+    );
+}

@@ -30,7 +30,7 @@ pub(crate) const RETURN_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) const STEP: Duration = Duration::from_secs(5);
 /// How long a connection may be silent before the agent asks for life, and then
 /// before it leaves.
-const SILENCE: Duration = Duration::from_millis(1_500);
+const SILENCE: Duration = Duration::from_secs(1);
 /// How often the agent looks what its commands have written.
 const PACE: Duration = Duration::from_millis(10);
 /// Length of a unit of output.

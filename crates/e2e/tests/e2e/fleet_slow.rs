@@ -7,6 +7,7 @@ use signalbox_protocol::fleet::{Shard, command_id};
 use signalbox_testkit::{DEADLINE, Service, WsClient, eventually};
 use tokio::net::TcpSocket;
 
+use crate::fleet_viewer::place;
 use crate::fleet_world::{Agent, Screen, UNLIMITED, World, find, hear, join, run};
 use crate::metrics::Page;
 
@@ -19,8 +20,10 @@ const RECEIVE_BUFFER_BYTES: u32 = 4_096;
 const AHEAD_BYTES: usize = 128 * 1024;
 /// What is in a line.
 const LINE_BYTES: usize = 8_000;
+/// Lines that come at once, and so wait in a connection's queue.
+const BATCH: usize = 28;
 /// Lines that wait: more than a queue has, less than the gateway keeps.
-const LINES: usize = 300;
+const LINES: usize = 10 * BATCH;
 /// Dashboards that do not read, so that every shard has some.
 const SLOW: usize = 4;
 const AGENT: &str = "a-1";
@@ -74,12 +77,27 @@ async fn urgent_overtakes_output(shards: &str) {
         slow.push(client);
     }
     let line = format!("{}\n", "x".repeat(LINE_BYTES - 1));
-    for _ in 0..LINES {
-        agent.writes(&id, &line).await;
-    }
+    let output = json!({
+        "type": "terminal:output",
+        "agentId": AGENT,
+        "commandId": id,
+        "output": {"type": "stdout", "content": line},
+    });
     let mut live = Screen::default();
-    live.watch_bytes(&mut operator, &id, LINES * LINE_BYTES)
+    for batch in 1..=LINES / BATCH {
+        let batch_of_lines = json!({"messages": vec![&output; BATCH], "count": BATCH});
+        agent.says("batch", batch_of_lines).await;
+        let expected = batch * BATCH * LINE_BYTES;
+        live.watch_bytes(&mut operator, &id, expected).await;
+    }
+    // Those who are behind hear of it where they are.
+    agent
+        .says(
+            "agent:status",
+            json!({"status": "busy", "metrics": {"m": 1}}),
+        )
         .await;
+    hear(&mut operator, "agent:status").await;
     // Of the agent's shard, so that the relay looks for it.
     let unknown = command_id(Shard::of_agent(AGENT), &"0".repeat(32)).unwrap();
     for client in &mut slow {
@@ -104,6 +122,7 @@ async fn urgent_overtakes_output(shards: &str) {
     hear(&mut agent.client, "system:emergency-stop").await;
     for client in &mut slow {
         let mut screen = Screen::default();
+        let mut reached = None;
         let mut missing = vec![
             "heartbeat:pong",
             "validation:error",
@@ -115,6 +134,11 @@ async fn urgent_overtakes_output(shards: &str) {
         while screen.bytes.len() < LINES * LINE_BYTES {
             let message = client.next_json(DEADLINE).await;
             screen.see(&id, &message);
+            if let Some(seq) = message["seq"].as_str() {
+                let place = Some(place(seq));
+                assert!(place >= reached, "back to {place:?} from {reached:?}");
+                reached = place;
+            }
             let kind = message["type"].as_str().unwrap();
             let is_early = screen.bytes.len() <= AHEAD_BYTES;
             missing.retain(|one| *one != kind || !is_early);

@@ -54,9 +54,10 @@ pub(crate) struct Sights {
 
 /// A position, so that they can be compared: within a record the last part has
 /// no number.
-type Place = (u64, u64);
+pub(crate) type Place = (u64, u64);
 
-fn place(seq: &str) -> Place {
+/// The position that a message says.
+pub(crate) fn place(seq: &str) -> Place {
     let (_, numbers) = seq.split_once('-').unwrap();
     let mut numbers = numbers.split('.').map(|number| number.parse().unwrap());
     let (_events, logs): (Option<u64>, _) = (numbers.next(), numbers.next());

@@ -504,12 +504,13 @@ impl Watcher {
             }
         }
         let commands = watch.view.running();
-        let before = match logs::before_all(&self.bus, &commands).await {
-            Ok(before) => before,
-            Err(error) => {
-                debug!(%error, "the beginnings of logs not found");
-                None
+        // Without it, one that is cut off before the backlog would miss that.
+        let before = loop {
+            match logs::before_all(&self.bus, &commands).await {
+                Ok(before) => break before,
+                Err(error) => debug!(%error, "the beginnings of logs not found"),
             }
+            sleep(PAUSE).await;
         };
         let mut seq = watch.seq();
         seq.logs = before.map_or(seq.logs, |before| before.min(seq.logs));
