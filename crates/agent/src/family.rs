@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use crate::executor::Usage;
 use crate::journal::Identity;
-use crate::process::{Process, reap};
+use crate::process::{Process, keep_exits, reap};
 
 /// The variable that marks processes.
 pub(crate) const MARK: &str = "SIGNALBOX_COMMAND";
@@ -73,6 +73,7 @@ pub(crate) struct Family {
 
 /// Makes this process the reaper of all that its commands orphan.
 pub(crate) fn become_reaper() -> io::Result<()> {
+    keep_exits();
     set_child_subreaper(Some(getpid()))?;
     Ok(())
 }
@@ -176,7 +177,7 @@ impl Family {
             let in_session = Some(entry.session) == session;
             // While we live, whoever carries a mark descends from us.
             let marked = || (!self.own || entry.parent == us) && self.is_marked(entry);
-            if entry.pid != us && (known || in_session || marked()) {
+            if entry.pid != us && (known || is_leader(entry) || in_session || marked()) {
                 members.insert(entry.pid, *entry);
             }
         }
@@ -360,14 +361,33 @@ mod tests {
 
     #[test]
     fn a_pid_that_is_used_again_is_nobody_of_the_family() {
-        // As if the first process had had our pid, and another start.
-        let us = getpid().as_raw_nonzero().get();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
         let leader = Identity {
-            pid: us,
-            start: 1,
+            pid,
+            start: entry(pid).unwrap().start,
             boot: boot(),
         };
+        // As if another process had had the pid before, or before a reboot.
+        for other in [
+            Identity {
+                start: leader.start - 1,
+                ..leader
+            },
+            Identity {
+                boot: leader.boot ^ 1,
+                ..leader
+            },
+        ] {
+            let mut family = Family::left_over("no such mark", Some(other));
+            assert_eq!(family.signal(&[Signal::KILL], false), 0);
+        }
+        assert!(child.try_wait().unwrap().is_none());
         let mut family = Family::left_over("no such mark", Some(leader));
-        assert_eq!(family.signal(&[Signal::KILL], false), 0);
+        assert_eq!(family.signal(&[Signal::KILL], false), 1);
+        assert!(!child.wait().unwrap().success());
     }
 }

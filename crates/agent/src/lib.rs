@@ -1,4 +1,5 @@
-//! The runner: executes commands on the machine that it runs on. Linux only.
+//! The runner: executes commands on the machine that it runs on. Linux only, 5.11
+//! or newer.
 //!
 //! Two halves meet in [`executor`]. Below it is the execution: processes and
 //! what they write; it knows no gateway and no frame. Above it is the link: the

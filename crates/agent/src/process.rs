@@ -23,7 +23,7 @@ use rustix::process::{
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetpgrp, tcsetwinsize};
 
-pub(crate) use self::raw::{Exit, reap};
+pub(crate) use self::raw::{Exit, keep_exits, reap};
 use crate::environment::Environment;
 use crate::policy::Permit;
 

@@ -72,15 +72,14 @@ struct Runner {
 impl Runner {
     fn start(dir: &Path, file_blocks: Option<u32>) -> Self {
         let mut command = std::process::Command::new("sh");
-        let limit = file_blocks.map_or(
-            "",
-            |_| "trap '' XFSZ; ulimit -f $SIGNALBOX_TEST_FILE_BLOCKS; ",
-        );
+        // Whoever starts a runner may ignore signals, which it inherits.
+        let mut script = "trap '' CHLD XFSZ; ".to_owned();
+        if file_blocks.is_some() {
+            script.push_str("ulimit -f $SIGNALBOX_TEST_FILE_BLOCKS; ");
+        }
+        script.push_str("exec \"$0\" --exact runner --ignored --nocapture");
         command
-            .args([
-                "-c",
-                &format!("{limit}exec \"$0\" --exact runner --ignored --nocapture"),
-            ])
+            .args(["-c", &script])
             .arg(std::env::current_exe().unwrap())
             .env(RUNNER, dir)
             .env(FILE_BLOCKS, file_blocks.unwrap_or(0).to_string())

@@ -75,7 +75,7 @@ pub struct Request {
     pub args: Vec<String>,
 }
 
-/// How [`Executor::stop`] treats commands that run.
+/// How [`Executor::stop`](super::Executor::stop) treats commands that run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// They may end by themselves for so long, then they are interrupted.

@@ -57,6 +57,20 @@ pub(super) fn prepare(command: &mut Command, terminal: bool) {
     unsafe { command.pre_exec(steps) };
 }
 
+/// Sees to it that children stay until somebody asks how they ended: whoever
+/// started this program may have left it to ignore them.
+pub(crate) fn keep_exits() {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the structure is valid to write to, and valid if zeroed; a handler
+    // that is there is left alone.
+    unsafe {
+        libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr());
+        if action.assume_init().sa_sigaction == libc::SIG_IGN {
+            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        }
+    }
+}
+
 /// Takes the exit of a child. `None` if it has not exited, or is none.
 pub(crate) fn reap(pid: Pid) -> Option<Exit> {
     let mut status = 0;
