@@ -380,6 +380,9 @@ async fn a_silent_connection_is_noticed() {
         })
         .await;
     }
+    // The one before has answered no pings meanwhile.
+    let mut dashboard = world.dashboard("operator").await;
+    let mut sight = Sight::default();
     machine.write("go", "");
     let end = sight.watch(&mut dashboard, &id).await;
     assert_eq!(end["status"], "completed");
