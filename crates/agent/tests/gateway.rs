@@ -1,5 +1,9 @@
 //! The agent before a scripted gateway: encryption, tokens, and what it makes of
 //! the ways in which a gateway ends a connection.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, too"
+)]
 
 mod common;
 

@@ -370,7 +370,19 @@ async fn a_silent_connection_is_noticed() {
     let id = request(&mut dashboard, "m-1", json!({"command": command})).await;
     let mut sight = Sight::default();
     sight.until(&mut dashboard, &id, "begun").await;
-    front.silence();
+    // The former connection is still there for the gateway and the relay, each
+    // time: the new one takes its place.
+    for time in 1..=4 {
+        front.silence();
+        eventually("the next connection", DEADLINE, async || {
+            assert_eq!(runner.exit_status(), None, "{:?}", runner.stderr().lines());
+            (times_served(&runner) > time).then_some(())
+        })
+        .await;
+    }
+    // The one before has answered no pings meanwhile.
+    let mut dashboard = world.dashboard("operator").await;
+    let mut sight = Sight::default();
     machine.write("go", "");
     let end = sight.watch(&mut dashboard, &id).await;
     assert_eq!(end["status"], "completed");

@@ -47,6 +47,9 @@ pub(super) enum Note {
 struct Seat {
     agent_id: String,
     notes: mpsc::Sender<Note>,
+    /// Whether the relay has taken it: beats name no other, or the relay, which
+    /// still knows the former one, would say that this was replaced.
+    is_open: bool,
 }
 
 /// See the module. Shared by all shards.
@@ -93,6 +96,7 @@ impl Agents {
         let seat = Seat {
             agent_id: agent_id.to_owned(),
             notes,
+            is_open: false,
         };
         self.seats.lock().insert(connection.to_owned(), seat);
         let seated = Seated {
@@ -100,6 +104,13 @@ impl Agents {
             connection: connection.to_owned(),
         };
         (seated, received)
+    }
+
+    /// The relay has taken a connection.
+    pub(super) fn opened(&self, connection: &str) {
+        if let Some(seat) = self.seats.lock().get_mut(connection) {
+            seat.is_open = true;
+        }
     }
 
     /// Says how often relays want to hear who is there.
@@ -182,7 +193,8 @@ impl Agents {
 
     fn by_shard(&self) -> BTreeMap<Shard, Vec<AgentConnection>> {
         let mut shards: BTreeMap<Shard, Vec<AgentConnection>> = BTreeMap::new();
-        for (connection, seat) in self.seats.lock().iter() {
+        let seats = self.seats.lock();
+        for (connection, seat) in seats.iter().filter(|(_, seat)| seat.is_open) {
             let shard = Shard::of_agent(&seat.agent_id);
             shards.entry(shard).or_default().push(AgentConnection {
                 agent_id: seat.agent_id.clone(),

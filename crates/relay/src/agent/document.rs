@@ -268,7 +268,11 @@ impl Written {
                 written.push(Self {
                     stream: sum.stream,
                     bytes: sum.bytes,
-                    sha256: is_hash.then(|| sum.sha256.to_vec()).unwrap_or_default(),
+                    sha256: if is_hash {
+                        sum.sha256.to_vec()
+                    } else {
+                        Vec::new()
+                    },
                 });
             }
         }

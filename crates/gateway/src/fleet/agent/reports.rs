@@ -243,6 +243,7 @@ impl Session {
             return;
         };
         agent.is_open = true;
+        self.shard.shared.fleet.agents().opened(&agent.connection);
         let interval = Duration::from_millis(opened.beat_interval_ms.into());
         self.shard.shared.fleet.agents().beat_every(interval);
         for offset in &opened.offsets {
