@@ -110,7 +110,6 @@ fn readable(message: &Delivery, channels: &[String]) -> Option<Event> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use serde_json::json;
     use signalbox_bus::stored_event::Origin;
     use signalbox_protocol::Epoch;
@@ -141,7 +140,7 @@ mod tests {
             sequence: 9,
             subject: message.subject.into(),
             headers: Some(message.headers),
-            payload: Bytes::from(message.payload),
+            payload: message.payload,
         }
     }
 
