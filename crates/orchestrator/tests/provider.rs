@@ -2,6 +2,8 @@
 //! misbehaves: what an answer comes to, which failures are told apart, what is
 //! sent again, and that nothing incomplete is ever handed over.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "provider/answers.rs"]
 mod answers;
 #[path = "provider/faults.rs"]
