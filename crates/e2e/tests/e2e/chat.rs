@@ -4,9 +4,7 @@
 
 use serde_json::{Value, json};
 use signalbox_identity::{Limits, Role, UserId};
-use signalbox_testkit::{
-    DEADLINE, NodeClient, Platform, RedisServer, WsClient, eventually,
-};
+use signalbox_testkit::{DEADLINE, NodeClient, Platform, RedisServer, WsClient, eventually};
 
 use crate::chat_client::{Chatter, token_of};
 use crate::chat_world::{World, analysis};
