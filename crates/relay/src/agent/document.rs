@@ -264,15 +264,14 @@ impl Written {
             let is_stream = OutputStream::try_from(sum.stream).is_ok();
             let is_known = written.iter().any(|known| known.stream == sum.stream);
             if is_stream && !is_known {
-                let is_hash = sum.sha256.len() == SHA256_BYTES;
+                let mut sha256 = sum.sha256.to_vec();
+                if sha256.len() != SHA256_BYTES {
+                    sha256.clear();
+                }
                 written.push(Self {
                     stream: sum.stream,
                     bytes: sum.bytes,
-                    sha256: if is_hash {
-                        sum.sha256.to_vec()
-                    } else {
-                        Vec::new()
-                    },
+                    sha256,
                 });
             }
         }
