@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -33,6 +34,12 @@ const STACK_BYTES: usize = 512 * 1024;
 const SPOOL: &str = "spool";
 /// The file that one runner at a time has locked.
 const LOCK: &str = "lock";
+/// How long another runner is given to let go of it: a process that a killed one
+/// had forked, and that is not yet a program of its own, still has it. So once
+/// it is ours, all that is left bears its mark.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// How often that is tried.
+const LOCK_EVERY: Duration = Duration::from_millis(20);
 /// The longest sentence that says why a command did not run.
 const MAX_REASON_BYTES: usize = 1_000;
 
@@ -342,10 +349,18 @@ fn lock(directory: &Path) -> Result<File, Error> {
         .truncate(false)
         .mode(0o600)
         .open(&path);
-    let locked = opened.and_then(|file| match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    let locked = opened.and_then(|file| {
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(LOCK_EVERY);
+                }
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
     });
     match locked {
         Ok(Some(file)) => Ok(file),
