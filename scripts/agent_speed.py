@@ -13,6 +13,7 @@ dashboard; the ratio of their medians is to be at least 0.9.
 import argparse
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -109,6 +110,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     program = os.path.abspath(asked.signalbox)
+    # What was started is ended then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as directory:
         data, work = os.path.join(directory, "data"), os.path.join(directory, "work")
         os.mkdir(work)
