@@ -16,8 +16,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::fleet_world::World;
+
 /// What events of a run carry.
 const MARK: &[u8] = b"\"bench\":\"";
+/// What the answer to an upgrade begins with.
+const UPGRADED: &[u8] = b"HTTP/1.1 101";
+/// What output of terminals carries.
+const OUTPUT: &[u8] = b"\"type\":\"terminal:output\"";
 /// The event of each connection with which a liar interferes.
 const CHOSEN: usize = 10;
 
@@ -171,6 +177,74 @@ async fn an_event_for_another_client_is_counted() {
 }
 
 #[tokio::test]
+async fn each_lie_about_a_terminal_is_counted() {
+    let world = World::start(1).await;
+    let liar = Liar::start(
+        world.platform.gateways[0].listener(),
+        OUTPUT,
+        lie_about_output,
+    )
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let key_file = directory.path().join("key");
+    std::fs::write(&key_file, world.platform.api_key("agent")).unwrap();
+    let (code, report, stderr) = bench(&[
+        "terminal",
+        "--url",
+        &format!("ws://{}", liar.address),
+        "--token",
+        &world.platform.token("admin").await,
+        "--agent-key-file",
+        key_file.to_str().unwrap(),
+        "--sessions",
+        "1",
+        "--keys",
+        "1",
+        "--lines",
+        "300",
+        "--batch",
+        "10",
+        "--line-bytes",
+        "32",
+        "--seconds",
+        "2",
+        "--no-search",
+    ])
+    .await;
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("not every event arrived"), "{stderr}");
+    assert_eq!(report["exact"], false);
+    let output = &report["runs"][0]["output"];
+    let count = |name: &str| output[name].as_u64().unwrap();
+    // A message has ten lines; one was dropped, one was forged.
+    assert_eq!(count("lost"), 640);
+    assert_eq!(count("unknown"), 320);
+    assert_eq!(count("doubled"), 320);
+    assert_eq!(count("reordered"), 320);
+    assert_eq!(count("due"), count("received") + count("lost"));
+}
+
+/// Messages of output, behind those of the echo, are lost, doubled, swapped
+/// and forged, one each.
+fn lie_about_output(liar: &Liar, _: usize, event: usize, mut frame: Vec<u8>) -> Vec<Vec<u8>> {
+    match event {
+        10 => Vec::new(),
+        15 => vec![frame.clone(), frame],
+        20 => {
+            *liar.kept.lock() = Some(frame);
+            Vec::new()
+        }
+        21 => [frame].into_iter().chain(liar.kept.lock().take()).collect(),
+        25 => {
+            let at = find(&frame, b"\\n").unwrap() - 1;
+            frame[at] = b'?';
+            vec![frame]
+        }
+        _ => vec![frame],
+    }
+}
+
+#[tokio::test]
 async fn processes_of_a_run_end_with_it_when_it_is_killed() {
     let mut command = signalbox();
     command.args(["bench", "idle", "--connections", "5", "--seconds", "600"]);
@@ -237,7 +311,7 @@ async fn more_connections_than_descriptors_are_refused_in_words() {
 /// Runs a workload through a proxy that lies; 100 events in two seconds.
 async fn against_liar(workload: &[&str], clients: usize, lie: Lie) -> (Option<i32>, Value, String) {
     let platform = Platform::start(1).await;
-    let liar = Liar::start(platform.gateways[0].listener(), lie).await;
+    let liar = Liar::start(platform.gateways[0].listener(), MARK, lie).await;
     let token = platform.token("admin").await;
     let url = format!("ws://{}", liar.address);
     let nats_url = platform.nats.url(User::Producer);
@@ -295,6 +369,8 @@ type Lie = fn(&Liar, usize, usize, Vec<u8>) -> Vec<Vec<u8>>;
 /// A proxy in front of a gateway that interferes with frames of events.
 struct Liar {
     address: SocketAddr,
+    /// What frames carry with which it interferes.
+    mark: &'static [u8],
     connections: AtomicUsize,
     kept: Mutex<Option<Vec<u8>>>,
     misrouted: AtomicBool,
@@ -302,10 +378,11 @@ struct Liar {
 
 impl Liar {
     /// Starts one. Its task ends with the test's runtime.
-    async fn start(gateway: SocketAddr, lie: Lie) -> Arc<Self> {
+    async fn start(gateway: SocketAddr, mark: &'static [u8], lie: Lie) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let liar = Arc::new(Self {
             address: listener.local_addr().unwrap(),
+            mark,
             connections: AtomicUsize::new(0),
             kept: Mutex::default(),
             misrouted: false.into(),
@@ -335,13 +412,18 @@ async fn pass(liar: Arc<Liar>, client: TcpStream, gateway: SocketAddr, lie: Lie)
         let mut events = 0;
         while from_server.read_buf(&mut bytes).await.unwrap_or(0) > 0 {
             let mut out = Vec::new();
+            // Other requests than for the upgrade are none of its business.
+            let is_head = bytes.len() >= UPGRADED.len();
+            if !upgraded && is_head && !bytes.starts_with(UPGRADED) {
+                out.append(&mut bytes);
+            }
             if !upgraded && let Some(end) = find(&bytes, b"\r\n\r\n") {
                 out.extend(bytes.drain(..end + 4));
                 upgraded = true;
             }
             while upgraded && let Some(length) = frame_length(&bytes) {
                 let frame: Vec<u8> = bytes.drain(..length).collect();
-                if find(&frame, MARK).is_none() {
+                if find(&frame, liar.mark).is_none() {
                     out.extend(frame);
                     continue;
                 }

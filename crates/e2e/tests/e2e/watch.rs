@@ -1,6 +1,7 @@
 //! `signalbox watch`: what people see of agents and commands in a terminal,
 //! byte for byte, and what their shells get, with a scripted agent on the other
-//! side and gateways that are killed under it.
+//! side and gateways that are killed under it. One file, since each test is a
+//! short scene in the same terminal.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

@@ -1,5 +1,6 @@
 //! The conversation: messages, keys, signals and times in one place, and what
-//! follows from each.
+//! follows from each. One file, since each changes what the next may do; what
+//! can be decided without the others is in files of its own.
 
 use std::future::pending;
 use std::time::Duration;

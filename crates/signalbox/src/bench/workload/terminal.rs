@@ -193,9 +193,9 @@ impl Theatre {
         let window = Window::open(&self.start.stage, None, None).await?;
         let threads = [self.agents.nanos(), self.dashboards.nanos()];
         let began = Instant::now();
-        play.scene.send_replace(scene);
+        play.set(scene).await?;
         sleep(duration).await;
-        play.scene.send_replace(Scene::Pause);
+        play.set(Scene::Pause).await?;
         let seconds = began.elapsed().as_secs_f64();
         let stopped = Instant::now();
         let lines = read(&play.sent) - sent;

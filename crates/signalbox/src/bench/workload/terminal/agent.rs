@@ -85,6 +85,7 @@ impl Agent {
                 changed = scenes.changed() => {
                     changed.context("the play is over")?;
                     schedule = self.schedule(*scenes.borrow());
+                    add(&self.play.noted, 1);
                 }
                 () = until(due) => {
                     self.write();

@@ -87,6 +87,8 @@ pub(super) struct Play {
     pub(super) setup: Setup,
     pub(super) sessions: Vec<Session>,
     pub(super) scene: watch::Sender<Scene>,
+    /// How many agents have taken note of the scene.
+    pub(super) noted: AtomicU64,
     /// Agents that are connected.
     pub(super) agents: AtomicU64,
     /// Dashboards that are connected.
@@ -116,6 +118,7 @@ impl Play {
             setup,
             sessions,
             scene: watch::Sender::new(Scene::Pause),
+            noted: AtomicU64::new(0),
             agents: AtomicU64::new(0),
             dashboards: AtomicU64::new(0),
             running: AtomicU64::new(0),
@@ -149,6 +152,15 @@ impl Play {
             .iter()
             .map(|session| read(&session.written))
             .sum()
+    }
+
+    /// Begins a scene; every agent has taken note of it then, so that none goes
+    /// on with the last.
+    pub(super) async fn set(&self, scene: Scene) -> anyhow::Result<()> {
+        self.noted.store(0, Ordering::Release);
+        self.scene.send_replace(scene);
+        self.all("agents know the scene", &self.noted, self.sessions.len())
+            .await
     }
 
     /// Waits until a counter says that all are there.
