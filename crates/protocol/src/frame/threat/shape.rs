@@ -1,4 +1,5 @@
-//! The messages of dialect `threat` as data.
+//! The messages of dialect `threat` as data, those about chats in a module. One
+//! file, since tables are read from top to bottom.
 
 mod chat;
 
