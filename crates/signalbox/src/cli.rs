@@ -46,7 +46,6 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Run everything in one process, with a NATS server of its own

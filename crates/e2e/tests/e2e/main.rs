@@ -6,13 +6,13 @@
 )]
 
 mod addressed;
-mod agents_file;
 mod agent_faults;
 mod agent_life;
 mod agent_limits;
 mod agent_local;
 mod agent_runs;
 mod agent_world;
+mod agents_file;
 mod attacks;
 mod auth_replicas;
 mod auth_rest;
