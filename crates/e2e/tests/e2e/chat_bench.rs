@@ -23,6 +23,7 @@ async fn every_token_of_every_answer_is_accounted_for() {
         assert_eq!(run["deliveries"]["received"], 20 * streams);
         assert_eq!(run["latency"]["count"], 20 * streams);
         assert_eq!(run["chat"]["first"]["count"], streams);
+        assert!(run["generator"]["cpu_s"].as_f64().unwrap() > 0.0);
         assert!(run["chat"]["gateway_per_stream"].is_number());
         assert!(run["chat"]["orchestrator_per_stream"].is_number());
     }

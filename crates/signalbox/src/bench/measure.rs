@@ -197,6 +197,15 @@ impl Generator {
         self.judge();
     }
 
+    /// Takes the whole of this process for its clients, where it is nothing else.
+    pub(super) fn count_process(&mut self, before: &CpuSample, seconds: f64) -> anyhow::Result<()> {
+        let now = CpuSample::of(std::process::id())?;
+        self.cpu_s = now.since(before).total_s;
+        self.client_thread = now.busiest_since(before) / seconds;
+        self.judge();
+        Ok(())
+    }
+
     /// Says whether its own limits may be what was measured.
     fn judge(&mut self) {
         let mut why = Vec::new();

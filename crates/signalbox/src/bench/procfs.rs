@@ -84,6 +84,15 @@ impl CpuSample {
             total_s: total,
         }
     }
+
+    /// What its busiest thread used after `before`, in seconds.
+    pub(super) fn busiest_since(&self, before: &Self) -> f64 {
+        let spent = self.threads.iter().map(|(thread, now)| {
+            let then = before.threads.get(thread).copied().unwrap_or_default();
+            now.saturating_sub(then)
+        });
+        spent.max().unwrap_or_default() as f64 / 1e9
+    }
 }
 
 impl Cpu {

@@ -23,7 +23,7 @@ use self::model::Model;
 use crate::bench::account::Tally;
 use crate::bench::measure::Window;
 use crate::bench::options::ChatArgs;
-use crate::bench::procfs::Memory;
+use crate::bench::procfs::{CpuSample, Memory};
 use crate::bench::progress::{Times, read};
 use crate::bench::report::{ChatReport, PublishedReport, Run};
 use crate::bench::stage::{SETTLING, Stage};
@@ -114,13 +114,16 @@ async fn part(args: &ChatArgs, streams: u32, shutdown: &Shutdown) -> anyhow::Res
     let quiet = memory(&stage, orchestrator)?;
 
     let window = Window::open(&stage, None, None).await?;
+    let own = CpuSample::of(std::process::id())?;
     let began = Instant::now();
     clients.speak();
     sleep(interval * args.tokens / 2).await;
     let busy = memory(&stage, orchestrator)?;
     settled(&progress, u64::from(streams)).await;
     let seconds = began.elapsed().as_secs_f64();
-    let (used, generator) = window.close(&stage, None, None).await?;
+    let (used, mut generator) = window.close(&stage, None, None).await?;
+    // Clients and the model's server.
+    generator.count_process(&own, seconds)?;
     let trouble = clients.end();
 
     let due = u64::from(streams) * u64::from(args.tokens);
