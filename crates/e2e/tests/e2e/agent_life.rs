@@ -1,6 +1,7 @@
 //! F2, F10, F14: how the product's runner begins and ends: what it refuses, a
 //! stop with and without patience, another runner in its place, tokens that
-//! expire, keys that are revoked, and a connection that is lost.
+//! expire, keys that are revoked, and a connection that is lost. One file, since
+//! each test is a short life in the same world.
 
 use std::time::Duration;
 

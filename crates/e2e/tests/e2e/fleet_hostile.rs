@@ -1,5 +1,6 @@
 //! F11-F13, G3: everything that a client can do wrong in dialect `fleet` gets
-//! the documented answer, and hurts nobody.
+//! the documented answer, and hurts nobody. One file, since the offenders share
+//! their tools.
 
 use std::io::Write as _;
 use std::time::Duration;

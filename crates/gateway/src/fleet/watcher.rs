@@ -1,6 +1,7 @@
 //! The gateway's one look at the fleet, for as long as it has dashboards: what
 //! relays tell of agents and queues, and the logs of all commands in the order
 //! in which they were stored. Each thing is written once, for all shards.
+//! One file, since what relays tell and what logs tell must be in one order.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

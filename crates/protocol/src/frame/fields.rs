@@ -1,5 +1,6 @@
 //! Reading a client's frame field by field, so that every complaint names the
-//! field and says what was expected.
+//! field and says what was expected. One file, since every reading shares
+//! these words.
 
 use std::ops::RangeInclusive;
 
