@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use signalbox_bus::connection::Link;
 use signalbox_bus::decision::Decisions;
 use signalbox_bus::session_store::SessionStore;
-use signalbox_identity::Revocations;
+use signalbox_identity::{Principal, Revocations, Verdict};
 use signalbox_limits::Limits;
 use signalbox_protocol::Dialect;
 use signalbox_protocol::cursor::Epoch;
@@ -42,7 +42,7 @@ use crate::listener::Listener;
 use crate::neighbours::{Neighbours, Order};
 use crate::revocation::Withdrawal;
 use crate::routes::{Arrival, Doors};
-use crate::session;
+use crate::session::{self, AUDIT};
 use crate::sockets::{self, CALLS_CAPACITY, Engine, Occupancy, Offences};
 use crate::spans;
 use crate::statistics::Statistics;
@@ -134,11 +134,59 @@ pub(crate) struct Shard {
 
 /// Whose credentials may be taken back while the connection is open.
 pub(crate) trait Holder {
-    /// Does to the connection what new entries say of its credential.
-    fn judge(&self, shard: &Shard, entries: &Revocations);
+    /// What logs call the connection.
+    fn name(&self) -> &str;
 
-    /// Sends a connection away whose credential has to be presented again.
-    fn present_again(&self);
+    /// Who the connection is, if it has authenticated.
+    fn principal(&self) -> Option<Rc<Principal>>;
+
+    /// Goes on with what is left of the credential.
+    fn go_on_as(&self, shard: &Shard, principal: Principal);
+
+    /// Ends the connection: its credential is no good any more. What is queued
+    /// was meant for someone who had the right to it.
+    fn end(&self, shard: &Shard);
+
+    /// Sends the connection away, with a word on how to come back.
+    fn send_away(&self, message: &'static str);
+
+    /// Does to the connection what new entries say of its credential.
+    fn judge(&self, shard: &Shard, entries: &Revocations) {
+        let Some(principal) = self.principal() else {
+            return;
+        };
+        let verdict = entries.judge(&principal);
+        let outcome = match &verdict {
+            Verdict::Untouched => return,
+            Verdict::Narrowed(_) => "narrowed",
+            Verdict::Ended => "ended",
+        };
+        info!(
+            target: AUDIT,
+            session = %self.name(),
+            subject = %principal.subject,
+            credential = %principal.credential,
+            outcome,
+            "revoked"
+        );
+        match verdict {
+            Verdict::Untouched => {}
+            Verdict::Narrowed(less) => self.go_on_as(shard, *less),
+            Verdict::Ended => self.end(shard),
+        }
+    }
+
+    /// Sends a connection away whose credential has to be presented again: an API
+    /// key. Tokens that were issued for a key have a time of issue.
+    fn present_again(&self) {
+        let is_key = self.principal().is_some_and(|principal| {
+            principal.origin.key.is_some() && principal.origin.issued_at.is_none()
+        });
+        if is_key {
+            info!(target: AUDIT, session = %self.name(), "sent away to present its API key again");
+            self.send_away("present the API key again");
+        }
+    }
 }
 
 /// An open connection, as far as the shard needs it.

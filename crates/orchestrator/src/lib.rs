@@ -174,17 +174,10 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     });
     // With or without a share: an orchestrator in reserve is as ready as the others.
     ready.set_ready();
-    let (link, stop) = (bus.link(), shutdown.clone());
-    tasks.spawn("readiness", async move {
-        let following = follow_link(link, BUS_ABSENCE, move |up| match up {
-            true => ready.set_ready(),
-            false => ready.set_not_ready("the bus has been out of reach for 5 s"),
-        });
-        tokio::select! {
-            () = following => {}
-            () = stop.wait() => {}
-        }
+    let following = follow_link(bus.link(), BUS_ABSENCE, move |up| {
+        ready.set_ready_if(up, "the bus has been out of reach for 5 s");
     });
+    tasks.spawn_until_shutdown("readiness", following);
     info!(orchestrator = %id, "holding chats");
     shutdown.wait().await;
     tasks.drain(options.drain + RELEASE).await;

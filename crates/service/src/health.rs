@@ -107,6 +107,11 @@ impl Condition {
         self.set(Some(reason.into()));
     }
 
+    /// Says whether the condition holds, and why if not.
+    pub fn set_ready_if(&self, holds: bool, reason: &str) {
+        self.set((!holds).then(|| reason.to_owned()));
+    }
+
     fn set(&self, reason: Option<String>) {
         let mut states = self.states.lock();
         let state = &mut states[self.index];

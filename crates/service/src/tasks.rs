@@ -43,6 +43,25 @@ impl Tasks {
         });
     }
 
+    /// Starts a task that the service can do without and that would never end: it
+    /// is dropped at the shutdown.
+    ///
+    /// # Panics
+    /// When called outside a Tokio runtime.
+    pub fn spawn_until_shutdown(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let shutdown = self.shutdown.clone();
+        self.spawn(name, async move {
+            tokio::select! {
+                () = task => {}
+                () = shutdown.wait() => {}
+            }
+        });
+    }
+
     /// Starts a task that the service cannot do without: if it panics, or ends
     /// before a shutdown was asked for, the process fails.
     ///

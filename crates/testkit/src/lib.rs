@@ -34,7 +34,7 @@ pub use self::{
     deadline::{DEADLINE, eventually},
     http::{Answer, request},
     model::{FakeModel, Finish, Gate, Received, Reply},
-    nats::NatsServer,
+    nats::{NatsServer, settle},
     node::NodeClient,
     orchestrator::{ChatBus, orchestrator},
     output::Output,

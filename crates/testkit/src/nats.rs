@@ -186,3 +186,14 @@ async fn launch(program: &Path, files: &ServerFiles, port: Option<u16>) -> (Guar
         );
     }
 }
+
+/// Waits until the server has taken in all that a client has sent, such as a
+/// subscription: `flush` waits until it was written, no more. The client's user must
+/// be allowed to ask JetStream about the account.
+///
+/// # Panics
+/// When the server does not answer.
+pub async fn settle(client: &Client) {
+    let asked = client.request("$JS.API.INFO", "".into()).await;
+    asked.unwrap_or_else(|err| panic!("the server does not answer: {err}"));
+}

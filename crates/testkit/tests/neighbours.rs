@@ -7,7 +7,7 @@ use async_nats::{ConnectOptions, Event};
 use futures_util::StreamExt as _;
 use signalbox_bus::server::User;
 use signalbox_bus::subject::GatewayId;
-use signalbox_testkit::{DEADLINE, NatsServer};
+use signalbox_testkit::{DEADLINE, NatsServer, settle};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -20,7 +20,7 @@ async fn gateways_ask_and_hear_each_other() {
     );
     let id = GatewayId::new(7);
     let mut asked = one.subscribe(id.all()).await.unwrap();
-    one.flush().await.unwrap();
+    settle(&one).await;
     other.publish(id.ask(), "request".into()).await.unwrap();
     let request = timeout(DEADLINE, asked.next()).await.unwrap().unwrap();
     assert_eq!(request.payload, "request");

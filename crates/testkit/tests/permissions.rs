@@ -15,7 +15,7 @@ use async_nats::{
 };
 use futures_util::StreamExt;
 use signalbox_bus::server::User;
-use signalbox_testkit::{DEADLINE, NatsServer};
+use signalbox_testkit::{DEADLINE, NatsServer, settle};
 use tokio::{sync::mpsc, time::timeout};
 
 /// A client of one user that knows what the server refused it.
@@ -304,7 +304,7 @@ async fn auth_answers_requests_and_owns_the_keys() {
     let server = server().await;
     let mut auth = Tried::connect(&server, User::Auth).await;
     let mut requests = auth.client.subscribe("svc.auth.>").await.unwrap();
-    auth.client.flush().await.unwrap();
+    settle(&auth.client).await;
     let gateway = Tried::connect(&server, User::Gateway).await;
     let asking = gateway.client.request("svc.auth.verify", "key".into());
     let answering = async {

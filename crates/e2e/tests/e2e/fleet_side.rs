@@ -25,7 +25,7 @@ use signalbox_protocol::wire::{
     agent_reply, agent_report, command_reply, command_request, emergency_reply, emergency_request,
     term_record::Record,
 };
-use signalbox_testkit::{DEADLINE, eventually};
+use signalbox_testkit::{DEADLINE, eventually, settle};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
@@ -188,7 +188,7 @@ impl Gateway {
         let mut tasks = JoinSet::new();
         let subject = subject::gateway_agent(&id);
         let mut deliveries = bus.client().subscribe(subject).await.unwrap();
-        bus.client().flush().await.unwrap();
+        settle(bus.client()).await;
         let (its_bus, its_links, deaf) = (bus.clone(), Arc::clone(&links), Arc::clone(&is_deaf));
         tasks.spawn(async move {
             while let Some(message) = deliveries.next().await {

@@ -17,7 +17,7 @@ use signalbox_protocol::wire::{
     RunCommand, StopConfirmation, TermRecord, TerminalInput, TerminalOutput, agent_reply,
     agent_report, command_reply, command_request, emergency_request, fleet_update,
 };
-use signalbox_testkit::{DEADLINE, RelayBus, Service};
+use signalbox_testkit::{DEADLINE, RelayBus, Service, settle};
 use tokio::time::timeout;
 
 use crate::fleet_side::{Agent, Gateway, Log, User, ask, flow, run, until};
@@ -389,7 +389,7 @@ async fn dashboards_follow_the_fleet() {
     let shard = Shard::of_agent(&agent.id);
     let subject = subject::fleet(shard);
     let mut updates = stage.user.bus.client().subscribe(subject).await.unwrap();
-    stage.user.bus.client().flush().await.unwrap();
+    settle(stage.user.bus.client()).await;
     let first = stage.gateway.connect(&agent).await;
     let mut last = 0;
     let mut next = async || loop {

@@ -18,6 +18,7 @@ use super::session::Session;
 use super::standing::Part;
 use crate::authority::{Refusal, Withheld};
 use crate::session::{AUDIT, RETRY_AFTER};
+use crate::shard::Holder as _;
 
 /// How far away the deadline of a credential without expiry is.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -118,7 +119,7 @@ impl Session {
             "authenticated"
         );
         self.expect_end(principal.expires_at);
-        self.standing.go_on_as(principal);
+        self.standing.go_on_as(&self.shard, principal);
     }
 
     /// Sets the clock for the end of a credential and its announcement.

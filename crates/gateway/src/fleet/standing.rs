@@ -4,14 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use signalbox_identity::{Permission, Principal, Revocations, Role, Verdict};
+use signalbox_identity::{Permission, Principal, Role};
 use signalbox_protocol::ErrorCode;
 use signalbox_transport::{CloseCode, Outbound};
-use tracing::info;
 
 use super::frames::last;
 use crate::authority::REVOKED;
-use crate::session::{AUDIT, RETRY_AFTER};
+use crate::session::RETRY_AFTER;
 use crate::shard::{Holder, Shard};
 
 /// What a connection is used as.
@@ -59,22 +58,9 @@ impl Standing {
         self.part.set(part);
     }
 
-    /// Goes on as `principal`, unless it may not be what it is.
-    pub(super) fn go_on_as(&self, principal: Principal) {
-        let is_entitled = match self.part.get() {
-            Part::Stranger => true,
-            Part::Dashboard => principal.permissions.contains(Permission::ReadAgents),
-            Part::Agent => principal.role == Some(Role::Agent),
-        };
-        *self.principal.borrow_mut() = Some(Rc::new(principal));
-        if !is_entitled {
-            self.end("the credential no longer grants this");
-        }
-    }
-
-    /// Ends the connection. What is queued was meant for someone who had the
+    /// Closes the connection. What is queued was meant for someone who had the
     /// right to it.
-    fn end(&self, reason: &str) {
+    fn close(&self, reason: &str) {
         *self.principal.borrow_mut() = None;
         let frame = last(ErrorCode::AuthFailed, reason, None);
         self.outbound
@@ -83,40 +69,32 @@ impl Standing {
 }
 
 impl Holder for Standing {
-    fn judge(&self, _: &Shard, entries: &Revocations) {
-        let Some(principal) = self.principal() else {
-            return;
+    fn name(&self) -> &str {
+        &self.session
+    }
+
+    fn principal(&self) -> Option<Rc<Principal>> {
+        Self::principal(self)
+    }
+
+    /// Goes on as `principal`, unless it may not be what it is.
+    fn go_on_as(&self, _: &Shard, principal: Principal) {
+        let is_entitled = match self.part.get() {
+            Part::Stranger => true,
+            Part::Dashboard => principal.permissions.contains(Permission::ReadAgents),
+            Part::Agent => principal.role == Some(Role::Agent),
         };
-        let verdict = entries.judge(&principal);
-        let outcome = match &verdict {
-            Verdict::Untouched => return,
-            Verdict::Narrowed(_) => "narrowed",
-            Verdict::Ended => "ended",
-        };
-        info!(
-            target: AUDIT,
-            session = %self.session,
-            subject = %principal.subject,
-            credential = %principal.credential,
-            outcome,
-            "revoked"
-        );
-        match verdict {
-            Verdict::Untouched => {}
-            Verdict::Narrowed(less) => self.go_on_as(*less),
-            Verdict::Ended => self.end(REVOKED),
+        *self.principal.borrow_mut() = Some(Rc::new(principal));
+        if !is_entitled {
+            self.close("the credential no longer grants this");
         }
     }
 
-    fn present_again(&self) {
-        let is_key = self.principal().is_some_and(|principal| {
-            principal.origin.key.is_some() && principal.origin.issued_at.is_none()
-        });
-        if !is_key {
-            return;
-        }
-        info!(target: AUDIT, session = %self.session, "sent away to present its API key again");
-        let message = "present the API key again";
+    fn end(&self, _: &Shard) {
+        self.close(REVOKED);
+    }
+
+    fn send_away(&self, message: &'static str) {
         let farewell = last(ErrorCode::ConnectionFailed, message, Some(RETRY_AFTER));
         self.outbound
             .close_with(farewell, CloseCode::TRY_AGAIN_LATER, message);

@@ -14,6 +14,7 @@ use tracing::info;
 use super::{AUDIT, RETRY_AFTER, Session};
 use crate::authority::{Refusal, Withheld};
 use crate::dialect::{Answer, Dialect, Occasion};
+use crate::shard::Holder as _;
 
 /// How far away the deadline of a credential without expiry is.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -6,14 +6,13 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-use signalbox_identity::{Permission, Principal, Revocations, Verdict};
+use signalbox_identity::{Permission, Principal};
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue::Channel;
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_transport::{CloseCode, Outbound};
-use tracing::info;
 
-use super::{AUDIT, RETRY_AFTER};
+use super::RETRY_AFTER;
 use crate::access;
 use crate::authority::REVOKED;
 use crate::chat::Seat;
@@ -103,9 +102,48 @@ impl<D: Dialect> Standing<D> {
         self.subscriptions.borrow_mut().remove(name)
     }
 
+    /// Takes part in chats no longer.
+    pub(super) fn get_up(&self) {
+        if let Some(seat) = self.seat.borrow_mut().take() {
+            seat.leave();
+        }
+    }
+
+    /// Shows nothing of chats any more, and says so where something was shown
+    /// without a subscription.
+    fn leave_chats(&self) {
+        let Some(seat) = self.seat.borrow_mut().take() else {
+            return;
+        };
+        let was_used = seat.is_used();
+        seat.leave();
+        if was_used {
+            let required = Permission::ChatAgents;
+            let message = format!("chats are shown no longer: they need permission {required}");
+            let complaint = Complaint::plain(ErrorCode::Forbidden, message);
+            self.answer(&Answer::Refused(&complaint));
+        }
+    }
+
+    fn answer(&self, answer: &Answer<'_>) {
+        if let Some(frame) = D::default().answer(answer) {
+            let _sent = self.outbound.send_frame(&frame);
+        }
+    }
+}
+
+impl<D: Dialect> Holder for Standing<D> {
+    fn name(&self) -> &str {
+        &self.session
+    }
+
+    fn principal(&self) -> Option<Rc<Principal>> {
+        Self::principal(self)
+    }
+
     /// Goes on as `principal`: subscriptions that it is not entitled to end,
     /// and the client is told of each.
-    pub(super) fn go_on_as(&self, shard: &Shard, principal: Principal) {
+    fn go_on_as(&self, shard: &Shard, principal: Principal) {
         let permissions = principal.permissions;
         *self.principal.borrow_mut() = Some(Rc::new(principal));
         let lost: Vec<(String, Held)> = self
@@ -143,29 +181,6 @@ impl<D: Dialect> Standing<D> {
         }
     }
 
-    /// Takes part in chats no longer.
-    pub(super) fn get_up(&self) {
-        if let Some(seat) = self.seat.borrow_mut().take() {
-            seat.leave();
-        }
-    }
-
-    /// Shows nothing of chats any more, and says so where something was shown
-    /// without a subscription.
-    fn leave_chats(&self) {
-        let Some(seat) = self.seat.borrow_mut().take() else {
-            return;
-        };
-        let was_used = seat.is_used();
-        seat.leave();
-        if was_used {
-            let required = Permission::ChatAgents;
-            let message = format!("chats are shown no longer: they need permission {required}");
-            let complaint = Complaint::plain(ErrorCode::Forbidden, message);
-            self.answer(&Answer::Refused(&complaint));
-        }
-    }
-
     /// Ends all that the connection has, and the connection.
     fn end(&self, shard: &Shard) {
         *self.principal.borrow_mut() = None;
@@ -186,56 +201,13 @@ impl<D: Dialect> Standing<D> {
             occasion: Occasion::Request,
         });
         let code = CloseCode::POLICY_VIOLATION;
-        // What is queued was meant for someone who had the right to it.
         match last {
             Some(frame) => self.outbound.close_with(frame, code, REVOKED),
             None => self.outbound.close(code, REVOKED),
         }
     }
 
-    fn answer(&self, answer: &Answer<'_>) {
-        if let Some(frame) = D::default().answer(answer) {
-            let _sent = self.outbound.send_frame(&frame);
-        }
-    }
-}
-
-impl<D: Dialect> Holder for Standing<D> {
-    fn judge(&self, shard: &Shard, entries: &Revocations) {
-        let Some(principal) = self.principal() else {
-            return;
-        };
-        let verdict = entries.judge(&principal);
-        let outcome = match &verdict {
-            Verdict::Untouched => return,
-            Verdict::Narrowed(_) => "narrowed",
-            Verdict::Ended => "ended",
-        };
-        info!(
-            target: AUDIT,
-            session = %self.session,
-            subject = %principal.subject,
-            credential = %principal.credential,
-            outcome,
-            "revoked"
-        );
-        match verdict {
-            Verdict::Untouched => {}
-            Verdict::Narrowed(less) => self.go_on_as(shard, *less),
-            Verdict::Ended => self.end(shard),
-        }
-    }
-
-    fn present_again(&self) {
-        let is_key = self.principal().is_some_and(|principal| {
-            // Tokens that were issued for a key have a time of issue.
-            principal.origin.key.is_some() && principal.origin.issued_at.is_none()
-        });
-        if !is_key {
-            return;
-        }
-        info!(target: AUDIT, session = %self.session, "sent away to present its API key again");
-        let message = "present the API key again";
+    fn send_away(&self, message: &'static str) {
         let farewell = D::default().farewell(message, RETRY_AFTER);
         self.outbound
             .close_with(farewell, CloseCode::TRY_AGAIN_LATER, message);

@@ -210,6 +210,18 @@ pub struct Refusal {
     pub fate: Fate,
 }
 
+impl Refusal {
+    /// An error after which the connection stays.
+    #[must_use]
+    pub const fn stays(code: ErrorCode, when: &'static str) -> Self {
+        Self {
+            code,
+            when,
+            fate: Fate::Stays,
+        }
+    }
+}
+
 /// What becomes of a connection after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {

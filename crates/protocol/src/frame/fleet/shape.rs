@@ -984,51 +984,51 @@ const SERVER: &[Message] = &[
 ];
 
 const REFUSALS: &[Refusal] = &[
-    stays(
+    Refusal::stays(
         ErrorCode::InvalidJson,
         "`validation:error`: the text is not JSON.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::InvalidMessage,
         "`validation:error`: the JSON is no object; a required field is missing or null; a field is not what it must be, such as a `count` or a size that is not true.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::UnknownType,
         "`validation:error`: no client message has this `type`; letters count as they are.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Forbidden,
         "The permission is missing; the message is for another role, or comes before `dashboard:connect` or `agent:connect`; the `agentId` is not the token's.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::RateLimit,
         "Too many messages; `limits` says of which, `retryAfter` when to go on. Does not count as a bad message.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::AgentNotFound,
         "`command:error`: no agent of this id has ever connected.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::AgentOffline,
         "`command:error`: the agent is not connected, and the request does not say `queueIfOffline`.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::QueueFull,
         "`command:error`: too many commands wait for the agent.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::EmergencyStop,
         "`command:error`: all agents are stopped.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::CommandNotFound,
         "`command:error`: the command never was, or it has ended, or it is another agent's.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Timeout,
         "`command:error`: no answer within 5 seconds; nothing was executed.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Unavailable,
         "The bus is out of reach: send it again. Does not count as a bad message.",
     ),
@@ -1048,14 +1048,6 @@ const REFUSALS: &[Refusal] = &[
         fate: Fate::Closed(&[1001, 1013]),
     },
 ];
-
-const fn stays(code: ErrorCode, when: &'static str) -> Refusal {
-    Refusal {
-        code,
-        when,
-        fate: Fate::Stays,
-    }
-}
 
 const CLOSES: &[Close] = &[
     Close {

@@ -243,33 +243,33 @@ const fn offer(channel: Channel, summary: &'static str, permission: &'static str
 }
 
 const REFUSALS: &[Refusal] = &[
-    stays(ErrorCode::InvalidJson, "The text is not JSON."),
-    stays(
+    Refusal::stays(ErrorCode::InvalidJson, "The text is not JSON."),
+    Refusal::stays(
         ErrorCode::InvalidMessage,
         "The JSON is no object; a required field is missing or null; a field is not what it must be.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::UnknownType,
         "No client message has this `type`; letters count as they are.",
     ),
-    stays(ErrorCode::UnknownChannel, "No channel has this name."),
-    stays(
+    Refusal::stays(ErrorCode::UnknownChannel, "No channel has this name."),
+    Refusal::stays(
         ErrorCode::UnknownFilter,
         "The channel has no event of the name that `filter` asks for.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Forbidden,
         "`subscribe` without the channel's permission. Also unasked, when the permission was taken away: once for each subscription that ends, before its `unsubscribed`.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::NotFound,
         "`unsubscribe` for a channel that the connection has not subscribed to.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::RateLimit,
         "More than 600 messages in a minute, or subscribing again and again while history is read. `retry_after` says when to go on. Does not count as a bad message.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Unavailable,
         "`subscribe` with `since` while the bus is out of reach: send it again. Does not count as a bad message.",
     ),
@@ -278,7 +278,7 @@ const REFUSALS: &[Refusal] = &[
         when: "`authenticate` with a bad credential or another user's; or the credential was revoked. Repeated refusals come later and later, up to 30 seconds.",
         fate: Fate::Closed(&[1008]),
     },
-    stays(
+    Refusal::stays(
         ErrorCode::TokenExpiring,
         "The token expires in 30 seconds, at `expires_at`: `authenticate` with a fresh one of the same user, and the connection stays. It answers nothing and does not count as a bad message.",
     ),
@@ -293,14 +293,6 @@ const REFUSALS: &[Refusal] = &[
         fate: Fate::Closed(&[1001, 1013]),
     },
 ];
-
-const fn stays(code: ErrorCode, when: &'static str) -> Refusal {
-    Refusal {
-        code,
-        when,
-        fate: Fate::Stays,
-    }
-}
 
 const CLOSES: &[Close] = &[
     Close {

@@ -262,43 +262,43 @@ const fn offer(channel: Channel, summary: &'static str, permission: Option<&'sta
 }
 
 const REFUSALS: &[Refusal] = &[
-    stays(
+    Refusal::stays(
         ErrorCode::InvalidJson,
         "The argument nests too deeply to be read.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::InvalidMessage,
         "The argument is no object; a required field is missing or null; a field is not what it must be; there is binary data.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::UnknownType,
         "No client event has this name; letters count as they are.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::UnknownChannel,
         "`subscribe` names a category that there is not.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::UnknownFilter,
         "`subscribe` names an event type that there is not.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Forbidden,
         "`subscribe` names a category or an event type that the client may not have.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::AuthMissing,
         "`subscribe`, or an event of dialect `workspace`, before authentication.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::RateLimit,
         "More than 600 messages in a minute, or subscribing again and again while history is read. `retry_after` says when to go on. Does not count as a bad message.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Unavailable,
         "`subscribe` with `since` while the bus is out of reach: send it again. Does not count as a bad message. In `auth_error`: credentials cannot be checked now, and the client loses its transport.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::TokenExpiring,
         "In `auth_error`: the token expires in 30 seconds, at `expires_at`: `authenticate` with a fresh one of the same user, and the connection stays. It answers nothing and does not count as a bad message.",
     ),
@@ -313,14 +313,6 @@ const REFUSALS: &[Refusal] = &[
         fate: Fate::SentAway,
     },
 ];
-
-const fn stays(code: ErrorCode, when: &'static str) -> Refusal {
-    Refusal {
-        code,
-        when,
-        fate: Fate::Stays,
-    }
-}
 
 #[cfg(test)]
 mod tests;

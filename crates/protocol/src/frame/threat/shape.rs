@@ -399,37 +399,37 @@ const OFFERS: &[Offer] = &[
 ];
 
 const REFUSALS: &[Refusal] = &[
-    stays(ErrorCode::InvalidJson, "The text is not JSON."),
-    stays(
+    Refusal::stays(ErrorCode::InvalidJson, "The text is not JSON."),
+    Refusal::stays(
         ErrorCode::InvalidMessage,
         "The JSON is no object; a required field is missing or null; a field is not what it must be, or not for this channel.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::UnknownType,
         "No client message has this `type`; letters count as they are.",
     ),
-    stays(ErrorCode::UnknownChannel, "No channel has this name."),
-    stays(
+    Refusal::stays(ErrorCode::UnknownChannel, "No channel has this name."),
+    Refusal::stays(
         ErrorCode::UnknownFilter,
         "The channel has no filter with this key.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Forbidden,
         "`subscribe`, `action_decision` or a message about chats before authentication, or without the permission. Also unasked, when the permission was taken away: once for each subscription that ends, before its `unsubscription_confirmed`, and once when chats without a subscription stop.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::NotFound,
         "`unsubscribe` for a subscription that the connection does not hold, `action_decision` for an action that nobody announced, `start_chat` for an agent that there is not; the message names those that there are.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::AlreadyDecided,
         "`action_decision` on an action that was decided before, by someone else or otherwise; `decided_by` and `decision` say by whom and how. Does not count as a bad message.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::RateLimit,
         "More than 1,024 subscriptions on one connection, or too many chats resumed at once. Does not count as a bad message.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Unavailable,
         "`subscribe` with `since`, or `action_decision`, while the bus is out of reach: send it again. Does not count as a bad message.",
     ),
@@ -438,7 +438,7 @@ const REFUSALS: &[Refusal] = &[
         when: "The credential is bad, expired, an agent's, or another user's than before; or it was revoked; or none came within 30 seconds. Repeated refusals come later and later, up to 30 seconds.",
         fate: Fate::Closed(&[1008]),
     },
-    stays(
+    Refusal::stays(
         ErrorCode::TokenExpiring,
         "The token expires in 30 seconds, at `expires_at`: `authenticate` with a fresh one of the same user, and the connection stays. It answers nothing and does not count as a bad message.",
     ),
@@ -453,14 +453,6 @@ const REFUSALS: &[Refusal] = &[
         fate: Fate::Closed(&[1001, 1013]),
     },
 ];
-
-const fn stays(code: ErrorCode, when: &'static str) -> Refusal {
-    Refusal {
-        code,
-        when,
-        fate: Fate::Stays,
-    }
-}
 
 const CLOSES: &[Close] = &[
     Close {

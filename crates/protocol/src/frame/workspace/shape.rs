@@ -263,35 +263,35 @@ const fn offer(channel: Channel, summary: &'static str) -> Offer {
 }
 
 const REFUSALS: &[Refusal] = &[
-    stays(
+    Refusal::stays(
         ErrorCode::InvalidJson,
         "The argument nests too deeply to be read.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::InvalidMessage,
         "The argument is no object; a field beside `room` is not what it must be; there is binary data.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::UnknownType,
         "No client event has this name; letters count as they are.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::InvalidRoom,
         "The room is missing, or its name is none.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::RoomAccessDenied,
         "The client may not be in the room: another user's, that of a project it has no part in, or an agent's without the permission `read_agents`. Also unasked, when the right was taken away.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::RateLimit,
         "More than 512 rooms, subscribing again and again while history is read, or more messages than the gateway's configuration allows, which is any number by default. Does not count as a bad message.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::Unavailable,
         "`subscribe` with `since` while the bus is out of reach: send it again. Does not count as a bad message.",
     ),
-    stays(
+    Refusal::stays(
         ErrorCode::TokenExpiring,
         "The token expires in 30 seconds, at `expires_at`: emit `authenticate {token}` with a fresh one of the same user, and the connection stays. It answers nothing and does not count as a bad message.",
     ),
@@ -311,14 +311,6 @@ const REFUSALS: &[Refusal] = &[
         fate: Fate::SentAway,
     },
 ];
-
-const fn stays(code: ErrorCode, when: &'static str) -> Refusal {
-    Refusal {
-        code,
-        when,
-        fate: Fate::Stays,
-    }
-}
 
 #[cfg(test)]
 mod tests;
