@@ -1,17 +1,16 @@
 //! Connections to a gateway, encrypted where its address says so.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
+use signalbox_service::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::address::Address;
 
@@ -38,7 +37,7 @@ impl Dialer {
     pub(crate) fn new(address: Address, authorities: Option<&Path>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         if address.is_encrypted() {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots = tls::system_roots();
             if let Some(path) = authorities {
                 let wrong = |cause: String| format!("--ca-file {}: {cause}", path.display());
                 let certificates = CertificateDer::pem_file_iter(path)
@@ -55,15 +54,9 @@ impl Dialer {
                 }
             }
         }
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider has the default versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         Ok(Self {
             address,
-            tls: TlsConnector::from(Arc::new(config)),
+            tls: tls::connector(roots),
         })
     }
 

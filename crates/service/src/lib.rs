@@ -48,6 +48,7 @@ pub mod run;
 pub mod shutdown;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 
 pub use crate::admin::{AdminError, AdminFallback, AdminServer, AdminServerBuilder};
 pub use crate::exit::{BoxError, ExitError, exit_code};

@@ -8,7 +8,6 @@ mod refusal;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode, header};
@@ -16,13 +15,13 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use signalbox_identity::Secret;
+use signalbox_service::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 pub use self::base_url::BaseUrl;
 pub(super) use self::refusal::clean;
@@ -72,25 +71,14 @@ impl Client {
     /// Trusts what the system trusts; `SSL_CERT_FILE` names other roots.
     #[must_use]
     pub fn new() -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Self::trusting(roots)
+        Self::trusting(tls::system_roots())
     }
 
     /// Trusts these certificates alone.
-    ///
-    /// # Panics
-    /// Never: the versions of TLS are those of the crypto that is built in.
     #[must_use]
     pub fn trusting(roots: RootCertStore) -> Self {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider has the default versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         Self {
-            tls: TlsConnector::from(Arc::new(config)),
+            tls: tls::connector(roots),
         }
     }
 

@@ -2,18 +2,15 @@
 //! life of both ends.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
+use signalbox_service::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -91,7 +88,8 @@ impl Connection {
         let wire: Box<dyn Wire> = if place.tls {
             let name = ServerName::try_from(place.name().to_owned())
                 .map_err(|error| Failure::Final(format!("{}: {error}", place.url())))?;
-            let stream = tls().connect(name, stream).await;
+            let connector = tls::connector(tls::system_roots());
+            let stream = connector.connect(name, stream).await;
             Box::new(stream.map_err(|error| passing(&error))?)
         } else {
             Box::new(stream)
@@ -178,19 +176,6 @@ impl Connection {
             Err(_) => Err(Failure::Passing("the gateway takes nothing".to_owned())),
         }
     }
-}
-
-/// Trusts what the system trusts.
-fn tls() -> TlsConnector {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
 }
 
 /// An answer other than the upgrade.
