@@ -14,7 +14,9 @@ use signalbox_router::{RouterArgs, RoutingArgs};
 use signalbox_service::{LogArgs, OtlpArgs};
 
 use crate::agent::AgentCommand;
+use crate::ask::AskArgs;
 use crate::bench::BenchCommand;
+use crate::decide::DecideArgs;
 use crate::dlq::DlqCommand;
 use crate::key::KeyCommand;
 use crate::recording::RecordingCommand;
@@ -72,6 +74,10 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Watch agents and their output, and run commands on them
     Watch(WatchArgs),
+    /// Ask an agent, and read the answer while it is written
+    Ask(AskArgs),
+    /// Decide on an action that waits for it
+    Decide(DecideArgs),
     /// Print an access token
     Token(TokenCommand),
     /// Manage API keys and the keys that sign tokens
@@ -105,6 +111,8 @@ impl Command {
             | Self::Init(_)
             | Self::Tail(_)
             | Self::Watch(_)
+            | Self::Ask(_)
+            | Self::Decide(_)
             | Self::Token(_)
             | Self::Key(_)
             | Self::User(_)
@@ -129,6 +137,8 @@ impl Command {
             | Self::Recording(_)
             | Self::Tail(_)
             | Self::Watch(_)
+            | Self::Ask(_)
+            | Self::Decide(_)
             | Self::Token(_)
             | Self::Key(_)
             | Self::User(_)

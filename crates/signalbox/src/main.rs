@@ -3,10 +3,13 @@
 
 mod administration;
 mod agent;
+mod ask;
 mod bench;
 mod cli;
+mod client;
 mod config_check;
 mod config_file;
+mod decide;
 mod dlq;
 mod key;
 mod output;
@@ -92,6 +95,8 @@ fn dispatch(command: Command, metrics: Registry) -> Result<(), ExitError> {
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Watch(args) => watch::run(&args),
+        Command::Ask(args) => ask::run(&args),
+        Command::Decide(args) => decide::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Key(command) => key::run(command),
         Command::User(command) => user::run(command),

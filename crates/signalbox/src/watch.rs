@@ -4,17 +4,13 @@
 //! error; whatever it says itself goes to standard error, so that output can be
 //! piped. It returns by itself when its connection is cut.
 
-mod connection;
 mod errand;
-mod escapes;
 mod follow;
 mod interrupt;
 mod link;
-mod message;
 mod options;
 mod screen;
 mod story;
-mod target;
 mod terminal;
 mod typing;
 

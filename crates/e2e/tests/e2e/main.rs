@@ -13,6 +13,7 @@ mod agent_local;
 mod agent_runs;
 mod agent_world;
 mod agents_file;
+mod ask;
 mod attacks;
 mod auth_replicas;
 mod auth_rest;

@@ -10,9 +10,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::escapes::plain;
-use super::message::Message;
 use super::options::WatchArgs;
+use crate::client::Message;
+use crate::client::plain;
 
 /// Names the request in its answer.
 const REQUEST: &str = "run";

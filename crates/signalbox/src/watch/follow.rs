@@ -12,15 +12,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::errand::{self, Errand, INTERRUPT, Step};
-use super::escapes::plain;
 use super::link::{Link, News};
-use super::message::Message;
 use super::options::WatchArgs;
 use super::screen::{Exit, Gone, Screen};
 use super::story::{Said, Story, View};
-use super::target::Target;
 use super::terminal::{self, RawMode};
 use super::typing::{Typed, Typing};
+use crate::client::Message;
+use crate::client::Target;
+use crate::client::plain;
 
 /// What one leaves with at the second Ctrl-C, as shells have it.
 const LEFT: u8 = 130;
@@ -86,9 +86,9 @@ struct Watch<'a> {
 /// # Errors
 /// When there is no gateway, or none that lets this in.
 pub(super) async fn follow(args: &WatchArgs) -> Result<u8, ExitError> {
-    let target = Target::new(args)?;
+    let target = args.target()?;
     let mut signals = Signals::listen().map_err(ExitError::runtime)?;
-    let patience = Duration::from_secs(args.patience);
+    let patience = args.connect.patience();
     let opening = Link::open(target.clone(), patience);
     let link = tokio::select! {
         link = opening => link.map_err(ExitError::runtime)?,
@@ -474,7 +474,7 @@ impl Watch<'_> {
 
     /// The token expires: a file may have a fresh one.
     async fn refresh(&mut self, message: &Message) -> Result<(), End> {
-        if self.args.key_file.is_some()
+        if self.args.connect.key_file.is_some()
             && let Ok(token) = self.target.credential()
         {
             let fresh = json!({"type": "auth:refresh-token", "token": token});

@@ -8,10 +8,10 @@ use signalbox_service::ExitError;
 use tokio::time::timeout;
 
 use super::errand::INTERRUPT;
-use super::escapes::plain;
 use super::link::{Link, News};
 use super::options::WatchArgs;
-use super::target::Target;
+use crate::client::Target;
+use crate::client::plain;
 use crate::output;
 
 /// Interrupts a command.
@@ -19,8 +19,8 @@ use crate::output;
 /// # Errors
 /// When there is none to interrupt, or nobody to tell.
 pub(super) async fn interrupt(args: &WatchArgs, command: &str) -> Result<u8, ExitError> {
-    let target = Target::new(args)?;
-    let patience = Duration::from_secs(args.patience);
+    let target = args.target()?;
+    let patience = args.connect.patience();
     let told = timeout(patience, tell(target, patience, command)).await;
     told.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", patience.as_secs())))
         .map_err(ExitError::runtime)?;

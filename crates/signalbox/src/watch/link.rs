@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Connection, Failure, Heard};
-use super::message::Message;
-use super::target::Target;
+use crate::client::Message;
+use crate::client::Target;
+use crate::client::{Connection, Failure, Heard};
 
 /// The pause before the first attempt to return.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -65,7 +65,7 @@ impl Link {
     /// # Errors
     /// Says why there is none.
     pub(super) async fn open(target: Target, patience: Duration) -> anyhow::Result<Self> {
-        let connection = match attempt(target.clone()).await {
+        let connection = match target.connect().await {
             Ok(connection) => connection,
             Err(Failure::Passing(why) | Failure::Final(why) | Failure::Elsewhere(why)) => {
                 anyhow::bail!(why)
@@ -167,7 +167,7 @@ impl Link {
             }
             "connection:error" => {
                 let said = message.text("error").unwrap_or_default();
-                let said = super::escapes::plain(said);
+                let said = crate::client::plain(said);
                 if message.text("requestId") != Some(HELLO) {
                     self.complaint = Some(said);
                     return Ok(Some(News::Message(message)));
@@ -206,9 +206,10 @@ impl Link {
     async fn return_once(&mut self) -> anyhow::Result<Option<News>> {
         sleep_until(self.retry_at).await;
         let target = &self.target;
-        let attempt = self
-            .attempt
-            .get_or_insert_with(|| Box::pin(attempt(target.clone())));
+        let attempt = self.attempt.get_or_insert_with(|| {
+            let target = target.clone();
+            Box::pin(async move { target.connect().await })
+        });
         let outcome = attempt.await;
         self.attempt = None;
         match outcome {
@@ -242,19 +243,4 @@ impl Link {
         connection.send(&hello).await.ok();
         self.connection = Some(connection);
     }
-}
-
-/// Connects to the first place that speaks the dialect.
-async fn attempt(target: Target) -> Result<Connection, Failure> {
-    let passing = |error: signalbox_service::ExitError| Failure::Passing(error.line());
-    let places = target.places().map_err(passing)?;
-    let credential = target.credential().map_err(passing)?;
-    let mut failure = Failure::Passing("the gateway has no listener".to_owned());
-    for place in places {
-        match Connection::open(&place, &credential).await {
-            Err(Failure::Elsewhere(why)) => failure = Failure::Elsewhere(why),
-            outcome => return outcome,
-        }
-    }
-    Err(failure)
 }

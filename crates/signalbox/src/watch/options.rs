@@ -1,11 +1,13 @@
 //! The command line of `signalbox watch`.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 
-use super::escapes::Escapes;
-use crate::cli::DataArgs;
+use crate::client::escapes::Escapes;
+use signalbox_identity::Role;
+use signalbox_protocol::Dialect;
+use signalbox_service::ExitError;
+
+use crate::client::{ConnectArgs, Target};
 
 /// `signalbox watch`.
 ///
@@ -15,7 +17,7 @@ use crate::cli::DataArgs;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct WatchArgs {
     #[command(flatten)]
-    pub(super) data: DataArgs,
+    pub(super) connect: ConnectArgs,
     /// Follow what this agent's commands write [default: all agents, and what happens]
     pub(super) agent: Option<String>,
     /// Have the agent run this, follow it, and end with its exit code
@@ -42,23 +44,6 @@ pub(crate) struct WatchArgs {
     /// Which control characters of output reach standard output [default: safe on a terminal, all elsewhere]
     #[arg(long, value_enum)]
     pub(super) escapes: Option<Escapes>,
-    /// The gateway, such as http://127.0.0.1:8080 or wss://HOST [default: that of a running `up`]
-    #[arg(long, env = "SIGNALBOX_URL")]
-    pub(super) url: Option<String>,
-    /// An access token or API key [default: a key that `up` made]
-    #[arg(
-        long,
-        env = "SIGNALBOX_TOKEN",
-        hide_env_values = true,
-        conflicts_with = "key_file"
-    )]
-    pub(super) token: Option<String>,
-    /// A file with the access token or API key, read at each connect
-    #[arg(long, value_name = "FILE")]
-    pub(super) key_file: Option<PathBuf>,
-    /// Seconds to try to return for once the connection is lost
-    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
-    pub(super) patience: u64,
 }
 
 /// How urgent a command is.
@@ -84,8 +69,17 @@ impl Priority {
 }
 
 impl WatchArgs {
-    /// Whether it does more than look.
-    pub(super) fn acts(&self) -> bool {
-        !self.run.is_empty() || self.input || self.interrupt.is_some()
+    /// Where to connect.
+    ///
+    /// # Errors
+    /// When the arguments contradict each other.
+    pub(super) fn target(&self) -> Result<Target, ExitError> {
+        let acts = !self.run.is_empty() || self.input || self.interrupt.is_some();
+        // No more than what is asked for needs.
+        let role = match acts {
+            true => Role::Operator,
+            false => Role::Viewer,
+        };
+        Target::new(&self.connect, Dialect::Fleet, role)
     }
 }

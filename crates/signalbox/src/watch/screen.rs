@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::escapes::{Escapes, Filter, Modes};
+use crate::client::escapes::{Escapes, Filter, Modes};
 
 /// Pieces that wait to be written; when full, the gateway is not read.
 const PIECES_CAPACITY: usize = 16;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde_json::Value;
 
-use super::escapes::plain;
-use super::message::Message;
+use crate::client::Message;
+use crate::client::plain;
 
 /// Commands that have ended and are remembered, should they be told again.
 const ENDED_REMEMBERED: usize = 1_024;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::message::Message;
+use crate::client::Message;
 
 /// Bytes that may wait to be sent; beyond them no more is read.
 const WAITING_BYTES: usize = 64 * 1024;

@@ -55,7 +55,7 @@ enum State {
 
 /// Shows the output of one stream of one command.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub(crate) struct Filter {
     escapes: Escapes,
     /// Whether the terminal may answer, since the answers go to the command.
     answers: bool,
@@ -67,7 +67,7 @@ pub(super) struct Filter {
 
 /// The modes that were switched on a terminal.
 #[derive(Debug, Default)]
-pub(super) struct Modes {
+pub(crate) struct Modes {
     touched: bool,
     switched: BTreeMap<u32, bool>,
 }
@@ -83,7 +83,7 @@ impl Modes {
     }
 
     /// What puts the terminal in order; nothing where nothing was changed.
-    pub(super) fn restore(&self) -> String {
+    pub(crate) fn restore(&self) -> String {
         let mut text = String::new();
         if !self.touched {
             return text;
@@ -102,7 +102,7 @@ impl Modes {
 }
 
 impl Filter {
-    pub(super) const fn new(escapes: Escapes, answers: bool) -> Self {
+    pub(crate) const fn new(escapes: Escapes, answers: bool) -> Self {
         Self {
             escapes,
             answers,
@@ -114,7 +114,7 @@ impl Filter {
 
     /// What of `bytes` is shown. A sequence that is not whole waits for its
     /// rest.
-    pub(super) fn pass(&mut self, bytes: &[u8], modes: &mut Modes) -> Vec<u8> {
+    pub(crate) fn pass(&mut self, bytes: &[u8], modes: &mut Modes) -> Vec<u8> {
         match self.escapes {
             Escapes::All => {
                 // Read all the same, to know what has to be undone.
@@ -325,7 +325,7 @@ fn show(out: &mut String, letter: char) {
 }
 
 /// A text of somebody else's as part of one line.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     text.chars().for_each(|letter| show(&mut out, letter));
     out

@@ -38,7 +38,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Another attempt may succeed.
     Passing(String),
     /// The same would happen again.
@@ -49,7 +49,7 @@ pub(super) enum Failure {
 
 /// What came.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// A message.
     Message(Message),
     /// The end of the connection.
@@ -57,7 +57,7 @@ pub(super) enum Heard {
 }
 
 /// See the module.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     socket: WebSocketStream<Box<dyn Wire>>,
     /// Messages that came together with one that was handed on.
     ready: VecDeque<Message>,
@@ -67,7 +67,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects, and shows the credential.
-    pub(super) async fn open(place: &Place, credential: &str) -> Result<Self, Failure> {
+    pub(crate) async fn open(place: &Place, credential: &str) -> Result<Self, Failure> {
         timeout(CONNECT_PATIENCE, Self::upgrade(place, credential))
             .await
             .unwrap_or_else(|_| {
@@ -123,7 +123,7 @@ impl Connection {
     /// What comes next.
     ///
     /// Cancel safe: what has come stays.
-    pub(super) async fn next(&mut self) -> Heard {
+    pub(crate) async fn next(&mut self) -> Heard {
         loop {
             if let Some(message) = self.ready.pop_front() {
                 return Heard::Message(message);
@@ -165,7 +165,7 @@ impl Connection {
     }
 
     /// Sends a message.
-    pub(super) async fn send(&mut self, message: &Value) -> Result<(), Failure> {
+    pub(crate) async fn send(&mut self, message: &Value) -> Result<(), Failure> {
         self.write(Frame::text(message.to_string())).await
     }
 
@@ -185,7 +185,7 @@ fn refused(place: &Place, status: u16) -> Failure {
         place.url()
     );
     match status {
-        404 | 426 => Failure::Elsewhere(format!("no dialect fleet at {}", place.url())),
+        404 | 426 => Failure::Elsewhere(format!("no dialect {} at {}", place.dialect, place.url())),
         408 | 429 | 500.. => Failure::Passing(message),
         _ => Failure::Final(message),
     }
@@ -207,6 +207,8 @@ fn closed_by(code: u16, reason: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use signalbox_protocol::Dialect;
+
     use super::*;
 
     #[test]
@@ -222,7 +224,7 @@ mod tests {
 
     #[test]
     fn statuses_say_where_to_go() {
-        let place = Place::parse("ws://h").unwrap();
+        let place = Place::parse("ws://h", Dialect::Fleet).unwrap();
         assert!(matches!(refused(&place, 404), Failure::Elsewhere(_)));
         assert!(matches!(refused(&place, 503), Failure::Passing(_)));
         assert!(matches!(refused(&place, 403), Failure::Final(_)));

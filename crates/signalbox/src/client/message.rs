@@ -1,4 +1,4 @@
-//! Messages of the server, as far as `watch` looks into them.
+//! Messages of a gateway, as far as people at a terminal are shown them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 
 /// A message.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Message(Map<String, Value>);
+pub(crate) struct Message(Map<String, Value>);
 
 impl Message {
     /// The messages in a text frame: several where it is a batch.
     ///
     /// # Errors
     /// When it is no JSON object.
-    pub(super) fn read(text: &str) -> Result<Vec<Self>, serde_json::Error> {
+    pub(crate) fn read(text: &str) -> Result<Vec<Self>, serde_json::Error> {
         let mut object: Map<String, Value> = serde_json::from_str(text)?;
         if object.get("type").and_then(Value::as_str) != Some("batch") {
             return Ok(vec![Self(object)]);
@@ -29,38 +29,43 @@ impl Message {
     }
 
     /// What kind of message it is.
-    pub(super) fn kind(&self) -> &str {
+    pub(crate) fn kind(&self) -> &str {
         self.text("type").unwrap_or_default()
     }
 
     /// A text in it.
-    pub(super) fn text(&self, field: &str) -> Option<&str> {
+    pub(crate) fn text(&self, field: &str) -> Option<&str> {
         self.0.get(field).and_then(Value::as_str)
     }
 
     /// A number in it that counts something.
-    pub(super) fn count(&self, field: &str) -> Option<u64> {
+    pub(crate) fn count(&self, field: &str) -> Option<u64> {
         self.0.get(field).and_then(Value::as_u64)
     }
 
     /// Whether something is said to be so.
-    pub(super) fn is(&self, field: &str) -> bool {
+    pub(crate) fn is(&self, field: &str) -> bool {
         self.flag(field) == Some(true)
     }
 
     /// Whether something is said to be so, or not to be.
-    pub(super) fn flag(&self, field: &str) -> Option<bool> {
+    pub(crate) fn flag(&self, field: &str) -> Option<bool> {
         self.0.get(field).and_then(Value::as_bool)
     }
 
+    /// Anything in it.
+    pub(crate) fn value(&self, field: &str) -> Option<&Value> {
+        self.0.get(field)
+    }
+
     /// A list in it; empty where there is none.
-    pub(super) fn list(&self, field: &str) -> &[Value] {
+    pub(crate) fn list(&self, field: &str) -> &[Value] {
         let list = self.0.get(field).and_then(Value::as_array);
         list.map_or(&[], Vec::as_slice)
     }
 
     /// The exact bytes of `terminal:output`.
-    pub(super) fn output(&self) -> Vec<u8> {
+    pub(crate) fn output(&self) -> Vec<u8> {
         let output = self.0.get("output");
         let text = |field: &str| output.and_then(|output| output.get(field)?.as_str());
         let raw = text("raw").and_then(|raw| STANDARD.decode(raw).ok());
@@ -68,7 +73,7 @@ impl Message {
     }
 
     /// The size of the text in it, about.
-    pub(super) fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let output = self.0.get("output");
         let content = output.and_then(|output| output.get("content")?.as_str());
         size_of::<Self>() + content.map_or(256, str::len)
@@ -79,7 +84,7 @@ impl Message {
     /// That is so for what is read from the logs of commands. A message about
     /// an agent or a place in a queue may overtake them, and has the position
     /// of its sender then: to go on from there would leave something out.
-    pub(super) fn position(&self) -> Option<&str> {
+    pub(crate) fn position(&self) -> Option<&str> {
         let is_of_a_log = match self.kind() {
             "agent:list" | "terminal:output" | "terminal:gap" | "command:complete" => true,
             "command:status" => {
@@ -92,7 +97,7 @@ impl Message {
 
     /// It as one line of JSON. Characters that some terminals obey are escaped
     /// as JSON allows it: they can only stand in strings.
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let text = serde_json::to_string(&self.0).unwrap_or_default();
         if !text.chars().any(is_control) {
             return text;
