@@ -9,6 +9,11 @@
 //!                    └────find──▶ Tool ──run──▶ Runner ──▶ Outcome
 //! ```
 
+pub mod config;
+mod events;
+pub mod registry;
+mod responder;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
