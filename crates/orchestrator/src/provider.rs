@@ -40,6 +40,7 @@ use serde_json::Value;
 use signalbox_identity::Secret;
 
 pub use self::failure::{Failure, FailureKind};
+pub(crate) use self::prompt::ANALYSIS_TOOL;
 use crate::analysis::Schema;
 use crate::evidence::Event;
 

@@ -9,7 +9,11 @@
 //!                    └────find──▶ Tool ──run──▶ Runner ──▶ Outcome
 //! ```
 
+pub mod config;
 mod contain;
+mod events;
+pub mod registry;
+mod responder;
 
 use std::collections::BTreeMap;
 use std::fmt;

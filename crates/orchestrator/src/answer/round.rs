@@ -113,11 +113,6 @@ impl Round {
         is_held
     }
 
-    /// Whether each of its calls has a result.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.calls.iter().all(|call| call.ended.is_some())
-    }
-
     /// Adds what was said and what the tools gave, as the next request has it.
     pub(crate) fn add_to(&self, messages: &mut Vec<Message>) {
         let calls = self.calls.iter().map(|call| ToolCall {

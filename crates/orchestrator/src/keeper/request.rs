@@ -1,7 +1,6 @@
 //! What a session's keeper does with each request.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use serde_json::Value;
 use signalbox_bus::Bus;

@@ -9,7 +9,7 @@ use super::fence::OPENING;
 use super::{Ask, Message, Request, Tool, ToolCall, ToolResult};
 
 /// The tool by which the analysis is handed over.
-pub(super) const ANALYSIS_TOOL: &str = "hand_over_analysis";
+pub(crate) const ANALYSIS_TOOL: &str = "hand_over_analysis";
 /// What the model is told of a call whose outcome nobody knows.
 const NO_OUTCOME: &str = "the outcome of this call is unknown; do not assume that it ran";
 /// The tag of what a tool gave.
