@@ -135,6 +135,7 @@ pub use crate::error::Error;
 use crate::evidence_log::EvidenceLog;
 use crate::metrics::Metrics;
 use crate::shard::Shared;
+use crate::tools::registry::{self, Supplies};
 use crate::turn::Means;
 
 /// How long the leases may take to be released once no answer is written.
@@ -167,12 +168,17 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
             () = stop.wait() => {}
         }
     });
+    let supplies = Supplies { bus: bus.clone() };
+    let toolbox = registry::toolbox(&options.agents, &supplies);
     let shared = Shared {
         bus: bus.clone(),
         agents: Arc::new(options.agents),
         means: Means {
             metrics,
             evidence: EvidenceLog::new(bus.clone()),
+            toolbox: Arc::new(toolbox),
+            approvals,
+            waiting: Arc::new(Semaphore::new(options.waiting)),
             interval: options.interval,
         },
         answers: Arc::new(Semaphore::new(options.answers)),
