@@ -99,7 +99,14 @@ impl Answer {
                 self.recoveries = taken.recovery;
                 return ControlFlow::Continue(());
             }
-            Record::Opened(_) | Record::Asked(_) => return ControlFlow::Continue(()),
+            Record::Opened(_)
+            | Record::Asked(_)
+            | Record::ToolPlanned(_)
+            | Record::ToolHeld(_)
+            | Record::ToolDecided(_)
+            | Record::ToolStarted(_)
+            | Record::ToolNoted(_)
+            | Record::ToolEnded(_) => return ControlFlow::Continue(()),
             Record::Answered(end) => end.processing_time_ms,
             Record::Failed(end) => end.processing_time_ms,
             Record::Stopped(end) => end.processing_time_ms,

@@ -88,6 +88,7 @@
 //! | `evidence_log` | events that bear on a question |
 //! | [`provider`] | the trait of providers, and those that there are |
 //! | [`agents`] | `agents.toml` |
+//! | [`tools`] | what agents can have looked up and done |
 //! | [`analysis`] | the final structured result and its schema |
 
 pub mod agents;
@@ -109,6 +110,7 @@ pub mod provider;
 mod reply;
 mod session;
 mod shard;
+pub mod tools;
 mod turn;
 mod usage;
 

@@ -212,6 +212,7 @@ impl Keeper {
             spent_ms: session.spent_ms,
             channels: message.channels,
             events_until,
+            permissions: message.permissions,
         };
         let record = ChatRecord {
             at: moment::text(moment::now_ms()),
