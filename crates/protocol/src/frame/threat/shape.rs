@@ -234,6 +234,11 @@ const SERVER: &[Message] = &[
     chat::RESPONSE_CANCELLED,
     chat::RESUMED,
     chat::CANCELLED,
+    chat::TOOL_EXECUTION,
+    chat::TOOL_APPROVAL,
+    chat::TOOL_DECISION,
+    chat::TOOL_TERMINAL,
+    chat::TOOL_RESULT,
     chat::AGENT_ERROR,
     Message::server("pong", "Answers `ping`.", &[]),
     Message::server(
