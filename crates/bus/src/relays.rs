@@ -77,8 +77,7 @@ impl Relays {
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let reply: Result<CommandReply, _> =
-                rpc::ask(&self.bus, &subject, request, left).await;
+            let reply: Result<CommandReply, _> = rpc::ask(&self.bus, &subject, request, left).await;
             match reply {
                 Ok(reply) => return reply.outcome,
                 Err(Unanswered::Unheard) if Instant::now() + PAUSE < deadline => {

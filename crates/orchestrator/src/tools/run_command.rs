@@ -1,0 +1,304 @@
+//! Tool `run_command`: a command on a remote agent, asked of the agent's relay in
+//! the name of the user who asks in the chat, and followed in its log to its end.
+//!
+//! ```text
+//! Call ──▶ request ──svc.relay.<shard>.command──▶ relay ──▶ agent
+//!              │ accepted: Note::Terminal                     │
+//!              ▼                                              ▼
+//!  Outcome ◀─ report ◀─ following ◀────log.term.<command>─────┘
+//! ```
+//!
+//! It is a command like any other: dashboards of dialect `fleet` show it live, and
+//! its whole output is in its log. The call's own name is its idempotency key, so
+//! that asking again, here or by another orchestrator, is the same command: it is
+//! started once, and whoever asks follows the same log. What becomes of a command
+//! is the relay's matter; whether a call is run at all is the turn's.
+
+mod allowed;
+mod following;
+mod interrupts;
+mod report;
+mod request;
+mod tail;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use signalbox_bus::Bus;
+use signalbox_bus::relays::Relays;
+use signalbox_identity::Permission;
+use signalbox_protocol::wire::command_reply::Outcome as Answered;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::{debug, info};
+
+use self::allowed::Allowed;
+use self::following::{Followed, Following};
+use self::interrupts::{Interrupts, Told};
+use self::report::Report;
+use self::request::Request;
+use super::{Approval, Call, DEFAULT_EXPIRY, DEFAULT_RESULT_BYTES, Limits, Note};
+use super::{Outcome, Runner, Running, Tool};
+
+/// What models call it.
+pub const NAME: &str = "run_command";
+/// How long a command may take where nothing else is said.
+pub const DEFAULT_TIME: Duration = Duration::from_secs(120);
+
+/// How long a relay may take to accept a command: longer than a shard takes to
+/// change hands.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a command that was interrupted, since its time is over, may take to
+/// end: then it is told as one that still runs.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// What is left of a call's time when its command is interrupted, at most: for
+/// the last words and some slack.
+const RESERVE: Duration = Duration::from_secs(5);
+/// The same where the call has little time, as a part of that.
+const RESERVE_PART: u32 = 4;
+/// How long a command of a cancelled call is waited for; the turn waits for two
+/// seconds.
+const CANCEL_GRACE: Duration = Duration::from_millis(1_500);
+
+/// What `[tools.run_command]` of `agents.toml` says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The agents that may be addressed: ids, in which `*` stands for any
+    /// characters. None by default.
+    pub agents: Vec<String>,
+    /// What one call may take.
+    pub limits: Limits,
+    /// Whether people decide on each call: they do unless the file says otherwise.
+    pub approval: Option<Approval>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            agents: Vec::new(),
+            limits: Limits {
+                time: DEFAULT_TIME,
+                result_bytes: DEFAULT_RESULT_BYTES,
+            },
+            approval: Some(Approval {
+                action_type: NAME.to_owned(),
+                expires_in: DEFAULT_EXPIRY,
+            }),
+        }
+    }
+}
+
+/// The tool, for those who may run commands.
+#[must_use]
+pub fn tool(bus: Bus, settings: Settings) -> Tool {
+    Tool {
+        name: NAME.to_owned(),
+        description: request::DESCRIPTION.to_owned(),
+        schema: Arc::new(request::schema()),
+        limits: settings.limits,
+        approval: settings.approval,
+        permission: Some(Permission::RunCommands.to_string()),
+        runner: Arc::new(RunCommand {
+            allowed: Arc::new(Allowed::new(settings.agents)),
+            result_bytes: settings.limits.result_bytes,
+            interrupts: Arc::new(Interrupts::new(Relays::new(bus.clone()))),
+            relays: Relays::new(bus.clone()),
+            bus,
+        }),
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+struct RunCommand {
+    bus: Bus,
+    relays: Relays,
+    allowed: Arc<Allowed>,
+    result_bytes: usize,
+    interrupts: Arc<Interrupts>,
+}
+
+impl fmt::Debug for RunCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunCommand")
+            .field("allowed", &self.allowed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Runner for RunCommand {
+    fn refusal(&self, arguments: &Value) -> Option<String> {
+        let agent_id = arguments.get("agent_id").and_then(Value::as_str);
+        self.allowed.check(agent_id.unwrap_or_default()).err()
+    }
+
+    fn run(&self, call: Call) -> Running {
+        Box::pin(self.clone().execute(call))
+    }
+
+    /// Asks again: a command that was accepted is the same one, and one that never
+    /// was is as good to run now.
+    fn adopt(&self, call: Call) -> Option<Running> {
+        Some(self.run(call))
+    }
+}
+
+/// Why a command is not waited for any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Cancelled,
+    TimeOver,
+}
+
+impl RunCommand {
+    async fn execute(self, call: Call) -> Outcome {
+        let permission = Permission::RunCommands.to_string();
+        if !call.permissions.contains(&permission) {
+            return Outcome::Error(format!("commands need the permission `{permission}`"));
+        }
+        let asked = Request::read(&call).and_then(|request| {
+            self.allowed.check(&request.agent_id)?;
+            Ok(request)
+        });
+        match asked {
+            Ok(request) => self.command(&call, &request).await,
+            Err(words) => Outcome::Error(words),
+        }
+    }
+
+    /// A command from its request to its end, or to that of its time.
+    async fn command(&self, call: &Call, request: &Request) -> Outcome {
+        let until = end_of_waiting(call, request);
+        // Before it is asked for: the reader then has the command's every record.
+        let accepted = tokio::select! {
+            accepted = self.ask(request) => accepted,
+            () = call.cancel.wait() => {
+                // It may have been accepted, and only the answer be under way.
+                self.interrupts.send(request);
+                return Outcome::Cancelled;
+            }
+        };
+        if let Err(outcome) = accepted {
+            return outcome;
+        }
+        let note = Note::Terminal {
+            agent_id: request.agent_id.clone(),
+            command_id: request.command_id.clone(),
+        };
+        // A turn that takes no notes has no use for this one.
+        call.note.send(note).await.ok();
+        let mut following = Following::new(self.bus.clone(), request, self.result_bytes);
+        let why = tokio::select! {
+            followed = following.to_end() => return self.told(request, &following, followed, None),
+            () = call.cancel.wait() => Why::Cancelled,
+            () = sleep_until(until) => Why::TimeOver,
+        };
+        let told = self.interrupts.send(request);
+        match why {
+            Why::Cancelled => {
+                let ended = timeout(CANCEL_GRACE, following.to_end()).await;
+                info!(command = %request.command_id, ended = ended.is_ok(), "command of a cancelled call interrupted");
+                Outcome::Cancelled
+            }
+            Why::TimeOver => {
+                let after = until.saturating_duration_since(request.asked_at);
+                let last =
+                    until + LAST_WORDS.min(call.deadline.saturating_duration_since(until) / 2);
+                match timeout_at(last, following.to_end()).await {
+                    Ok(followed) => self.told(request, &following, followed, Some(after)),
+                    Err(_) => self.still_runs(request, &following, after, told.now()),
+                }
+            }
+        }
+    }
+
+    /// Has the relay accept the command.
+    async fn ask(&self, request: &Request) -> Result<(), Outcome> {
+        info!(
+            target: "audit",
+            subject = %request.by,
+            agent = %request.agent_id,
+            command = %request.command_id,
+            "command requested by an agent of a chat"
+        );
+        let asked = request.run(PATIENCE);
+        match self.relays.command(request.shard, &asked, PATIENCE).await {
+            Some(Answered::Accepted(accepted)) if accepted.command_id == request.command_id => {
+                debug!(command = %accepted.command_id, repeated = accepted.repeated, "command accepted");
+                Ok(())
+            }
+            Some(Answered::Refusal(refusal)) => Err(report::refused(request, &refusal)),
+            Some(Answered::Accepted(_) | Answered::Done(_)) => Err(Outcome::Unknown(
+                "the relay has accepted another command than it was asked for".to_owned(),
+            )),
+            None => Err(self.unanswered(request).await),
+        }
+    }
+
+    /// The command may have been accepted, and only the answer lost: nothing is to
+    /// run that nobody waits for.
+    async fn unanswered(&self, request: &Request) -> Outcome {
+        match self.interrupts.send(request).wait().await {
+            Told::Interrupted => Outcome::Error(format!(
+                "no relay has answered within {} s; the command may have begun and was interrupted",
+                PATIENCE.as_secs()
+            )),
+            Told::NotFound => Outcome::Error(format!(
+                "no relay has accepted the command within {} s; nothing was run",
+                PATIENCE.as_secs()
+            )),
+            Told::Unanswered => Outcome::Unknown(format!(
+                "no relay answers, and nobody knows whether command {} runs",
+                request.command_id
+            )),
+        }
+    }
+
+    fn report<'a>(&self, request: &'a Request, following: &'a Following) -> Report<'a> {
+        Report {
+            request,
+            seen: following.seen(),
+            result_bytes: self.result_bytes,
+        }
+    }
+
+    fn told(
+        &self,
+        request: &Request,
+        following: &Following,
+        followed: Followed,
+        timed_out: Option<Duration>,
+    ) -> Outcome {
+        match followed {
+            Followed::Ended(end) => self.report(request, following).ended(&end, timed_out),
+            Followed::Another => Outcome::Error(format!(
+                "another command has the key of this call already; command {} was not run for it",
+                request.command_id
+            )),
+        }
+    }
+
+    fn still_runs(
+        &self,
+        request: &Request,
+        following: &Following,
+        after: Duration,
+        told: Option<Told>,
+    ) -> Outcome {
+        let is_told = told == Some(Told::Interrupted);
+        self.report(request, following).still_runs(after, is_told)
+    }
+}
+
+/// When a command is interrupted: so long before the turn gives the call up that
+/// its end can still be told.
+fn end_of_waiting(call: &Call, request: &Request) -> Instant {
+    let left = call.deadline.saturating_duration_since(request.asked_at);
+    let reserve = RESERVE.min(left / RESERVE_PART);
+    let last = call.deadline.checked_sub(reserve).unwrap_or(call.deadline);
+    request
+        .timeout
+        .and_then(|timeout| request.asked_at.checked_add(timeout))
+        .map_or(last, |wanted| wanted.min(last))
+}
