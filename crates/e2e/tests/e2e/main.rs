@@ -87,6 +87,7 @@ mod socketio_recovery;
 mod speech;
 mod telemetry;
 mod threat;
+mod tools_command_runner;
 mod trace;
 mod unions;
 mod unsticky;

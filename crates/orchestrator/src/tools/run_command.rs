@@ -46,9 +46,9 @@ pub const NAME: &str = "run_command";
 /// How long a command may take where nothing else is said.
 pub const DEFAULT_TIME: Duration = Duration::from_secs(120);
 
-/// How long a relay may take to accept a command: longer than a shard takes to
-/// change hands.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long relays may take to accept a command, or to end one, where nothing else
+/// is said: longer than a shard takes to change hands.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a command that was interrupted, since its time is over, may take to
 /// end: then it is told as one that still runs.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -71,6 +71,9 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether people decide on each call: they do unless the file says otherwise.
     pub approval: Option<Approval>,
+    /// How long relays may take to accept a command, or to end one. After that it
+    /// is told that nothing was run, or that nobody knows.
+    pub patience: Duration,
 }
 
 impl Default for Settings {
@@ -85,6 +88,7 @@ impl Default for Settings {
                 action_type: NAME.to_owned(),
                 expires_in: DEFAULT_EXPIRY,
             }),
+            patience: DEFAULT_PATIENCE,
         }
     }
 }
@@ -102,7 +106,8 @@ pub fn tool(bus: Bus, settings: Settings) -> Tool {
         runner: Arc::new(RunCommand {
             allowed: Arc::new(Allowed::new(settings.agents)),
             result_bytes: settings.limits.result_bytes,
-            interrupts: Arc::new(Interrupts::new(Relays::new(bus.clone()))),
+            patience: settings.patience,
+            interrupts: Arc::new(Interrupts::new(Relays::new(bus.clone()), settings.patience)),
             relays: Relays::new(bus.clone()),
             bus,
         }),
@@ -116,6 +121,7 @@ struct RunCommand {
     relays: Relays,
     allowed: Arc<Allowed>,
     result_bytes: usize,
+    patience: Duration,
     interrupts: Arc<Interrupts>,
 }
 
@@ -222,8 +228,12 @@ impl RunCommand {
             command = %request.command_id,
             "command requested by an agent of a chat"
         );
-        let asked = request.run(PATIENCE);
-        match self.relays.command(request.shard, &asked, PATIENCE).await {
+        let asked = request.run(self.patience);
+        match self
+            .relays
+            .command(request.shard, &asked, self.patience)
+            .await
+        {
             Some(Answered::Accepted(accepted)) if accepted.command_id == request.command_id => {
                 debug!(command = %accepted.command_id, repeated = accepted.repeated, "command accepted");
                 Ok(())
@@ -242,11 +252,11 @@ impl RunCommand {
         match self.interrupts.send(request).wait().await {
             Told::Interrupted => Outcome::Error(format!(
                 "no relay has answered within {} s; the command may have begun and was interrupted",
-                PATIENCE.as_secs()
+                self.patience.as_secs()
             )),
             Told::NotFound => Outcome::Error(format!(
                 "no relay has accepted the command within {} s; nothing was run",
-                PATIENCE.as_secs()
+                self.patience.as_secs()
             )),
             Told::Unanswered => Outcome::Unknown(format!(
                 "no relay answers, and nobody knows whether command {} runs",

@@ -14,8 +14,6 @@ use tracing::{debug, warn};
 
 use super::request::Request;
 
-/// How long a relay may take to answer: longer than a shard takes to change hands.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Commands that are being interrupted at once; beyond it they are left to run,
 /// which is logged.
 const CAPACITY: usize = 256;
@@ -37,13 +35,16 @@ pub(super) struct Sent(oneshot::Receiver<Told>);
 /// The interruptions of an orchestrator.
 pub(super) struct Interrupts {
     relays: Relays,
+    patience: Duration,
     running: Mutex<JoinSet<()>>,
 }
 
 impl Interrupts {
-    pub(super) fn new(relays: Relays) -> Self {
+    /// Relays may take so long for one.
+    pub(super) fn new(relays: Relays, patience: Duration) -> Self {
         Self {
             relays,
+            patience,
             running: Mutex::default(),
         }
     }
@@ -57,10 +58,11 @@ impl Interrupts {
             warn!(command = %request.command_id, "too many commands are being interrupted");
             return Sent(receiver);
         }
-        let (relays, request) = (self.relays.clone(), request.clone());
+        let (relays, patience) = (self.relays.clone(), self.patience);
+        let request = request.clone();
         running.spawn(async move {
             let answer = relays
-                .command(request.shard, &request.interrupt(), PATIENCE)
+                .command(request.shard, &request.interrupt(), patience)
                 .await;
             let told = told(answer);
             debug!(command = %request.command_id, ?told, "command to be interrupted");
