@@ -11,7 +11,7 @@ use signalbox_bus::assignment::Stop;
 use signalbox_bus::server::User as BusUser;
 use signalbox_bus::subject;
 use signalbox_orchestrator::tools::run_command::{self, Settings};
-use signalbox_orchestrator::tools::{Call, Note, Outcome, Tool};
+use signalbox_orchestrator::tools::{Call, DEFAULT_RESULT_BYTES, Note, Outcome, Runner};
 use signalbox_protocol::fleet::Shard;
 use signalbox_protocol::wire::{
     CommandReply, CommandRequest, CommandState, EmergencyResume, EmergencyStop, RunCommand,
@@ -33,7 +33,7 @@ struct Stage {
     agent: Agent,
     connection: Connection,
     user: User,
-    tool: Arc<Tool>,
+    tool: Arc<dyn Runner>,
     bus: RelayBus,
 }
 
@@ -59,14 +59,13 @@ async fn stage(arguments: &[&str]) -> Stage {
 }
 
 /// The tool of an orchestrator, which may address agents that begin with `web-`.
-async fn tool(bus: &RelayBus, patience: Duration) -> Arc<Tool> {
+async fn tool(bus: &RelayBus, patience: Duration) -> Arc<dyn Runner> {
     let settings = Settings {
         agents: vec!["web-*".to_owned()],
         patience,
         ..Settings::default()
     };
-    let bus = bus.bus(BusUser::Orchestrator).await;
-    Arc::new(run_command::tool(bus, settings))
+    run_command::runner(bus.bus(BusUser::Orchestrator).await, settings)
 }
 
 /// A call of user `ada`, with what it notes.
@@ -98,7 +97,7 @@ impl Stage {
     async fn begin(&self, number: u32, arguments: Value) -> (JoinHandle<Outcome>, String, Stop) {
         let (call, mut notes) = call(number, arguments);
         let cancel = call.cancel.clone();
-        let running = tokio::spawn(self.tool.runner.run(call));
+        let running = tokio::spawn(self.tool.run(call));
         let Note::Terminal {
             agent_id,
             command_id,
@@ -118,7 +117,7 @@ impl Stage {
 
     async fn outcome(&self, number: u32, arguments: Value) -> Outcome {
         let (call, _notes) = call(number, arguments);
-        timeout(DEADLINE, self.tool.runner.run(call)).await.unwrap()
+        timeout(DEADLINE, self.tool.run(call)).await.unwrap()
     }
 }
 
@@ -160,7 +159,7 @@ async fn a_command_gives_the_end_of_its_output() {
     );
     let tail = stdout["tail"].as_str().unwrap();
     assert!(String::from_utf8_lossy(&written).ends_with(tail) && tail.len() > 1_000);
-    assert!(told.to_string().len() <= stage.tool.limits.result_bytes);
+    assert!(told.to_string().len() <= DEFAULT_RESULT_BYTES);
     assert_eq!(stage.agent.journal(), [id]);
 }
 
@@ -175,7 +174,7 @@ async fn a_call_is_one_command_whoever_takes_it_up() {
     running.await.unwrap_err();
     let successor = tool(&stage.bus, DEADLINE).await;
     let (taken, mut notes) = call(1, command("hold"));
-    let taken = tokio::spawn(successor.runner.adopt(taken).unwrap());
+    let taken = tokio::spawn(successor.adopt(taken).unwrap());
     let note = timeout(DEADLINE, notes.recv()).await.unwrap().unwrap();
     assert_eq!(
         note,
@@ -188,7 +187,7 @@ async fn a_call_is_one_command_whoever_takes_it_up() {
     let told = value(end(taken).await);
     assert_eq!(told["stdout"]["tail"], "hold says hello\n");
     let (late, _notes) = call(1, command("hold"));
-    let again = successor.runner.adopt(late).unwrap();
+    let again = successor.adopt(late).unwrap();
     assert_eq!(value(timeout(DEADLINE, again).await.unwrap()), told);
     assert_eq!(stage.agent.journal(), [id.clone()]);
     // Another call is another command.
@@ -210,7 +209,7 @@ async fn a_killed_relay_loses_no_result() {
         connection: _connection,
     } = stage(&[]).await;
     let (its_call, mut notes) = call(1, command("hold"));
-    let running = tokio::spawn(tool.runner.run(its_call));
+    let running = tokio::spawn(tool.run(its_call));
     let Note::Terminal { command_id, .. } = timeout(DEADLINE, notes.recv()).await.unwrap().unwrap();
     until("it to run", async || agent.journal().len() == 1).await;
     relay.process.kill9();
@@ -271,13 +270,13 @@ async fn a_command_ends_with_its_time_and_that_is_told() {
 async fn what_is_refused_never_runs() {
     let stage = stage(&[]).await;
     let other = json!({"agent_id": "db-1", "command": "quick"});
-    let refusal = stage.tool.runner.refusal(&other).unwrap();
+    let refusal = stage.tool.refusal(&other).unwrap();
     assert!(refusal.contains("[tools.run_command]"), "{refusal}");
     assert_eq!(error(stage.outcome(1, other).await), refusal);
-    assert_eq!(stage.tool.runner.refusal(&command("quick")), None);
+    assert_eq!(stage.tool.refusal(&command("quick")), None);
     let (mut viewer, _notes) = call(2, command("quick"));
     viewer.permissions = vec!["chat_agents".to_owned()];
-    let words = error(stage.tool.runner.run(viewer).await);
+    let words = error(stage.tool.run(viewer).await);
     assert!(words.contains("run_commands"), "{words}");
     let unknown = json!({"agent_id": "web-9", "command": "quick"});
     let words = error(stage.outcome(3, unknown).await);
@@ -287,7 +286,7 @@ async fn what_is_refused_never_runs() {
         .disconnect(&stage.agent, stage.connection)
         .await;
     let (late, _notes) = call(4, command("quick"));
-    let words = error(stage.tool.runner.run(late).await);
+    let words = error(stage.tool.run(late).await);
     assert!(words.contains("is not connected"), "{words}");
     assert_eq!(stage.agent.journal(), [""; 0]);
 }
@@ -372,9 +371,32 @@ async fn a_command_that_no_relay_answers_for_is_told_as_that() {
     let impatient = tool(&stage.bus, Duration::from_millis(300)).await;
     stage.relay.process.kill9();
     let (lone, _notes) = call(1, command("quick"));
-    match timeout(DEADLINE, impatient.runner.run(lone)).await.unwrap() {
+    match timeout(DEADLINE, impatient.run(lone)).await.unwrap() {
         Outcome::Unknown(words) => assert!(words.contains("no relay answers"), "{words}"),
         other => panic!("{other:?}"),
     }
     assert_eq!(stage.agent.journal(), [""; 0]);
+}
+
+/// A successor that has no time left for a command follows one that was accepted,
+/// and begins none: it may have been long ago.
+#[tokio::test]
+async fn a_successor_without_time_begins_nothing() {
+    let stage = stage(&[]).await;
+    let impatient = tool(&stage.bus, Duration::from_millis(500)).await;
+    let adopt = |number: u32| {
+        let (mut late, notes) = call(number, command("quick"));
+        late.deadline = Instant::now() + Duration::from_secs(5);
+        (impatient.adopt(late).unwrap(), notes)
+    };
+    let (never_begun, _notes) = adopt(1);
+    match timeout(DEADLINE, never_begun).await.unwrap() {
+        Outcome::Unknown(words) => assert!(words.contains("not known any more"), "{words}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(stage.agent.journal(), [""; 0]);
+    let told = value(stage.outcome(2, command("quick")).await);
+    let (known, _notes) = adopt(2);
+    assert_eq!(value(timeout(DEADLINE, known).await.unwrap()), told);
+    assert_eq!(stage.agent.journal().len(), 1);
 }

@@ -28,7 +28,6 @@ use std::time::Duration;
 use serde_json::Value;
 use signalbox_bus::Bus;
 use signalbox_bus::relays::Relays;
-use signalbox_identity::Permission;
 use signalbox_protocol::wire::command_reply::Outcome as Answered;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{debug, info};
@@ -38,14 +37,17 @@ use self::following::{Followed, Following};
 use self::interrupts::{Interrupts, Told};
 use self::report::Report;
 use self::request::Request;
-use super::{Approval, Call, DEFAULT_EXPIRY, DEFAULT_RESULT_BYTES, Limits, Note};
-use super::{Outcome, Runner, Running, Tool};
+use super::config::BuiltIn;
+use super::{Call, DEFAULT_RESULT_BYTES, Limits, Note, Outcome, Runner, Running};
+use crate::moment;
 
 /// What models call it.
 pub const NAME: &str = "run_command";
 /// How long a command may take where nothing else is said.
 pub const DEFAULT_TIME: Duration = Duration::from_secs(120);
 
+/// What the user who asks must be permitted.
+const PERMISSION: &str = "run_commands";
 /// How long relays may take to accept a command, or to end one, where nothing else
 /// is said: longer than a shard takes to change hands.
 pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(15);
@@ -57,20 +59,45 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 const RESERVE: Duration = Duration::from_secs(5);
 /// The same where the call has little time, as a part of that.
 const RESERVE_PART: u32 = 4;
+/// The time that must be left for a successor to begin a command that was never
+/// accepted.
+const LEAST_TO_BEGIN: Duration = Duration::from_secs(8);
+/// When a request expires with which nothing is begun, in Unix milliseconds.
+const LONG_AGO: u64 = 1;
 /// How long a command of a cancelled call is waited for; the turn waits for two
 /// seconds.
 const CANCEL_GRACE: Duration = Duration::from_millis(1_500);
 
-/// What `[tools.run_command]` of `agents.toml` says.
+/// The tool, for those who may run commands.
+pub(super) const RUN_COMMAND: BuiltIn = BuiltIn {
+    name: NAME,
+    description: request::DESCRIPTION,
+    parameters: include_str!("run_command/arguments.schema.json"),
+    limits: Limits {
+        time: DEFAULT_TIME,
+        result_bytes: DEFAULT_RESULT_BYTES,
+    },
+    approval: true,
+    permission: Some(PERMISSION),
+    addresses_agents: true,
+    runner: |definition, supplies| {
+        let settings = Settings {
+            agents: definition.agents.clone(),
+            result_bytes: definition.limits.result_bytes,
+            ..Settings::default()
+        };
+        runner(supplies.bus.clone(), settings)
+    },
+};
+
+/// What commands are held to.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The agents that may be addressed: ids, in which `*` stands for any
     /// characters. None by default.
     pub agents: Vec<String>,
-    /// What one call may take.
-    pub limits: Limits,
-    /// Whether people decide on each call: they do unless the file says otherwise.
-    pub approval: Option<Approval>,
+    /// The longest result, in bytes of JSON.
+    pub result_bytes: usize,
     /// How long relays may take to accept a command, or to end one. After that it
     /// is told that nothing was run, or that nobody knows.
     pub patience: Duration,
@@ -80,38 +107,24 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             agents: Vec::new(),
-            limits: Limits {
-                time: DEFAULT_TIME,
-                result_bytes: DEFAULT_RESULT_BYTES,
-            },
-            approval: Some(Approval {
-                action_type: NAME.to_owned(),
-                expires_in: DEFAULT_EXPIRY,
-            }),
+            result_bytes: DEFAULT_RESULT_BYTES,
             patience: DEFAULT_PATIENCE,
         }
     }
 }
 
-/// The tool, for those who may run commands.
+/// What runs commands over this connection.
 #[must_use]
-pub fn tool(bus: Bus, settings: Settings) -> Tool {
-    Tool {
-        name: NAME.to_owned(),
-        description: request::DESCRIPTION.to_owned(),
-        schema: Arc::new(request::schema()),
-        limits: settings.limits,
-        approval: settings.approval,
-        permission: Some(Permission::RunCommands.to_string()),
-        runner: Arc::new(RunCommand {
-            allowed: Arc::new(Allowed::new(settings.agents)),
-            result_bytes: settings.limits.result_bytes,
-            patience: settings.patience,
-            interrupts: Arc::new(Interrupts::new(Relays::new(bus.clone()), settings.patience)),
-            relays: Relays::new(bus.clone()),
-            bus,
-        }),
-    }
+pub fn runner(bus: Bus, settings: Settings) -> Arc<dyn Runner> {
+    let relays = Relays::new(bus.clone());
+    Arc::new(RunCommand {
+        allowed: Arc::new(Allowed::new(settings.agents)),
+        result_bytes: settings.result_bytes,
+        patience: settings.patience,
+        interrupts: Arc::new(Interrupts::new(relays.clone(), settings.patience)),
+        relays,
+        bus,
+    })
 }
 
 /// See the module.
@@ -140,14 +153,29 @@ impl Runner for RunCommand {
     }
 
     fn run(&self, call: Call) -> Running {
-        Box::pin(self.clone().execute(call))
+        Box::pin(self.clone().execute(call, Asking::ToRun))
     }
 
     /// Asks again: a command that was accepted is the same one, and one that never
-    /// was is as good to run now.
+    /// was is as good to run now, unless its time is over or nearly so. Then it may
+    /// have been long ago, and its log be gone by which relays would know it.
     fn adopt(&self, call: Call) -> Option<Running> {
-        Some(self.run(call))
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        let asking = match left < LEAST_TO_BEGIN {
+            true => Asking::IfKnown,
+            false => Asking::ToRun,
+        };
+        Some(Box::pin(self.clone().execute(call, asking)))
     }
+}
+
+/// How a command is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// It is to run, if it does not yet.
+    ToRun,
+    /// It is followed if it was accepted before, and else not begun.
+    IfKnown,
 }
 
 /// Why a command is not waited for any longer.
@@ -158,27 +186,26 @@ enum Why {
 }
 
 impl RunCommand {
-    async fn execute(self, call: Call) -> Outcome {
-        let permission = Permission::RunCommands.to_string();
-        if !call.permissions.contains(&permission) {
-            return Outcome::Error(format!("commands need the permission `{permission}`"));
+    async fn execute(self, call: Call, asking: Asking) -> Outcome {
+        if call.permissions.iter().all(|one| one != PERMISSION) {
+            return Outcome::Error(format!("commands need the permission `{PERMISSION}`"));
         }
         let asked = Request::read(&call).and_then(|request| {
             self.allowed.check(&request.agent_id)?;
             Ok(request)
         });
         match asked {
-            Ok(request) => self.command(&call, &request).await,
+            Ok(request) => self.command(&call, &request, asking).await,
             Err(words) => Outcome::Error(words),
         }
     }
 
     /// A command from its request to its end, or to that of its time.
-    async fn command(&self, call: &Call, request: &Request) -> Outcome {
+    async fn command(&self, call: &Call, request: &Request, asking: Asking) -> Outcome {
         let until = end_of_waiting(call, request);
         // Before it is asked for: the reader then has the command's every record.
         let accepted = tokio::select! {
-            accepted = self.ask(request) => accepted,
+            accepted = self.ask(request, asking) => accepted,
             () = call.cancel.wait() => {
                 // It may have been accepted, and only the answer be under way.
                 self.interrupts.send(request);
@@ -220,7 +247,7 @@ impl RunCommand {
     }
 
     /// Has the relay accept the command.
-    async fn ask(&self, request: &Request) -> Result<(), Outcome> {
+    async fn ask(&self, request: &Request, asking: Asking) -> Result<(), Outcome> {
         info!(
             target: "audit",
             subject = %request.by,
@@ -228,7 +255,10 @@ impl RunCommand {
             command = %request.command_id,
             "command requested by an agent of a chat"
         );
-        let asked = request.run(self.patience);
+        let asked = request.run(match asking {
+            Asking::ToRun => moment::now_ms().saturating_add(moment::millis(self.patience)),
+            Asking::IfKnown => LONG_AGO,
+        });
         match self
             .relays
             .command(request.shard, &asked, self.patience)
@@ -242,17 +272,21 @@ impl RunCommand {
             Some(Answered::Accepted(_) | Answered::Done(_)) => Err(Outcome::Unknown(
                 "the relay has accepted another command than it was asked for".to_owned(),
             )),
-            None => Err(self.unanswered(request).await),
+            None => Err(self.unanswered(request, asking).await),
         }
     }
 
     /// The command may have been accepted, and only the answer lost: nothing is to
     /// run that nobody waits for.
-    async fn unanswered(&self, request: &Request) -> Outcome {
+    async fn unanswered(&self, request: &Request, asking: Asking) -> Outcome {
         match self.interrupts.send(request).wait().await {
             Told::Interrupted => Outcome::Error(format!(
                 "no relay has answered within {} s; the command may have begun and was interrupted",
                 self.patience.as_secs()
+            )),
+            Told::NotFound if asking == Asking::IfKnown => Outcome::Unknown(format!(
+                "command {} is not known any more, and nobody knows whether it ran",
+                request.command_id
             )),
             Told::NotFound => Outcome::Error(format!(
                 "no relay has accepted the command within {} s; nothing was run",

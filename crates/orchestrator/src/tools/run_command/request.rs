@@ -4,15 +4,12 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::json;
 use signalbox_protocol::fleet::{Shard, keyed_command_id};
 use signalbox_protocol::wire::{
     CommandPriority, CommandRequest, InterruptCommand, RunCommand, command_request::Verb,
 };
 use tokio::time::Instant;
 
-use crate::analysis::Schema;
-use crate::moment;
 use crate::tools::Call;
 
 /// What models are told.
@@ -21,48 +18,6 @@ pub(super) const DESCRIPTION: &str = "Run a command on a remote agent and wait f
     0 is a result, not an error. The agent splits `command` into words; `args` are further \
     words, as they are. Usually there is no shell: no pipes, variables or wildcards. The command \
     gets no input. Programs that do not end by themselves need `timeout_seconds`.";
-
-/// The longest id of an agent.
-const AGENT_ID_CHARS: usize = 128;
-/// The longest command, and the longest argument.
-const WORD_CHARS: usize = 8 * 1024;
-/// The most arguments.
-const ARGUMENTS: usize = 256;
-/// The longest time that may be asked for, in seconds.
-const LONGEST_SECONDS: u64 = 86_400;
-
-/// What the arguments must be.
-///
-/// # Panics
-/// Never: the schema is fixed, and a test compiles it.
-pub(super) fn schema() -> Schema {
-    let schema = json!({
-        "type": "object",
-        "required": ["agent_id", "command"],
-        "additionalProperties": false,
-        "properties": {
-            "agent_id": {
-                "type": "string", "minLength": 1, "maxLength": AGENT_ID_CHARS,
-                "description": "The agent that runs the command.",
-            },
-            "command": {
-                "type": "string", "minLength": 1, "maxLength": WORD_CHARS, "pattern": "\\S",
-                "description": "The command line.",
-            },
-            "args": {
-                "type": "array", "maxItems": ARGUMENTS,
-                "items": {"type": "string", "maxLength": WORD_CHARS},
-                "description": "Further words, handed over as they are.",
-            },
-            "timeout_seconds": {
-                "type": "integer", "minimum": 1, "maximum": LONGEST_SECONDS,
-                "description": "The command is interrupted after so many seconds; \
-                    by default, and at the latest, shortly before the time of this tool is over.",
-            },
-        },
-    });
-    Schema::compile(schema).expect("the fixed schema is one")
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -116,9 +71,9 @@ impl Request {
         })
     }
 
-    /// The request to run it, which is not accepted any more after `patience`.
-    pub(super) fn run(&self, patience: Duration) -> CommandRequest {
-        let expires_at_ms = moment::now_ms().saturating_add(moment::millis(patience));
+    /// The request to run it, which is not accepted any more after that, in Unix
+    /// milliseconds, unless it was accepted before.
+    pub(super) fn run(&self, expires_at_ms: u64) -> CommandRequest {
         self.verb(Verb::Run(RunCommand {
             agent_id: self.agent_id.clone(),
             command: self.command.clone(),
@@ -148,11 +103,13 @@ impl Request {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use serde_json::Value;
+    use serde_json::{Value, json};
     use signalbox_bus::assignment::Stop;
     use tokio::sync::mpsc;
 
+    use super::super::RUN_COMMAND;
     use super::*;
+    use crate::tools::config::Definition;
 
     /// A call of user `ada` with these arguments.
     pub(in super::super) fn call(arguments: Value) -> Call {
@@ -184,17 +141,17 @@ pub(super) mod tests {
             ..call(arguments)
         };
         assert_ne!(one.command_id, Request::read(&other).unwrap().command_id);
-        let Some(Verb::Run(run)) = one.run(Duration::from_secs(1)).verb else {
+        let Some(Verb::Run(run)) = one.run(77).verb else {
             panic!("it is run");
         };
         assert_eq!(run.idempotency_key, "tool/chat-1/2/3");
         assert_eq!((run.command.as_str(), run.args.len()), ("uptime", 1));
-        assert!(run.expires_at_ms > moment::now_ms());
+        assert_eq!(run.expires_at_ms, 77);
     }
 
     #[tokio::test]
     async fn arguments_that_pass_the_schema_are_read() {
-        let schema = schema();
+        let schema = Definition::of(&RUN_COMMAND).schema;
         for (arguments, is_good) in [
             (json!({"agent_id": "a", "command": "ls"}), true),
             (
