@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 use signalbox_bus::server::User as BusUser;
+use signalbox_testkit::{DEADLINE, eventually};
 
 use crate::agent_world::{Sight, until_gone};
 use crate::fleet_side::User;
@@ -18,6 +19,7 @@ const UNAPPROVED: &str = "approval = false";
 async fn a_command_runs_once_somebody_has_approved_it_and_everyone_can_watch() {
     let world = World::start("").await;
     let mut dashboard = world.fleet.dashboard("viewer").await;
+    let watcher = world.watch_terminal();
     let mut bob = world.decider("operator", "bob").await;
     let (mut ada, session) = world.chat("admin", "ada").await;
     let script = "echo ran >> ran; printf 'out \\303\\274\\n'; echo err >&2; \
@@ -54,6 +56,11 @@ async fn a_command_runs_once_somebody_has_approved_it_and_everyone_can_watch() {
     // Live, while the chat waits.
     let mut sight = Sight::default();
     sight.until(&mut dashboard, &command, "out ü\n").await;
+    eventually("output in the terminal", DEADLINE, async || {
+        let lines = watcher.stdout().lines();
+        lines.iter().any(|line| line == "out ü").then_some(())
+    })
+    .await;
     world.machine.write("go", "");
     let end = sight.watch(&mut dashboard, &command).await;
     assert_eq!(end["exitCode"], 3);
@@ -92,6 +99,10 @@ async fn a_command_runs_once_somebody_has_approved_it_and_everyone_can_watch() {
         held["action_id"]
     );
     assert_eq!(world.runs(), 1);
+    let recorded = world.recording(&command).await;
+    for part in ["out ü", "err", "on"] {
+        assert!(recorded.contains(part), "{recorded}");
+    }
 }
 
 /// A command that is turned down runs nowhere, and the model is told by whom.
@@ -130,10 +141,15 @@ async fn what_is_not_allowed_is_refused_before_anybody_is_asked() {
     world.asks_with(&[
         json!({"agent_id": "db-1", "command": "echo ran >> ran"}),
         json!({"agent_id": WEB, "command": "echo ran >> ran", "shell": true}),
+        json!({"agent_id": WEB, "command": "echo ran >> ran\u{202e}"}),
     ]);
-    world.concludes("Neither.");
+    world.concludes("None of them.");
     ada.say(&session, "do it").await;
-    for part in ["[tools.run_command]", "do not fit the tool"] {
+    for part in [
+        "[tools.run_command]",
+        "do not fit the tool",
+        "cannot be seen",
+    ] {
         let ended = frame(&mut ada, "agent_tool_result").await;
         assert_eq!(
             (&ended["status"], &ended["outcome"]),
@@ -163,7 +179,8 @@ async fn a_cancelled_chat_interrupts_its_command() {
     let world = World::start(UNAPPROVED).await;
     let mut dashboard = world.fleet.dashboard("viewer").await;
     let (mut ada, session) = world.chat("admin", "ada").await;
-    world.asks_for("echo begun; exec sleep 86417");
+    let nap = format!("86417.{}", std::process::id());
+    world.asks_for(&format!("echo begun; exec sleep {nap}"));
     ada.say(&session, "wait").await;
     let terminal = frame(&mut ada, "agent_tool_terminal").await;
     let command = terminal["command_id"].as_str().unwrap().to_owned();
@@ -179,7 +196,7 @@ async fn a_cancelled_chat_interrupts_its_command() {
     })
     .await;
     assert_eq!(interrupted["status"], "interrupted", "{interrupted}");
-    until_gone("86417").await;
+    until_gone(&nap).await;
     ada.hear_out(&session, 1).await;
 }
 

@@ -4,9 +4,11 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use signalbox_bus::server::User as BusUser;
 use signalbox_identity::UserId;
 use signalbox_testkit::{
     DEADLINE, FakeModel, Finish, Platform, Process, Reply, Service, WsClient, orchestrator, relay,
+    signalbox,
 };
 use tempfile::TempDir;
 
@@ -120,6 +122,28 @@ impl World {
         let subscription = json!({"channel": "response_actions"});
         client.subscribe(subscription).await;
         client
+    }
+
+    /// `signalbox watch`, of the agent that runs commands.
+    pub(crate) fn watch_terminal(&self) -> Process {
+        let platform = &self.fleet.platform;
+        let url = format!("http://{}", platform.gateways[0].listener());
+        let mut command = signalbox();
+        command
+            .args(["watch", WEB, "--url", &url])
+            .env("SIGNALBOX_TOKEN", platform.api_key("viewer"));
+        Process::spawn(command)
+    }
+
+    /// What `signalbox recording` gives of a command.
+    pub(crate) async fn recording(&self, command_id: &str) -> String {
+        let url = self.fleet.platform.nats.url(BusUser::Observer);
+        let mut command = signalbox();
+        command.args(["recording", command_id, "--nats-url", &url]);
+        let process = Process::spawn(command);
+        let status = process.wait(DEADLINE).await;
+        assert!(status.success(), "{:?}", process.stderr().lines());
+        process.stdout().lines().join("\n")
     }
 
     /// How often the command has begun that writes a line into `ran`.

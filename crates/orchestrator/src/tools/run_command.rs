@@ -36,7 +36,7 @@ use self::allowed::Allowed;
 use self::following::{Followed, Following};
 use self::interrupts::{Interrupts, Told};
 use self::report::Report;
-use self::request::Request;
+use self::request::{Arguments, Request};
 use super::config::BuiltIn;
 use super::{Call, DEFAULT_RESULT_BYTES, Limits, Note, Outcome, Runner, Running};
 use crate::moment;
@@ -148,8 +148,9 @@ impl fmt::Debug for RunCommand {
 
 impl Runner for RunCommand {
     fn refusal(&self, arguments: &Value) -> Option<String> {
-        let agent_id = arguments.get("agent_id").and_then(Value::as_str);
-        self.allowed.check(agent_id.unwrap_or_default()).err()
+        let arguments = Arguments::read(arguments);
+        let checked = arguments.and_then(|arguments| self.allowed.check(&arguments.agent_id));
+        checked.err()
     }
 
     fn run(&self, call: Call) -> Running {

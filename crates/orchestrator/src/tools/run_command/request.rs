@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use signalbox_protocol::fleet::{Shard, keyed_command_id};
 use signalbox_protocol::wire::{
     CommandPriority, CommandRequest, InterruptCommand, RunCommand, command_request::Verb,
 };
 use tokio::time::Instant;
 
-use crate::tools::Call;
+use crate::tools::{Call, contain_text};
 
 /// What models are told.
 pub(super) const DESCRIPTION: &str = "Run a command on a remote agent and wait for its end. \
@@ -19,15 +20,39 @@ pub(super) const DESCRIPTION: &str = "Run a command on a remote agent and wait f
     words, as they are. Usually there is no shell: no pipes, variables or wildcards. The command \
     gets no input. Programs that do not end by themselves need `timeout_seconds`.";
 
+/// What a call is given.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Arguments {
-    agent_id: String,
+pub(super) struct Arguments {
+    pub(super) agent_id: String,
     command: String,
     #[serde(default)]
     args: Vec<String>,
     #[serde(default)]
     timeout_seconds: Option<u64>,
+}
+
+impl Arguments {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Says what is wrong with them. What people cannot see, or see in another order,
+    /// they cannot approve.
+    pub(super) fn read(arguments: &Value) -> Result<Self, String> {
+        let read = Self::deserialize(arguments)
+            .map_err(|error| format!("the arguments are not as they must be: {error}"))?;
+        let words = [&read.agent_id, &read.command];
+        let mut all = words.into_iter().chain(&read.args);
+        if all.all(|word| contain_text(word, word.len()) == *word) {
+            drop(all);
+            return Ok(read);
+        }
+        Err(
+            "the command has characters that cannot be seen (control characters, invisible \
+             ones, or such that turn the writing direction around): write it without them"
+                .to_owned(),
+        )
+    }
 }
 
 /// A command that a call asks for.
@@ -55,8 +80,7 @@ impl Request {
     /// # Errors
     /// Says what is wrong with the arguments.
     pub(super) fn read(call: &Call) -> Result<Self, String> {
-        let arguments = Arguments::deserialize(&call.arguments)
-            .map_err(|error| format!("the arguments are not as they must be: {error}"))?;
+        let arguments = Arguments::read(&call.arguments)?;
         let key = format!("tool/{}", call.id());
         Ok(Self {
             command_id: keyed_command_id(&arguments.agent_id, &call.user_id, &key),
@@ -103,7 +127,7 @@ impl Request {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
     use signalbox_bus::assignment::Stop;
     use tokio::sync::mpsc;
 
@@ -180,6 +204,13 @@ pub(super) mod tests {
                 Request::read(&call(arguments)).unwrap();
             }
         }
+        for hidden in ["ls\u{202e}", "ls \u{200b}-l", "\u{1b}[2Jls", "a\rb"] {
+            let arguments = json!({"agent_id": "a", "command": "x", "args": [hidden]});
+            let refused = Arguments::read(&arguments).err().unwrap();
+            assert!(refused.contains("cannot be seen"), "{hidden:?}: {refused}");
+        }
+        let shown = json!({"agent_id": "a", "command": "printf 'ü\n\t\\033'"});
+        assert!(Arguments::read(&shown).is_ok());
         let bad = Request::read(&call(json!({"agent_id": "a"}))).unwrap_err();
         assert!(bad.contains("missing field `command`"), "{bad}");
     }
