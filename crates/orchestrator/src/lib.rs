@@ -5,6 +5,8 @@
 //! |---|---|
 //! | in | `svc.orchestrator.<shard>.chat`: start, message, cancel, join |
 //! | out | `log.chat.<user>.<session>`: the chat's log, which the server repeats on `live.log.chat.<user>.<session>` |
+//! | out | `svc.relay.<shard>.command`: commands that tools run on agents, and their ends |
+//! | in | `log.term.<command>`: what becomes of those |
 //! | both | `$KV.chats.<shard>.<user>.<session>`: that an answer is being written |
 //! | out | `events.threat.action_update`, `events.threat.action_decided`: calls of tools that people decide on |
 //! | both | `$KV.decisions.<action>`: what was decided on them |
