@@ -47,7 +47,7 @@ pub(crate) struct Answer {
     /// For how long nothing was done but people asked, in milliseconds.
     pub(crate) waited_ms: u64,
     /// When the last record was written, in Unix milliseconds.
-    last_ms: u64,
+    pub(crate) last_ms: u64,
     /// What all settled calls have cost.
     pub(crate) usage: ChatUsage,
     /// How often another orchestrator went on with it.
