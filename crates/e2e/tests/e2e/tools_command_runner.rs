@@ -189,7 +189,7 @@ async fn a_call_is_one_command_whoever_takes_it_up() {
     let (late, _notes) = call(1, command("hold"));
     let again = successor.adopt(late).unwrap();
     assert_eq!(value(timeout(DEADLINE, again).await.unwrap()), told);
-    assert_eq!(stage.agent.journal(), [id.clone()]);
+    assert_eq!(stage.agent.journal(), std::slice::from_ref(&id));
     // Another call is another command.
     let (other, other_id, _) = stage.begin(2, command("quick")).await;
     end(other).await;
