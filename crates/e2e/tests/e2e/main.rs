@@ -88,6 +88,7 @@ mod speech;
 mod telemetry;
 mod threat;
 mod tools_faults;
+mod tools_local;
 mod tools_turns;
 mod tools_world;
 mod trace;

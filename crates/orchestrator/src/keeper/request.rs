@@ -2,6 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use super::{Keeper, Kept, LOOKUPS, Request, Running};
+use crate::agents::Agent;
+use crate::answer::Answer;
+use crate::chat_log::{self, ChatLog, Lost, Stored};
+use crate::moment;
+use crate::reply::{Reply, invalid, refusal};
+use crate::session::Session;
+use crate::turn::{Full, Places};
 use serde_json::Value;
 use signalbox_bus::Bus;
 use signalbox_bus::trace::TraceContext;
@@ -11,14 +19,6 @@ use signalbox_protocol::wire::{
     ChatMessage, ChatOpened, ChatRecord, ChatRefusal, ChatStarted, JoinChat, StartChat,
     chat_record::Record, chat_reply::Outcome, chat_request::Verb,
 };
-use super::{Keeper, Kept, LOOKUPS, Request, Running};
-use crate::agents::Agent;
-use crate::answer::Answer;
-use crate::chat_log::{self, ChatLog, Lost, Stored};
-use crate::moment;
-use crate::reply::{Reply, invalid, refusal};
-use crate::session::Session;
-use crate::turn::{Full, Places};
 
 /// Channels that a message may name.
 const CHANNELS: usize = 64;

@@ -286,7 +286,8 @@ impl Turn {
         }
         let deadline = (Instant::now() + tool.limits.time).min(last);
         let (call, supervision) = self.call_of(desk, &call, deadline);
-        desk.runs.begin(call.number, supervision.run(tool.runner.run(call)));
+        desk.runs
+            .begin(call.number, supervision.run(tool.runner.run(call)));
         Ok(())
     }
 
@@ -376,12 +377,7 @@ impl Turn {
     }
 
     /// Takes note of what people have decided.
-    async fn decide(
-        &mut self,
-        desk: &mut Desk,
-        number: u32,
-        decided: Decided,
-    ) -> Result<(), Lost> {
+    async fn decide(&mut self, desk: &mut Desk, number: u32, decided: Decided) -> Result<(), Lost> {
         self.note_decision(number, decided).await?;
         let Some(call) = self.answer.call(number).cloned() else {
             return Ok(());
