@@ -158,7 +158,8 @@ async fn words_of_a_later_round_end_the_answer_visibly() {
         .model
         .reply(Reply::new().text("Half").wait(&shut));
     stage.ada.say(&stage.id, "m1").await.unwrap();
-    stage.ada.chunks(&stage.id, 1, 2).await;
+    let half = |answer: &Answer| answer.text().ends_with("Half");
+    stage.ada.sees(&stage.id, 1, half).await;
     stage.kill().await;
     let answer = stage.ada.answer(&stage.id, 1).await;
     assert_eq!(answer.failed().code(), ChatError::AgentUnavailable);
