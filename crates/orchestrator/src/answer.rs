@@ -1,6 +1,8 @@
 //! What the log says of one answer. Pure: records in, what they mean out; whoever
 //! goes on with an answer knows no more than this.
 
+mod round;
+
 use std::ops::ControlFlow;
 
 use signalbox_protocol::wire::{
@@ -8,7 +10,10 @@ use signalbox_protocol::wire::{
 };
 
 use crate::moment;
+use crate::provider::Message;
 use crate::usage;
+
+pub(crate) use self::round::{Called, Round, Stage};
 
 /// An answer as far as its log says.
 #[derive(Clone, Debug, Default)]
@@ -32,12 +37,24 @@ pub(crate) struct Answer {
     pub(crate) calls: u32,
     /// The call that has no settlement yet, and the bytes that were shown of it.
     pub(crate) open_call: Option<(ChatCallStarted, usize)>,
-    /// Whether a call ended in a way that has the answer go on with another one.
-    pub(crate) went_on: bool,
+    /// What the calls have said and asked for. A call that nobody heard out goes on
+    /// in the round of the one before it.
+    pub(crate) rounds: Vec<Round>,
+    /// Calls of tools that were planned.
+    pub(crate) tool_calls: u32,
+    /// Bytes of the results of tools.
+    pub(crate) result_bytes: usize,
+    /// For how long nothing was done but people asked, in milliseconds.
+    pub(crate) waited_ms: u64,
+    /// When the last record was written, in Unix milliseconds.
+    pub(crate) last_ms: u64,
     /// What all settled calls have cost.
     pub(crate) usage: ChatUsage,
     /// How often another orchestrator went on with it.
     pub(crate) recoveries: u32,
+    /// How often that was because something under way was lost, not just the wait
+    /// for people.
+    pub(crate) interruptions: u32,
     /// How it ended.
     pub(crate) end: Option<End>,
 }
@@ -63,6 +80,7 @@ impl Answer {
             asked_sequence: sequence,
             asked_number: number,
             asked_ms: moment::parse(&record.at),
+            last_ms: moment::parse(&record.at),
             ..Self::default()
         })
     }
@@ -72,40 +90,140 @@ impl Answer {
         let Some(what) = &record.record else {
             return ControlFlow::Continue(());
         };
+        let at_ms = moment::parse(&record.at);
+        if self.is_waiting() {
+            self.waited_ms += at_ms.saturating_sub(self.last_ms);
+        }
         let took_ms = match what {
+            Record::Answered(end) => end.processing_time_ms,
+            Record::Failed(end) => end.processing_time_ms,
+            Record::Stopped(end) => end.processing_time_ms,
+            _ => {
+                self.note_step(what, at_ms);
+                self.last_ms = self.last_ms.max(at_ms);
+                return ControlFlow::Continue(());
+            }
+        };
+        self.end = Some(End { sequence, took_ms });
+        ControlFlow::Break(())
+    }
+
+    fn note_step(&mut self, what: &Record, at_ms: u64) {
+        match what {
             Record::CallStarted(started) => {
                 self.calls = self.calls.max(started.call);
                 self.open_call = Some((started.clone(), 0));
-                return ControlFlow::Continue(());
+                if self.rounds.last().is_none_or(|round| round.is_over) {
+                    self.rounds.push(Round::default());
+                }
             }
             Record::Chunk(chunk) => {
                 self.text.push_str(&chunk.content);
+                if let Some(round) = self.rounds.last_mut() {
+                    round.text.push_str(&chunk.content);
+                }
                 self.chunks = chunk.chunk_id;
                 self.is_final = chunk.is_final;
                 if let Some((_, shown)) = &mut self.open_call {
                     *shown += chunk.content.len();
                 }
-                return ControlFlow::Continue(());
             }
             Record::CallSettled(settled) => {
                 self.open_call = None;
-                self.went_on |= settled.goes_on;
+                if let Some(round) = self.rounds.last_mut() {
+                    round.is_over |= settled.goes_on;
+                }
                 if let Some(cost) = &settled.usage {
                     usage::add(&mut self.usage, cost);
                 }
-                return ControlFlow::Continue(());
             }
             Record::Taken(taken) => {
                 self.recoveries = taken.recovery;
-                return ControlFlow::Continue(());
+                self.interruptions += u32::from(!self.is_waiting());
             }
-            Record::Opened(_) | Record::Asked(_) => return ControlFlow::Continue(()),
-            Record::Answered(end) => end.processing_time_ms,
-            Record::Failed(end) => end.processing_time_ms,
-            Record::Stopped(end) => end.processing_time_ms,
-        };
-        self.end = Some(End { sequence, took_ms });
-        ControlFlow::Break(())
+            Record::ToolPlanned(planned) => {
+                self.tool_calls = planned.tool_call;
+                if let Some(round) = self.rounds.last_mut() {
+                    round.calls.push(Called::new(planned.clone()));
+                }
+            }
+            Record::ToolHeld(held) => {
+                if let Some(call) = self.called_mut(held.tool_call) {
+                    call.held = Some(held.clone());
+                }
+            }
+            Record::ToolDecided(decided) => {
+                if let Some(call) = self.called_mut(decided.tool_call) {
+                    call.decided = Some(decided.clone());
+                }
+            }
+            Record::ToolStarted(started) => {
+                if let Some(call) = self.called_mut(started.tool_call) {
+                    call.started_ms = Some(at_ms);
+                }
+            }
+            Record::ToolEnded(ended) => {
+                self.result_bytes += ended.result.len();
+                if let Some(call) = self.called_mut(ended.tool_call) {
+                    call.ended = Some(ended.clone());
+                }
+            }
+            // Where a tool can be watched is for clients alone; ends are noted by
+            // the caller.
+            Record::ToolNoted(_)
+            | Record::Opened(_)
+            | Record::Asked(_)
+            | Record::Answered(_)
+            | Record::Failed(_)
+            | Record::Stopped(_) => {}
+        }
+    }
+
+    /// The calls of tools of the round that is under way, or that was last.
+    pub(crate) fn called(&self) -> &[Called] {
+        self.rounds.last().map_or(&[], |round| &round.calls)
+    }
+
+    /// A call of a tool, by its number.
+    pub(crate) fn call(&self, number: u32) -> Option<&Called> {
+        let calls = self.rounds.iter().rev().flat_map(|round| &round.calls);
+        calls.into_iter().find(|call| call.number() == number)
+    }
+
+    fn called_mut(&mut self, number: u32) -> Option<&mut Called> {
+        let rounds = self.rounds.iter_mut().rev();
+        rounds
+            .flat_map(|round| &mut round.calls)
+            .find(|call| call.number() == number)
+    }
+
+    /// Whether nothing is done but people asked.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.open_call.is_none() && self.rounds.last().is_some_and(Round::is_waiting)
+    }
+
+    /// What the answer has of the round that is not over: what a provider goes on
+    /// behind.
+    pub(crate) fn unfinished_text(&self) -> &str {
+        let round = self.rounds.last().filter(|round| !round.is_over);
+        round.map_or("", |round| &round.text)
+    }
+
+    /// The rounds that are over, as the next request has them.
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for round in self.rounds.iter().filter(|round| round.is_over) {
+            round.add_to(&mut messages);
+        }
+        messages
+    }
+
+    /// What is kept of it once it has ended: not what its tools gave.
+    pub(crate) fn without_rounds(self) -> Self {
+        Self {
+            rounds: Vec::new(),
+            ..self
+        }
     }
 
     /// Whether it is being written.
@@ -115,71 +233,4 @@ impl Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use signalbox_protocol::wire::{ChatAnswered, ChatCallSettled, ChatChunk, ChatTaken};
-
-    use super::*;
-
-    fn record(record: Record) -> ChatRecord {
-        ChatRecord {
-            at: "2026-01-02T03:04:05Z".to_owned(),
-            answer: 2,
-            asked_sequence: 7,
-            record: Some(record),
-        }
-    }
-
-    fn chunk(chunk_id: u32, content: &str, is_final: bool) -> ChatRecord {
-        record(Record::Chunk(ChatChunk {
-            chunk_id,
-            content: content.to_owned(),
-            is_final,
-        }))
-    }
-
-    #[test]
-    fn an_answer_is_what_its_records_say() {
-        let asked = record(Record::Asked(ChatAsked::default()));
-        let mut answer = Answer::begin(&asked, 3, 7).unwrap();
-        assert_eq!((answer.number, answer.asked_sequence), (2, 7));
-        let call = |call| {
-            record(Record::CallStarted(ChatCallStarted {
-                call,
-                ..ChatCallStarted::default()
-            }))
-        };
-        let settled = |call, output_tokens| {
-            record(Record::CallSettled(ChatCallSettled {
-                call,
-                usage: Some(ChatUsage {
-                    output_tokens,
-                    calls: 1,
-                    ..ChatUsage::default()
-                }),
-                ..ChatCallSettled::default()
-            }))
-        };
-        let records = [
-            call(1),
-            chunk(1, "one ", false),
-            chunk(2, "two", false),
-            record(Record::Taken(ChatTaken { recovery: 1 })),
-        ];
-        for (record, sequence) in records.iter().zip(8..) {
-            assert!(answer.note(record, sequence).is_continue());
-        }
-        let (open, shown) = answer.open_call.clone().unwrap();
-        assert_eq!((open.call, shown, answer.recoveries), (1, 7, 1));
-        assert!(answer.is_running());
-        for record in [settled(1, 5), call(2), chunk(3, "", true), settled(2, 6)] {
-            assert!(answer.note(&record, 20).is_continue());
-        }
-        let ended = record(Record::Answered(ChatAnswered::default()));
-        assert!(answer.note(&ended, 30).is_break());
-        assert_eq!(answer.text, "one two");
-        assert_eq!((answer.chunks, answer.is_final, answer.calls), (3, true, 2));
-        assert_eq!((answer.usage.output_tokens, answer.usage.calls), (11, 2));
-        assert!(answer.open_call.is_none());
-        assert_eq!(answer.end.unwrap().sequence, 30);
-    }
-}
+mod tests;

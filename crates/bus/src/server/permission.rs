@@ -18,7 +18,7 @@ use crate::{
     subject::{
         self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, FLEET_PREFIX, GATEWAY_AGENTS,
         GATEWAYS_PREFIX, LIVE_LOG_PREFIX, LOG_PREFIX, LogKind, ORCHESTRATOR_PREFIX, RELAY_PREFIX,
-        TOPICS_PREFIX,
+        TOOLS_PREFIX, TOPICS_PREFIX,
     },
 };
 
@@ -49,7 +49,8 @@ pub enum User {
     /// commands, and publishes what becomes of agents.
     Relay,
     /// Holds chats with agents: owns their logs and what is known of answers that
-    /// are being written, and reads topics for what agents are asked about.
+    /// are being written, reads topics for what agents are asked about, and has
+    /// relays run commands, whose logs it reads.
     Orchestrator,
     /// Reads topics, dead letters and the logs of commands for people who look on.
     Observer,
@@ -57,6 +58,8 @@ pub enum User {
     Operator,
     /// Has the auth service manage keys and users, and nothing else.
     Registrar,
+    /// Answers calls of tools, and nothing else.
+    Responder,
 }
 
 /// The subjects that a user may use; everything else is refused.
@@ -72,7 +75,7 @@ pub struct Permissions {
 
 impl User {
     /// Every user of the generated configuration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Admin,
         Self::Producer,
         Self::Router,
@@ -83,6 +86,7 @@ impl User {
         Self::Observer,
         Self::Operator,
         Self::Registrar,
+        Self::Responder,
     ];
 
     /// The name with which the user connects.
@@ -99,6 +103,7 @@ impl User {
             Self::Observer => "observer",
             Self::Operator => "operator",
             Self::Registrar => "registrar",
+            Self::Responder => "responder",
         }
     }
 
@@ -173,15 +178,26 @@ impl User {
                 publish.push(subject::logs_of(LogKind::Chat));
                 // Tips of logs, beside what the server repeats.
                 publish.push(subject::live_logs_of(LogKind::Chat));
-                for stream in [CHAT, TOPICS] {
+                // TERM's logs, and verbs for commands: a chat may have some run.
+                for stream in [CHAT, TOPICS, TERM] {
                     publish.push(stream_info(stream));
                     publish.extend(get_messages(stream));
                 }
+                publish.push(format!("{RELAY_PREFIX}.*.command"));
+                subscribe.push(subject::live_logs_of(LogKind::Term));
                 publish.push(format!("$KV.{LEASES}.{ORCHESTRATOR}>"));
                 publish.push(format!("$KV.{CHATS}.>"));
                 for bucket in [LEASES, CHATS] {
                     publish.extend(read_bucket(bucket));
                 }
+                // Of actions, on which people decide, and of decisions.
+                for name in ["action_update", "action_decided"] {
+                    publish.push(subject::event(Domain::Threat, name));
+                }
+                publish.push(format!("$KV.{DECISIONS}.*"));
+                publish.extend(read_bucket(DECISIONS));
+                // Calls of tools that others answer.
+                publish.push(format!("{TOOLS_PREFIX}.*"));
                 subscribe.push(below(ORCHESTRATOR_PREFIX));
                 allow_responses = true;
             }
@@ -211,6 +227,10 @@ impl User {
                 publish.extend(get_messages(&replays));
             }
             Self::Registrar => publish.push(ADMIN_MANAGE.to_owned()),
+            Self::Responder => {
+                subscribe.push(below(TOOLS_PREFIX));
+                allow_responses = true;
+            }
         }
         Some(Permissions {
             publish,
@@ -357,13 +377,13 @@ mod tests {
     fn gateways_ask_relays_and_read_logs_and_write_none() {
         for user in User::ALL {
             let asks = matches!(user, User::Admin | User::Gateway);
-            for subject in [
-                "svc.relay.0.command",
-                "svc.relay.0.agent",
-                subject::EMERGENCY,
-            ] {
+            for subject in ["svc.relay.0.agent", subject::EMERGENCY] {
                 assert_eq!(publishes(user, subject), asks, "{user} {subject}");
             }
+            // The orchestrator has commands run, and nothing else of a fleet.
+            let commands = asks || user == User::Orchestrator;
+            let subject = "svc.relay.0.command";
+            assert_eq!(publishes(user, subject), commands, "{user}");
         }
         let consumer = format!("$JS.API.CONSUMER.CREATE.{TERM}.x");
         assert!(publishes(User::Gateway, &consumer));
@@ -409,10 +429,58 @@ mod tests {
             "log.term.=x",
             "$KV.leases.relay.shard.0",
             "$KV.agents.0.x",
-            "svc.relay.0.command",
+            "svc.relay.0.agent",
+            "svc.relay.0.snapshot",
+            "svc.relay.emergency",
+            "live.log.term.=x",
+            "$JS.API.CONSUMER.CREATE.TERM.x",
         ] {
             assert!(!publishes(User::Orchestrator, subject), "{subject}");
         }
+        for subject in ["svc.relay.0.command", "$JS.API.DIRECT.GET.TERM"] {
+            assert!(publishes(User::Orchestrator, subject), "{subject}");
+        }
+    }
+
+    #[test]
+    fn gateways_and_the_orchestrator_record_decisions_and_tell_of_actions() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Gateway | User::Orchestrator);
+            for subject in [
+                "$KV.decisions.ab",
+                "$JS.API.STREAM.MSG.GET.KV_decisions",
+                "$JS.API.CONSUMER.CREATE.KV_decisions.x",
+            ] {
+                assert_eq!(publishes(user, subject), trusted, "{user} {subject}");
+            }
+            let tells = trusted || matches!(user, User::Producer | User::Operator);
+            for subject in [
+                "events.threat.action_update",
+                "events.threat.action_decided",
+            ] {
+                assert_eq!(publishes(user, subject), tells, "{user} {subject}");
+            }
+        }
+        for subject in ["events.threat.threat_alert", "events.threat.action_updates"] {
+            assert!(!publishes(User::Orchestrator, subject), "{subject}");
+        }
+    }
+
+    #[test]
+    fn only_the_orchestrator_has_tools_called_and_responders_may_do_nothing_else() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Orchestrator);
+            assert_eq!(publishes(user, "tools.lookup_host"), trusted, "{user}");
+            let hears = user.permissions().is_some_and(|permissions| {
+                let mut subjects = permissions.subscribe.iter();
+                subjects.any(|subject| subject.starts_with(TOOLS_PREFIX))
+            });
+            assert_eq!(hears, user == User::Responder, "{user}");
+        }
+        let permissions = User::Responder.permissions().unwrap();
+        assert_eq!(permissions.publish, [""; 0]);
+        assert_eq!(permissions.subscribe, ["_INBOX_responder.>", "tools.>"]);
+        assert!(permissions.allow_responses);
     }
 
     #[test]
@@ -462,8 +530,6 @@ mod tests {
                     "{user} {subject}"
                 );
             }
-            let asks = matches!(user, User::Admin | User::Gateway);
-            assert_eq!(publishes(user, "svc.relay.0.command"), asks, "{user}");
         }
         for subject in [
             "events.threat.x",

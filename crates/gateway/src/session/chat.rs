@@ -123,6 +123,7 @@ impl<D: Dialect + 'static> Session<D> {
         let verb = Verb::Message(wire::ChatMessage {
             expires_at_ms: u64::try_from(expires_ms).unwrap_or_default(),
             channels: channels.map(|channel| channel.name().to_owned()).collect(),
+            permissions: principal.permissions.words().collect(),
             session_id: session.clone(),
             message: asked.message,
             context: asked.context.unwrap_or_default(),

@@ -9,7 +9,8 @@ use signalbox_protocol::wire::{ChatRecord, chat_record::Record};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use super::{ANSWER_BYTES, Outcome, Turn, writing};
+use super::call::{Outcome, writing};
+use super::{ANSWER_BYTES, Turn};
 use crate::agents::Agent;
 use crate::chat_log::{ChatLog, Lost};
 use crate::coalesce::Coalescer;
@@ -73,6 +74,11 @@ impl Clocks {
     /// What it means that the answer should be over, if so.
     pub(super) fn over(&self) -> Option<Outcome> {
         (self.last <= self.since).then(|| self.outcome())
+    }
+
+    /// When the answer must be over.
+    pub(super) const fn last(&self) -> Instant {
+        self.last
     }
 
     fn due(&self) -> Instant {
@@ -153,9 +159,12 @@ impl Turn {
         Ok(outcome)
     }
 
+    /// The clocks as they are now. The time in which nothing was done but people
+    /// asked is not the answer's.
     pub(super) fn clocks(&self, agent: &Agent) -> Clocks {
-        let total = self.began + agent.clocks.total;
-        let budget = self.meter.time_left().map(|left| self.began + left);
+        let began = self.began + Duration::from_millis(self.answer.waited_ms);
+        let total = began + agent.clocks.total;
+        let budget = self.meter.time_left().map(|left| began + left);
         let is_budget = budget.is_some_and(|budget| budget < total);
         Clocks {
             first: agent.clocks.first_token,
@@ -165,6 +174,12 @@ impl Turn {
             has_begun: false,
             since: Instant::now(),
         }
+    }
+
+    /// When the answer must be over, whoever writes it.
+    pub(super) fn last_moment(&self) -> Instant {
+        let agent = self.agent.as_ref();
+        agent.map_or_else(Instant::now, |agent| self.clocks(agent).last())
     }
 
     /// Begins to store the next chunk.

@@ -561,6 +561,9 @@ pub struct ChatMessage {
     /// be shown of the event log.
     #[prost(string, repeated, tag = "6")]
     pub channels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the user may do, by name: some tools need more than a chat does.
+    #[prost(string, repeated, tag = "7")]
+    pub permissions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Ends the answer that is being written; what there is of it is kept. Harmless
 /// to repeat.
@@ -704,7 +707,10 @@ pub struct ChatRecord {
     /// itself.
     #[prost(uint64, tag = "3")]
     pub asked_sequence: u64,
-    #[prost(oneof = "chat_record::Record", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    #[prost(
+        oneof = "chat_record::Record",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25"
+    )]
     pub record: ::core::option::Option<chat_record::Record>,
 }
 /// Nested message and enum types in `ChatRecord`.
@@ -729,6 +735,18 @@ pub mod chat_record {
         Stopped(super::ChatStopped),
         #[prost(message, tag = "18")]
         Taken(super::ChatTaken),
+        #[prost(message, tag = "20")]
+        ToolPlanned(super::ChatToolPlanned),
+        #[prost(message, tag = "21")]
+        ToolHeld(super::ChatToolHeld),
+        #[prost(message, tag = "22")]
+        ToolDecided(super::ChatToolDecided),
+        #[prost(message, tag = "23")]
+        ToolStarted(super::ChatToolStarted),
+        #[prost(message, tag = "24")]
+        ToolNoted(super::ChatToolNoted),
+        #[prost(message, tag = "25")]
+        ToolEnded(super::ChatToolEnded),
     }
 }
 /// The first record.
@@ -774,6 +792,9 @@ pub struct ChatAsked {
     pub channels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "11")]
     pub events_until: u64,
+    /// What the user may do: what the agent's tools may do for the user.
+    #[prost(string, repeated, tag = "12")]
+    pub permissions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The provider is about to be called. A call that has no ChatCallSettled when
 /// another orchestrator goes on is settled by that one, as an estimate.
@@ -892,6 +913,109 @@ pub struct ChatTaken {
     #[prost(uint32, tag = "1")]
     pub recovery: u32,
 }
+/// The model asks for a tool, in a call that is complete. The calls of one
+/// provider call are all planned before the first of them starts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatToolPlanned {
+    /// From 1 in an answer, dense, in the model's order.
+    #[prost(uint32, tag = "1")]
+    pub tool_call: u32,
+    /// The provider call that asked: ChatCallStarted.call.
+    #[prost(uint32, tag = "2")]
+    pub call: u32,
+    /// The model's own name for the call.
+    #[prost(string, tag = "3")]
+    pub model_call_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub tool_name: ::prost::alloc::string::String,
+    /// One JSON object; `{}` where there is none that can be read.
+    #[prost(string, tag = "5")]
+    pub arguments: ::prost::alloc::string::String,
+    /// SHA-256 over name and arguments, 64 hexadecimal digits; see
+    /// `signalbox_orchestrator::tools::arguments_hash`.
+    #[prost(string, tag = "6")]
+    pub arguments_hash: ::prost::alloc::string::String,
+    /// Why it is never to run, for the model; empty = it is to run.
+    #[prost(string, tag = "7")]
+    pub refusal: ::prost::alloc::string::String,
+}
+/// The call waits for somebody who may decide on actions.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatToolHeld {
+    #[prost(uint32, tag = "1")]
+    pub tool_call: u32,
+    #[prost(string, tag = "2")]
+    pub tool_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub arguments: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub arguments_hash: ::prost::alloc::string::String,
+    /// What is decided on; it stands for these arguments and no others.
+    #[prost(string, tag = "5")]
+    pub action_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub action_type: ::prost::alloc::string::String,
+    /// Unix milliseconds, after which it is not run any more.
+    #[prost(uint64, tag = "7")]
+    pub expires_at_ms: u64,
+}
+/// What became of that.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatToolDecided {
+    #[prost(uint32, tag = "1")]
+    pub tool_call: u32,
+    #[prost(string, tag = "2")]
+    pub tool_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub action_id: ::prost::alloc::string::String,
+    #[prost(enumeration = "ToolVerdict", tag = "4")]
+    pub verdict: i32,
+    /// The user; empty where nobody decided in time.
+    #[prost(string, tag = "5")]
+    pub decided_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// The tool is about to run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatToolStarted {
+    #[prost(uint32, tag = "1")]
+    pub tool_call: u32,
+    #[prost(string, tag = "2")]
+    pub tool_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub arguments: ::prost::alloc::string::String,
+}
+/// The tool tells where people can watch it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatToolNoted {
+    #[prost(uint32, tag = "1")]
+    pub tool_call: u32,
+    /// The command that it runs on an agent, in the words of dialect `fleet`.
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub command_id: ::prost::alloc::string::String,
+}
+/// What became of a call.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatToolEnded {
+    #[prost(uint32, tag = "1")]
+    pub tool_call: u32,
+    #[prost(string, tag = "2")]
+    pub tool_name: ::prost::alloc::string::String,
+    #[prost(enumeration = "ToolOutcome", tag = "3")]
+    pub outcome: i32,
+    /// One JSON value where the outcome is VALUE, a sentence otherwise.
+    #[prost(string, tag = "4")]
+    pub result: ::prost::alloc::string::String,
+    /// Whether the value was larger than the tool's may be: `result` is a JSON
+    /// string then, the beginning of it.
+    #[prost(bool, tag = "5")]
+    pub truncated: bool,
+    #[prost(uint64, tag = "6")]
+    pub took_ms: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ChatError {
@@ -945,6 +1069,84 @@ impl ChatError {
             "CHAT_ERROR_UNKNOWN_AGENT" => Some(Self::UnknownAgent),
             "CHAT_ERROR_INVALID" => Some(Self::Invalid),
             "CHAT_ERROR_UNAVAILABLE" => Some(Self::Unavailable),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ToolVerdict {
+    Unspecified = 0,
+    Approve = 1,
+    Reject = 2,
+    Expired = 3,
+}
+impl ToolVerdict {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TOOL_VERDICT_UNSPECIFIED",
+            Self::Approve => "TOOL_VERDICT_APPROVE",
+            Self::Reject => "TOOL_VERDICT_REJECT",
+            Self::Expired => "TOOL_VERDICT_EXPIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TOOL_VERDICT_UNSPECIFIED" => Some(Self::Unspecified),
+            "TOOL_VERDICT_APPROVE" => Some(Self::Approve),
+            "TOOL_VERDICT_REJECT" => Some(Self::Reject),
+            "TOOL_VERDICT_EXPIRED" => Some(Self::Expired),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ToolOutcome {
+    Unspecified = 0,
+    Value = 1,
+    /// The tool ran and says that it failed.
+    Error = 2,
+    /// It gave nothing in its time; whether it acted is unknown.
+    TimedOut = 3,
+    /// The user cancelled the answer; whether it acted is unknown if it had started.
+    Cancelled = 4,
+    /// It never ran: no such tool, bad arguments, no permission, not approved.
+    Refused = 5,
+    /// It was started, and nobody knows what became of it.
+    Unknown = 6,
+}
+impl ToolOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TOOL_OUTCOME_UNSPECIFIED",
+            Self::Value => "TOOL_OUTCOME_VALUE",
+            Self::Error => "TOOL_OUTCOME_ERROR",
+            Self::TimedOut => "TOOL_OUTCOME_TIMED_OUT",
+            Self::Cancelled => "TOOL_OUTCOME_CANCELLED",
+            Self::Refused => "TOOL_OUTCOME_REFUSED",
+            Self::Unknown => "TOOL_OUTCOME_UNKNOWN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TOOL_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "TOOL_OUTCOME_VALUE" => Some(Self::Value),
+            "TOOL_OUTCOME_ERROR" => Some(Self::Error),
+            "TOOL_OUTCOME_TIMED_OUT" => Some(Self::TimedOut),
+            "TOOL_OUTCOME_CANCELLED" => Some(Self::Cancelled),
+            "TOOL_OUTCOME_REFUSED" => Some(Self::Refused),
+            "TOOL_OUTCOME_UNKNOWN" => Some(Self::Unknown),
             _ => None,
         }
     }

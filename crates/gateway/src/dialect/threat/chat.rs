@@ -1,6 +1,8 @@
 //! What chats' logs have and orchestrators answer, in the words of dialect
 //! `threat`.
 
+mod tools;
+
 use prost::Message as _;
 use serde_json::value::RawValue;
 use signalbox_protocol::frame::threat::chat::{
@@ -25,6 +27,9 @@ pub(crate) fn frame_unless(session_id: &str, payload: &[u8], known: (u32, u32)) 
         .inspect_err(|error| warn!(session_id, %error, "record not understood"))
         .ok()?;
     let answer = record.answer;
+    if let Some(frame) = tools::frame(session_id, answer, record.record.as_ref()?) {
+        return Some(write(&frame));
+    }
     let frame = match record.record.as_ref()? {
         Record::Opened(opened) => {
             return opened
@@ -70,6 +75,12 @@ pub(crate) fn frame_unless(session_id: &str, payload: &[u8], known: (u32, u32)) 
         Record::Asked(_) | Record::CallStarted(_) | Record::CallSettled(_) | Record::Taken(_) => {
             return None;
         }
+        Record::ToolPlanned(_)
+        | Record::ToolHeld(_)
+        | Record::ToolDecided(_)
+        | Record::ToolStarted(_)
+        | Record::ToolNoted(_)
+        | Record::ToolEnded(_) => return None,
     };
     Some(write(&frame))
 }

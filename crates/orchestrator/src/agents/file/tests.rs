@@ -53,6 +53,7 @@ fn a_file_changes_and_adds_agents() {
         first_token = 2.5
         [agents.threat_classifier.budget]
         money = 0.25
+        tool_calls = 3
         [agents.threat_classifier.price]
         input = 3.0
         output = 15
@@ -85,6 +86,7 @@ fn a_file_changes_and_adds_agents() {
         tokens: Some(400_000),
         money_micros: Some(250_000),
         calls: Some(8),
+        tool_calls: Some(3),
         wall_time: None,
     };
     assert_eq!(agent.budget, budget);
@@ -159,7 +161,7 @@ analysis_schema = '{"type": "object"}'
         "line 27: agents.x.budget.calls: expected a whole number",
         "agents.y.analysis_schema: expected none",
         "line 29: agents.y.model: expected \"offline-analyst\"",
-        "line 32: agent: there is no such field; expected agents, providers",
+        "line 32: agent: there is no such field; expected agents, mcp, providers, tools",
     ] {
         assert!(
             problems.contains(expected),

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use super::MAX_WORD_BYTES;
 use crate::chat::{MAX_CONTEXT_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_ID_BYTES};
 use crate::frame::fields::{Complaint, Fields};
+use crate::timestamp::Timestamp;
 
 /// A request to begin a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +170,96 @@ pub enum ChatFrame<'a> {
         /// Which answer of the chat, from 1.
         answer: u32,
     },
+    /// A tool runs.
+    AgentToolExecution {
+        /// The chat.
+        session_id: &'a str,
+        /// The tool.
+        tool_name: &'a str,
+        /// `EXECUTING`.
+        status: ToolStatus,
+        /// What it is given.
+        parameters: &'a RawValue,
+        /// Which answer of the chat, from 1.
+        answer: u32,
+        /// Which call of the answer, from 1.
+        tool_call: u32,
+    },
+    /// A tool waits until somebody decides.
+    AgentToolApproval {
+        /// The chat.
+        session_id: &'a str,
+        /// The tool.
+        tool_name: &'a str,
+        /// What it would be given.
+        parameters: &'a RawValue,
+        /// Which answer of the chat, from 1.
+        answer: u32,
+        /// Which call of the answer, from 1.
+        tool_call: u32,
+        /// What is decided on, by `action_decision`.
+        action_id: &'a str,
+        /// What kind of action it is.
+        action_type: &'a str,
+        /// SHA-256 of tool and parameters: what the decision is bound to.
+        arguments_hash: &'a str,
+        /// When it is too late.
+        expires_at: Timestamp,
+    },
+    /// Somebody decided on a tool that waited, or nobody did in time.
+    AgentToolDecision {
+        /// The chat.
+        session_id: &'a str,
+        /// The tool.
+        tool_name: &'a str,
+        /// Which answer of the chat, from 1.
+        answer: u32,
+        /// Which call of the answer, from 1.
+        tool_call: u32,
+        /// What was decided on.
+        action_id: &'a str,
+        /// What was decided.
+        decision: ToolDecision,
+        /// Who decided; absent where nobody did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        decided_by: Option<&'a str>,
+        /// Why.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    },
+    /// A tool runs a command, whose terminal can be watched in dialect `fleet`.
+    AgentToolTerminal {
+        /// The chat.
+        session_id: &'a str,
+        /// Which answer of the chat, from 1.
+        answer: u32,
+        /// Which call of the answer, from 1.
+        tool_call: u32,
+        /// The agent that runs it.
+        agent_id: &'a str,
+        /// The command.
+        command_id: &'a str,
+    },
+    /// What a tool gave.
+    AgentToolResult {
+        /// The chat.
+        session_id: &'a str,
+        /// The tool.
+        tool_name: &'a str,
+        /// `COMPLETED` or `FAILED`.
+        status: ToolStatus,
+        /// What it gave; `value` where that is no object, `error` where it failed.
+        results: ToolResults<'a>,
+        /// Which answer of the chat, from 1.
+        answer: u32,
+        /// Which call of the answer, from 1.
+        tool_call: u32,
+        /// What became of the call.
+        outcome: ToolOutcome,
+        /// Whether what it gave was longer, and this is the beginning.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        truncated: bool,
+    },
     /// A chat, a request about one or an answer failed.
     AgentError {
         /// The chat, where there is one.
@@ -203,6 +294,83 @@ pub struct ResponseMetadata {
     pub processing_time: String,
     /// Tokens in and out.
     pub tokens_used: u64,
+}
+
+/// How far a tool is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ToolStatus {
+    /// It runs.
+    Executing,
+    /// It gave something.
+    Completed,
+    /// It gave nothing, for whatever reason.
+    Failed,
+}
+
+/// What was decided on a tool that waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolDecision {
+    /// It runs.
+    Approve,
+    /// It does not run.
+    Reject,
+    /// Nobody decided in time; it does not run.
+    Expired,
+}
+
+impl ToolDecision {
+    /// The words on the wire.
+    pub const WORDS: &'static [&'static str] = &["approve", "reject", "expired"];
+}
+
+/// What became of a call of a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolOutcome {
+    /// It gave something.
+    Value,
+    /// It says that it failed.
+    Error,
+    /// It took too long; whether it acted is unknown.
+    TimedOut,
+    /// The answer was cancelled.
+    Cancelled,
+    /// It never ran.
+    Refused,
+    /// It ran, and nobody knows what became of it.
+    Unknown,
+}
+
+impl ToolOutcome {
+    /// The words on the wire.
+    pub const WORDS: &'static [&'static str] = &[
+        "value",
+        "error",
+        "timed_out",
+        "cancelled",
+        "refused",
+        "unknown",
+    ];
+}
+
+/// What a tool gave: an object always.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+pub enum ToolResults<'a> {
+    /// What it gave is an object.
+    Object(&'a RawValue),
+    /// It is something else.
+    Value {
+        /// What it gave.
+        value: &'a RawValue,
+    },
+    /// It gave nothing.
+    Error {
+        /// Why, for people.
+        error: &'a str,
+    },
 }
 
 /// Why something about a chat failed.
@@ -284,6 +452,19 @@ mod tests {
         ];
         for (code, word) in codes.iter().zip(AgentErrorCode::WORDS) {
             assert_eq!(serde_json::to_value(code).unwrap(), *word);
+        }
+    }
+
+    #[test]
+    fn outcomes_are_their_words() {
+        use ToolOutcome::*;
+        let outcomes = [Value, Error, TimedOut, Cancelled, Refused, Unknown];
+        for (outcome, word) in outcomes.iter().zip(ToolOutcome::WORDS) {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), *word);
+        }
+        use ToolDecision::*;
+        for (decision, word) in [Approve, Reject, Expired].iter().zip(ToolDecision::WORDS) {
+            assert_eq!(serde_json::to_value(decision).unwrap(), *word);
         }
     }
 }
