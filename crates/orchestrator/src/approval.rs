@@ -38,6 +38,7 @@ use serde_json::Value;
 use signalbox_bus::decision::{
     DecisionError, DecisionWatch, Decisions, Ending, Known, SYSTEM, Seen, Settlement,
 };
+use signalbox_bus::trace::TraceContext;
 use signalbox_bus::{Bus, BusError, key};
 use signalbox_protocol::decision::Verdict;
 use signalbox_protocol::timestamp::Timestamp;
@@ -86,6 +87,8 @@ pub struct Action {
     pub tool_call: u32,
     /// Until when it can be decided on, in Unix milliseconds.
     pub expires_at_ms: u64,
+    /// The trace that the call is part of, and with it all that is told of it.
+    pub trace: Option<TraceContext>,
 }
 
 impl Action {

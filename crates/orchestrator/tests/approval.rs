@@ -171,6 +171,7 @@ fn action(tool_call: u32, lasts: Duration) -> Action {
         answer: 1,
         tool_call,
         expires_at_ms: millis((OffsetDateTime::now_utc() + lasts).into()),
+        trace: None,
     }
 }
 

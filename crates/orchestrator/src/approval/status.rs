@@ -180,7 +180,7 @@ fn message(action: &Action, status: Status) -> Result<Outgoing, Untold> {
         batch: false,
         fallback_id: &|_| String::new(),
         may_publish: &|_| true,
-        trace: &|_| None,
+        trace: &|_| action.trace.clone(),
         now,
     };
     let ready = intake::prepare(vec![draft], &terms);
@@ -206,5 +206,48 @@ fn data(action: &Action, status: Status) -> Map<String, Value> {
     match data {
         Value::Object(data) => data,
         _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use signalbox_bus::trace::TraceContext;
+    use signalbox_protocol::trace::TraceParent;
+
+    use super::*;
+
+    #[test]
+    fn an_event_names_action_and_status_and_is_part_of_the_calls_trace() {
+        let trace = TraceContext::from(TraceParent::new(7, 9, true).unwrap());
+        let action = Action {
+            action_id: "tool-1".to_owned(),
+            action_type: "isolation".to_owned(),
+            tool_name: "isolate_host".to_owned(),
+            arguments: json!({"host": "10.4.7.19"}),
+            arguments_hash: "0f".to_owned(),
+            requested_by: "ada".to_owned(),
+            session_id: "chat-1".to_owned(),
+            answer: 1,
+            tool_call: 2,
+            expires_at_ms: 1_734_643_800_000,
+            trace: Some(trace.clone()),
+        };
+        let message = message(&action, Status::Executing).unwrap();
+        assert_eq!(message.subject, "events.threat.action_update");
+        assert_eq!(
+            message.message_id,
+            "threat/response_service/tool-1/EXECUTING"
+        );
+        assert_eq!(TraceContext::of(Some(&message.headers)), Some(trace));
+        let event: Value = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(event["id"], "tool-1/EXECUTING");
+        assert_eq!(event["data"]["expires_at"], "2024-12-19T21:30:00Z");
+    }
+
+    #[test]
+    fn an_action_has_one_end_and_never_goes_back() {
+        let ends = Status::ALL.iter().filter(|status| status.stage() == 2);
+        assert_eq!(ends.count(), 5);
+        assert!(Status::Pending.stage() < Status::Executing.stage());
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use signalbox_bus::decision;
+use signalbox_bus::{decision, trace};
 use signalbox_protocol::wire::{
     ChatToolDecided, ChatToolHeld, ToolOutcome, ToolVerdict, chat_record::Record,
 };
@@ -96,6 +96,7 @@ impl Turn {
             answer: self.answer.number,
             tool_call: held.tool_call,
             expires_at_ms: held.expires_at_ms,
+            trace: trace::current(),
         })
     }
 
