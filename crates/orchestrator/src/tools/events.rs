@@ -18,9 +18,11 @@ use std::time::Duration;
 use serde_json::Value;
 use signalbox_bus::{Bus, BusError};
 use signalbox_protocol::catalogue::Channel;
+use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
 use tracing::warn;
 
-use self::walk::Walk;
+use self::walk::{MARGIN, Walk};
 use super::config::{BuiltIn, Definition};
 use super::registry::Supplies;
 use super::{Call, Limits, Outcome, Runner, Running};
@@ -30,6 +32,10 @@ const LIMITS: Limits = Limits {
     time: Duration::from_secs(20),
     result_bytes: super::DEFAULT_RESULT_BYTES,
 };
+
+/// Calls of one tool that read the log at once; more wait, for as long as they have
+/// time. It bounds what they hold and how busy they keep the processor.
+const AT_ONCE: usize = 4;
 
 /// `search_events`.
 pub(super) const SEARCH: BuiltIn = BuiltIn {
@@ -85,6 +91,7 @@ struct EventTool {
     job: Job,
     bus: Bus,
     result_bytes: usize,
+    at_once: Arc<Semaphore>,
 }
 
 impl fmt::Debug for EventTool {
@@ -98,6 +105,8 @@ impl fmt::Debug for EventTool {
 enum Refusal {
     /// The arguments cannot be meant, in a sentence.
     Arguments(String),
+    /// Others read the log, and time is over.
+    Busy,
     /// The log cannot be read.
     Bus(BusError),
 }
@@ -114,6 +123,7 @@ impl EventTool {
             job,
             bus: supplies.bus.clone(),
             result_bytes: definition.limits.result_bytes,
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
         })
     }
 
@@ -128,14 +138,26 @@ impl EventTool {
         if channels.is_empty() {
             return Outcome::Error("the user who asks may read no events".to_owned());
         }
-        let walk = Walk::new(&self.bus, channels, call.deadline);
+        let latest = call.deadline.checked_sub(2 * MARGIN);
+        let turn = timeout_at(latest.unwrap_or(call.deadline), self.at_once.acquire());
+        let looking = async {
+            let Ok(Ok(_turn)) = turn.await else {
+                return Err(Refusal::Busy);
+            };
+            let walk = Walk::new(&self.bus, channels, call.deadline);
+            self.result(&call.arguments, walk).await
+        };
         let result = tokio::select! {
-            result = self.result(&call.arguments, walk) => result,
+            result = looking => result,
             () = call.cancel.wait() => return Outcome::Cancelled,
         };
         match result {
             Ok(value) => Outcome::Value(value),
             Err(Refusal::Arguments(sentence)) => Outcome::Error(sentence),
+            Err(Refusal::Busy) => {
+                let words = "too many read the event log now; try again later";
+                Outcome::Error(words.to_owned())
+            }
             Err(Refusal::Bus(cause)) => {
                 warn!(%cause, tool = %call.name, "event log not read");
                 Outcome::Error("the event log cannot be read now".to_owned())

@@ -20,10 +20,12 @@ const IDS: usize = 3;
 const OWN_IDS: usize = 20;
 /// The most facts that are given for one incident.
 const SHARED: usize = 10;
-/// What is remembered of events on one channel, which bounds what a call holds.
-const REMEMBERED: usize = 20_000;
+/// What is remembered of events, in bytes; older ones are not looked at any more.
+const REMEMBERED_BYTES: usize = 16 * 1024 * 1024;
 /// The most facts that one event is taken to name.
 const FACTS: usize = 64;
+/// The longest name that counts as one, in bytes.
+const NAME_BYTES: usize = 256;
 
 /// What is remembered of an event.
 struct Trace {
@@ -31,6 +33,15 @@ struct Trace {
     event_id: String,
     severity: Option<String>,
     facts: Vec<Fact>,
+}
+
+impl Trace {
+    /// About what it takes to remember it.
+    fn bytes(&self) -> usize {
+        let facts = self.facts.iter().map(|fact| fact.name.len());
+        let facts: usize = facts.map(|name| name + size_of::<Fact>()).sum();
+        facts + self.incident.len() + self.event_id.len() + size_of::<Picked<Self>>()
+    }
 }
 
 /// Events that name a fact.
@@ -52,9 +63,35 @@ pub(super) async fn related(
     walk: Walk<'_>,
     result_bytes: usize,
 ) -> Result<Value, Refusal> {
+    related_within(arguments, walk, result_bytes, REMEMBERED_BYTES).await
+}
+
+/// Relates, remembering so many bytes.
+pub(super) async fn related_within(
+    arguments: &Value,
+    walk: Walk<'_>,
+    result_bytes: usize,
+    mut room: usize,
+) -> Result<Value, Refusal> {
     let asked: Related = arguments::read(arguments)?;
-    let keep = Keep::Newest(REMEMBERED);
-    let (traces, looked) = walk.back(Period::default(), keep, trace).await?;
+    // The latest time of what could not be remembered.
+    let mut forgotten: Option<Timestamp> = None;
+    let remember = |found: Found| {
+        let time = found.time;
+        let trace = trace(found)?;
+        if forgotten.is_some() || trace.bytes() > room {
+            forgotten = forgotten.max(Some(time));
+            return None;
+        }
+        room -= trace.bytes();
+        Some(trace)
+    };
+    let all = Keep::Newest(usize::MAX);
+    let (traces, mut looked) = walk.back(Period::default(), all, remember).await?;
+    if forgotten.is_some() {
+        looked.complete = false;
+        looked.back_to = forgotten;
+    }
     let (own, others): (Vec<_>, Vec<_>) = traces
         .into_iter()
         .partition(|trace| trace.item.incident == asked.incident_id);
@@ -86,6 +123,7 @@ fn trace(found: Found) -> Option<Trace> {
     let event = &found.event;
     let incident = event.text("incident_id")?.to_owned();
     let mut facts = facts::facts(event);
+    facts.retain(|fact| fact.name.len() <= NAME_BYTES);
     facts.truncate(FACTS);
     Some(Trace {
         incident,

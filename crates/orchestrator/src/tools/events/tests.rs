@@ -313,6 +313,18 @@ async fn incidents_are_related_by_what_they_share_and_events_show_it() {
     let value = log.value("related_incidents", asked).await;
     assert_eq!(value["related"].as_array().unwrap().len(), 1);
     assert_eq!(value["more"], true);
+    // What there is no room to remember is not passed over in silence.
+    let walk = Walk::new(
+        &log.bus,
+        vec![Channel::ThreatAlerts],
+        Instant::now() + DEADLINE,
+    );
+    let asked = json!({"incident_id": "t-1"});
+    let value = related::related_within(&asked, walk, 16 * 1024, 400).await;
+    let value = value.unwrap();
+    assert_eq!(value["complete"], false, "{value}");
+    assert_eq!(value["event_ids"], json!(["a3"]));
+    assert_eq!(value["searched_back_to"], "2026-03-02T09:00:05Z");
     let asked = json!({"incident_id": "t-9"});
     let value = log.value("related_incidents", asked).await;
     assert_eq!(

@@ -27,7 +27,8 @@ const BOUNDS: Bounds = Bounds {
 };
 /// How long before a call's deadline reading ends, so that what was found is
 /// given in time.
-const MARGIN: Duration = Duration::from_millis(500);
+pub(super) const MARGIN: Duration = Duration::from_millis(500);
+
 /// See [`BOUNDS`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
