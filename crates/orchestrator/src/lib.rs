@@ -130,6 +130,7 @@ pub use crate::error::Error;
 use crate::evidence_log::EvidenceLog;
 use crate::metrics::Metrics;
 use crate::shard::Shared;
+use crate::tools::mcp::{Servers, Timing};
 use crate::turn::Means;
 
 /// How long the leases may take to be released once no answer is written.
@@ -152,6 +153,14 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     let metrics = Metrics::new();
     Metrics::observe_bus(&bus);
     let tasks = Tasks::new(shutdown.clone());
+    // In the background: an orchestrator does not wait for servers of others.
+    let _servers = Servers::start(
+        options.agents.servers(),
+        Timing::default(),
+        None,
+        &tasks,
+        &shutdown,
+    );
     let id = format!("{:016x}", rand::random::<u64>());
     let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
     let shared = Shared {
