@@ -8,7 +8,7 @@ use signalbox_orchestrator::tools::Outcome;
 use signalbox_orchestrator::tools::mcp::{NOT_REACHABLE, Timing};
 use signalbox_testkit::{ChatBus, DEADLINE, eventually};
 
-use crate::mcp_world::{Journal, TIMING, World, all_gone, call, is_there, program};
+use crate::mcp_world::{Journal, TIMING, World, all_gone, call, is_there, program, script};
 
 #[tokio::test]
 async fn a_crash_in_mid_call_is_unknown_and_the_next_call_works() {
@@ -65,7 +65,7 @@ async fn a_slow_call_is_given_up_in_its_time_and_the_server_is_told() {
 async fn a_server_that_never_answers_is_away_and_is_tried_again() {
     let journal = Journal::new();
     let timing = Timing {
-        begin: Duration::from_millis(500),
+        begin: Duration::from_secs(2),
         ..TIMING
     };
     let world = World::with(
@@ -160,9 +160,12 @@ fn peak_memory() -> usize {
 #[tokio::test]
 async fn lies_about_schemas_and_names_cost_only_the_liars_tools() {
     let journal = Journal::new();
-    let world = World::start(&program("liar", &journal, &json!({"listed": "liar"}), ""));
-    world.tool("liar__fine").await;
+    let file = script("liar", "mcp_liar.py", &journal, &json!({}), "");
+    let world = World::start(&file);
+    let outcome = world.call("liar__fine", json!({})).await;
+    assert!(matches!(outcome, Outcome::Error(_)), "{outcome:?}");
     assert_eq!(world.offered(&["liar__*"]), ["liar__fine"]);
+    assert_eq!(journal.pids().len(), 1);
     world.stop().await;
 }
 

@@ -83,6 +83,17 @@ impl Journal {
 
 /// The table of a server that is a program, with these settings of the script.
 pub(crate) fn program(name: &str, journal: &Journal, settings: &Value, more: &str) -> String {
+    script(name, "mcp_server.py", journal, settings, more)
+}
+
+/// The table of a server that is this script.
+pub(crate) fn script(
+    name: &str,
+    script: &str,
+    journal: &Journal,
+    settings: &Value,
+    more: &str,
+) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let libraries = root.join("../../.tools/python");
     assert!(
@@ -94,7 +105,7 @@ pub(crate) fn program(name: &str, journal: &Journal, settings: &Value, more: &st
     settings["journal"] = json!(journal.path());
     let settings = Value::String(settings.to_string());
     format!(
-        "[mcp.{name}]\ncommand = \"python3\"\nargs = [\"mcp_server.py\", {settings}]\n\
+        "[mcp.{name}]\ncommand = \"python3\"\nargs = [\"{script}\", {settings}]\n\
          directory = {directory:?}\napproval = false\n\
          env = {{PYTHONPATH = {libraries:?}, PYTHONDONTWRITEBYTECODE = \"1\", GIVEN = {{from = \"GIVEN\"}}}}\n\
          {more}\n",
