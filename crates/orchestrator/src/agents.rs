@@ -87,6 +87,8 @@ pub struct Budget {
     pub money_micros: Option<u64>,
     /// Requests to the model in one turn.
     pub calls: Option<u32>,
+    /// Calls of tools in one turn; 32 where nothing is said.
+    pub tool_calls: Option<u32>,
     /// Time in which turns were running, over the chat.
     pub wall_time: Option<Duration>,
 }

@@ -161,7 +161,7 @@ pub struct ToolCall {
 pub struct ToolResult {
     /// The call.
     pub call_id: String,
-    /// What is told to the model.
+    /// What is told to the model: one JSON value.
     pub content: String,
     /// Whether it is an error.
     pub failed: bool,

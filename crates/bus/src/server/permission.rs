@@ -186,6 +186,12 @@ impl User {
                 for bucket in [LEASES, CHATS] {
                     publish.extend(read_bucket(bucket));
                 }
+                // Of actions, on which people decide, and of decisions.
+                for name in ["action_update", "action_decided"] {
+                    publish.push(subject::event(Domain::Threat, name));
+                }
+                publish.push(format!("$KV.{DECISIONS}.*"));
+                publish.extend(read_bucket(DECISIONS));
                 // Calls of tools that others answer.
                 publish.push(format!("{TOOLS_PREFIX}.*"));
                 subscribe.push(below(ORCHESTRATOR_PREFIX));
@@ -421,6 +427,30 @@ mod tests {
             "$KV.agents.0.x",
             "svc.relay.0.command",
         ] {
+            assert!(!publishes(User::Orchestrator, subject), "{subject}");
+        }
+    }
+
+    #[test]
+    fn gateways_and_the_orchestrator_record_decisions_and_tell_of_actions() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Gateway | User::Orchestrator);
+            for subject in [
+                "$KV.decisions.ab",
+                "$JS.API.STREAM.MSG.GET.KV_decisions",
+                "$JS.API.CONSUMER.CREATE.KV_decisions.x",
+            ] {
+                assert_eq!(publishes(user, subject), trusted, "{user} {subject}");
+            }
+            let tells = trusted || matches!(user, User::Producer | User::Operator);
+            for subject in [
+                "events.threat.action_update",
+                "events.threat.action_decided",
+            ] {
+                assert_eq!(publishes(user, subject), tells, "{user} {subject}");
+            }
+        }
+        for subject in ["events.threat.threat_alert", "events.threat.action_updates"] {
             assert!(!publishes(User::Orchestrator, subject), "{subject}");
         }
     }

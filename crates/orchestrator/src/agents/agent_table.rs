@@ -56,6 +56,7 @@ pub(super) struct AgentDraft {
     tokens: Option<u64>,
     money_micros: Option<Placed<u64>>,
     calls: Option<u32>,
+    tool_calls: Option<u32>,
     wall_time: Option<Duration>,
     price: [Option<Placed<u64>>; 4],
 }
@@ -107,6 +108,7 @@ pub(super) fn read(
             .amount("money", MAX_MONEY, false, problems)
             .map(micros),
         calls: value(budget.count("calls", 1..1001, problems)).map(|count| count as u32),
+        tool_calls: value(budget.count("tool_calls", 0..1001, problems)).map(|count| count as u32),
         wall_time: value(budget.seconds("wall_time", MAX_WALL_TIME, problems)),
         price: ["input", "output", "cache_read", "cache_write"]
             .map(|key| price.amount(key, MAX_MONEY, true, problems).map(micros)),
@@ -153,6 +155,7 @@ impl AgentDraft {
             tokens: later.tokens.or(self.tokens),
             money_micros: later.money_micros.or(self.money_micros),
             calls: later.calls.or(self.calls),
+            tool_calls: later.tool_calls.or(self.tool_calls),
             wall_time: later.wall_time.or(self.wall_time),
             price,
         }
@@ -222,6 +225,7 @@ impl AgentDraft {
             tokens: self.tokens,
             money_micros: self.money_micros.as_ref().map(|(micros, _)| *micros),
             calls: self.calls,
+            tool_calls: self.tool_calls,
             wall_time: self.wall_time,
         };
         let [input, output, cache_read, cache_write] = self

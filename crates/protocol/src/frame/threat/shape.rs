@@ -126,12 +126,18 @@ const CLIENT: &[Message] = &[
                 },
                 "Why, for those who read it later.",
             ),
+            Field::optional(
+                "arguments_hash",
+                WORD,
+                "As the action's `action_update` has it: the decision is on those arguments, and refused if the action has others.",
+            ),
         ],
         &["action_decision_recorded"],
         &[
             ErrorCode::Forbidden,
             ErrorCode::NotFound,
             ErrorCode::AlreadyDecided,
+            ErrorCode::Expired,
             ErrorCode::Unavailable,
         ],
     ),
@@ -263,7 +269,7 @@ const SERVER: &[Message] = &[
             Field::optional(
                 "expires_at",
                 Kind::Time,
-                "With TOKEN_EXPIRING: when the token expires.",
+                "With TOKEN_EXPIRING: when the token expires. With EXPIRED: until when the action could be decided on.",
             ),
             Field::optional(
                 "decided_by",
@@ -429,6 +435,10 @@ const REFUSALS: &[Refusal] = &[
     stays(
         ErrorCode::AlreadyDecided,
         "`action_decision` on an action that was decided before, by someone else or otherwise; `decided_by` and `decision` say by whom and how. Does not count as a bad message.",
+    ),
+    stays(
+        ErrorCode::Expired,
+        "`action_decision` on an action whose last update says `expires_at`, at that moment or later: nothing is carried out. `expires_at` says when that was. Does not count as a bad message.",
     ),
     stays(
         ErrorCode::RateLimit,
