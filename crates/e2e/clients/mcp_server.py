@@ -123,9 +123,9 @@ async def act(context, name, arguments):
         case "slow":
             await anyio.sleep(60)
         case "huge":
-            return text("x" * (1024 * 1024))
+            return text("x" * (512 * 1024))
         case "gigantic":
-            return text("x" * (16 * 1024 * 1024))
+            return text("x" * (16 * 512 * 1024))
         case "endless":
             # Beside the SDK: a line that never ends.
             wire = os.environ.get("WIRE")

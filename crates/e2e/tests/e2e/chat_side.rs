@@ -330,12 +330,6 @@ impl Chat {
         assert!(answer.end.is_none(), "nothing follows the end");
         match what {
             Record::Opened(_) | Record::Asked(_) => {}
-            Record::ToolPlanned(_)
-            | Record::ToolHeld(_)
-            | Record::ToolDecided(_)
-            | Record::ToolStarted(_)
-            | Record::ToolNoted(_)
-            | Record::ToolEnded(_) => {}
             Record::CallStarted(started) => {
                 assert_eq!(started.call as usize, answer.calls.len() + 1);
                 assert!(answer.calls.iter().all(Option::is_some), "settled first");

@@ -67,6 +67,7 @@ mod io;
 mod keys;
 mod limits;
 mod malformed;
+mod mcp_chat;
 mod mcp_faults;
 mod mcp_http;
 mod mcp_stdio;

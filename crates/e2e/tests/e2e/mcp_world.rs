@@ -81,6 +81,16 @@ impl Journal {
     }
 }
 
+/// Where the SDK of the servers is.
+pub(crate) fn sdk() -> PathBuf {
+    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/python");
+    assert!(
+        libraries.join("mcp").is_dir(),
+        "the SDK of tool servers is not installed, run: scripts/deps --test"
+    );
+    libraries
+}
+
 /// The table of a server that is a program, with these settings of the script.
 pub(crate) fn program(name: &str, journal: &Journal, settings: &Value, more: &str) -> String {
     script(name, "mcp_server.py", journal, settings, more)
@@ -95,11 +105,7 @@ pub(crate) fn script(
     more: &str,
 ) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let libraries = root.join("../../.tools/python");
-    assert!(
-        libraries.join("mcp").is_dir(),
-        "the SDK of tool servers is not installed, run: scripts/deps --test"
-    );
+    let libraries = sdk();
     let mut settings = settings.clone();
     settings["transport"] = json!("stdio");
     settings["journal"] = json!(journal.path());

@@ -337,3 +337,6 @@ impl ValueDraft {
 fn value<T>(placed: Option<Placed<T>>) -> Option<T> {
     placed.map(|(value, _)| value)
 }
+
+#[cfg(test)]
+mod tests;

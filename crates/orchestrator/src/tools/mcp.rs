@@ -28,6 +28,7 @@ mod http;
 mod listing;
 mod schema;
 mod stdio;
+mod watched;
 mod wire;
 
 use std::path::PathBuf;

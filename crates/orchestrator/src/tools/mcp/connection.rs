@@ -1,7 +1,6 @@
 //! The life of one server: begun, listed, listened to, and begun again when it
 //! has gone, after longer and longer waits. It owns what runs for the server.
 
-use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use rmcp::model::{
 };
 use rmcp::service::{
     NotificationContext, Peer, PeerRequestOptions, RequestContext, RequestHandle, RoleClient,
-    Service, ServiceError, ServiceExt as _, TxJsonRpcMessage,
+    Service, ServiceError, ServiceExt as _,
 };
 use rmcp::transport::Transport;
 use serde_json::Value;
@@ -30,7 +29,8 @@ use super::config::{Place, ServerConfig, Timing};
 use super::http::{Address, Http};
 use super::listing::{self, Listing, MAX_TOOLS};
 use super::stdio::{Stdio, log_errors};
-use super::wire::{self, Incoming};
+use super::watched::Watched;
+use super::wire;
 use crate::provider::http::Client;
 
 /// The most pages of a listing; more are left out.
@@ -167,10 +167,7 @@ impl Connection {
             changed: Arc::clone(&changed),
         };
         let ended = Stop::default();
-        let transport = Watched {
-            transport,
-            ended: ended.clone(),
-        };
+        let transport = Watched::new(transport, ended.clone());
         let beginning = timeout(self.timing.begin, ears.serve(transport));
         let running = tokio::select! {
             begun = beginning => begun
@@ -273,35 +270,6 @@ async fn page(peer: &Peer<RoleClient>, cursor: Option<String>) -> Result<Value, 
     let handle = peer.send_cancellable_request(request, options);
     let result = handle.await.map_err(failed)?.await_response().await;
     serde_json::to_value(result.map_err(failed)?).map_err(|error| Ended::List(error.to_string()))
-}
-
-/// A transport that tells when it has ended.
-struct Watched<T> {
-    transport: T,
-    ended: Stop,
-}
-
-impl<T: Transport<RoleClient>> Transport<RoleClient> for Watched<T> {
-    type Error = T::Error;
-
-    fn send(
-        &mut self,
-        message: TxJsonRpcMessage<RoleClient>,
-    ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
-        self.transport.send(message)
-    }
-
-    async fn receive(&mut self) -> Option<Incoming> {
-        let message = self.transport.receive().await;
-        if message.is_none() {
-            self.ended.trigger();
-        }
-        message
-    }
-
-    async fn close(&mut self) -> Result<(), T::Error> {
-        self.transport.close().await
-    }
 }
 
 /// What listens to a server of its own accord. It is told nothing and can ask

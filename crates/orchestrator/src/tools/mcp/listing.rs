@@ -13,7 +13,7 @@ use super::config::ServerConfig;
 use super::schema::check;
 use super::wire;
 use crate::analysis::Schema;
-use crate::tools::{Runner, Tool};
+use crate::tools::{Runner, Tool, contain_text};
 
 /// The most tools of one server; more are left out.
 pub const MAX_TOOLS: usize = 128;
@@ -125,10 +125,9 @@ fn name_for_models(server: &str, own: &str) -> String {
     format!("{server}__{}", fitting.collect::<String>())
 }
 
-/// Bounded, and without characters that steer terminals.
+/// Bounded, and without characters that steer terminals or readers.
 fn description_for_models(text: &str) -> String {
-    let steers = |char: &char| char.is_control() && !matches!(char, '\n' | '\t');
-    let mut clean: String = text.chars().filter(|char| !steers(char)).collect();
+    let mut clean = contain_text(text, MAX_DESCRIPTION_BYTES + 1);
     if clean.len() > MAX_DESCRIPTION_BYTES {
         clean.truncate(clean.floor_char_boundary(MAX_DESCRIPTION_BYTES));
         clean.push('…');

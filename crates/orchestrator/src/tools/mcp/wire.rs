@@ -5,9 +5,10 @@ use rmcp::model::{ErrorCode, ErrorData, NumberOrString, RequestId};
 use rmcp::service::{RoleClient, RxJsonRpcMessage};
 use tracing::debug;
 
-/// The longest message that is read, in bytes. A longer answer is an error to
-/// whoever waits for it, and is not kept.
-pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// The longest message that is read, in bytes; as values in memory it is up to
+/// fifty times as large. A longer answer is an error to whoever waits for it, and
+/// is not kept.
+pub const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 /// How far into a message its id is looked for, in bytes.
 const MAX_HEAD_BYTES: usize = 4096;
 /// How much of a text of a server one line of the log may have, in characters.

@@ -54,11 +54,12 @@ fn a_tool_that_cannot_be_used_is_left_out_and_the_others_stay() {
         {"name": "", "inputSchema": object},
         {"inputSchema": object},
         "not even an object",
+        {"name": "a schema that is none", "inputSchema": 7},
         {"name": "träge/Datei", "inputSchema": object},
     ]);
     let listing = read_with(&config(), listed);
     assert_eq!(names(&listing), ["files__read", "files__tr_ge_Datei"]);
-    assert_eq!(listing["files__read"].description, "reads[2J");
+    assert_eq!(listing["files__read"].description, "reads");
 }
 
 #[test]
