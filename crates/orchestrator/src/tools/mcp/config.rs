@@ -129,7 +129,7 @@ impl Default for Timing {
             longest_wait: Duration::from_secs(60),
             settled: Duration::from_secs(60),
             listing_pause: Duration::from_secs(1),
-            patience: Duration::from_secs(5),
+            patience: Duration::from_secs(10),
             grace: Duration::from_secs(2),
         }
     }
