@@ -15,6 +15,7 @@ mod events;
 pub mod mcp;
 pub mod registry;
 mod responder;
+pub mod run_command;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -154,6 +155,8 @@ pub enum Outcome {
     TimedOut,
     /// It was cancelled.
     Cancelled,
+    /// It was cancelled, and this is known of what it did, in a sentence.
+    Stopped(String),
     /// Nobody knows whether it did what it was to do, in a sentence.
     Unknown(String),
 }
@@ -163,6 +166,14 @@ pub type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// What runs calls of a tool.
 pub trait Runner: fmt::Debug + Send + Sync {
+    /// Why a call with these arguments, which fit the schema, is never to run, in
+    /// a sentence: asked when it is planned, before anybody decides on it. `None`
+    /// where nothing is known against it.
+    fn refusal(&self, arguments: &Value) -> Option<String> {
+        let _ = arguments;
+        None
+    }
+
     /// Runs a call. Nothing happens before the future is polled; dropped, it
     /// leaves nothing running on this machine.
     fn run(&self, call: Call) -> Running;
