@@ -397,8 +397,8 @@ impl<'t> Section<'t> {
     }
 
     /// Whether a value was given, right or wrong, that was asked for.
-    pub(super) fn was_given(&self, key: &str) -> bool {
-        self.given.iter().any(|given| *given == key)
+    pub(super) fn was_given(&self, key: &'static str) -> bool {
+        self.given.contains(&key)
     }
 
     /// A table, empty if there is none.
