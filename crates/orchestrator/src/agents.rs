@@ -18,6 +18,7 @@ use crate::analysis::Schema;
 use crate::provider::retry::Retries;
 use crate::provider::{Ask, Provider, Usage};
 use crate::tools::config::Definition;
+use crate::tools::mcp::ServerConfig;
 
 pub use self::document::{Problem, Severity};
 pub use self::file::{Source, is_agents_file};
@@ -27,6 +28,7 @@ pub use self::file::{Source, is_agents_file};
 pub struct Agents {
     agents: BTreeMap<String, Arc<Agent>>,
     tools: Vec<Definition>,
+    servers: Vec<ServerConfig>,
 }
 
 /// An agent.
@@ -133,6 +135,12 @@ impl Agents {
     #[must_use]
     pub fn tools(&self) -> &[Definition] {
         &self.tools
+    }
+
+    /// The tool servers, by name.
+    #[must_use]
+    pub fn servers(&self) -> &[ServerConfig] {
+        &self.servers
     }
 
     /// The types that there are, in order.

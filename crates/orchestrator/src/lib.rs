@@ -180,6 +180,7 @@ pub use crate::error::Error;
 use crate::evidence_log::EvidenceLog;
 use crate::metrics::Metrics;
 use crate::shard::Shared;
+use crate::tools::mcp::{Servers, Timing};
 use crate::tools::registry::{self, Supplies};
 use crate::turn::Means;
 
@@ -203,6 +204,11 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     let metrics = Metrics::new();
     Metrics::observe_bus(&bus);
     let tasks = Tasks::new(shutdown.clone());
+    // In the background: an orchestrator does not wait for servers of others.
+    // They end when nobody calls tools any more.
+    let over = Shutdown::new();
+    let servers = options.agents.servers();
+    let servers = Servers::start(servers, Timing::default(), None, &tasks, &over);
     let id = format!("{:016x}", rand::random::<u64>());
     let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
     let approvals = Approvals::open(bus.clone()).await?;
@@ -214,7 +220,7 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         }
     });
     let supplies = Supplies { bus: bus.clone() };
-    let toolbox = registry::toolbox(&options.agents, &supplies);
+    let toolbox = registry::toolbox(&options.agents, &supplies).with(Arc::new(servers));
     let shared = Shared {
         bus: bus.clone(),
         agents: Arc::new(options.agents),
@@ -234,7 +240,9 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     let assignment = Assignment::new(bus.clone(), leases, shard::shards(), shared);
     let stop = shutdown.clone();
     tasks.spawn_critical("orchestrator assignment", async move {
-        if let Err(cause) = assignment.run(stop.wait()).await {
+        let outcome = assignment.run(stop.wait()).await;
+        over.trigger();
+        if let Err(cause) = outcome {
             stop.fail(cause);
         }
     });

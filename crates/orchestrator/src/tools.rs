@@ -12,6 +12,7 @@
 pub mod config;
 mod contain;
 mod events;
+pub mod mcp;
 pub mod registry;
 mod responder;
 pub mod run_command;
@@ -186,10 +187,19 @@ pub trait Runner: fmt::Debug + Send + Sync {
     }
 }
 
+/// Tools that come and go while the orchestrator runs.
+pub trait Shelf: fmt::Debug + Send + Sync {
+    /// The tool of a name, if it is there now.
+    fn find(&self, name: &str) -> Option<Arc<Tool>>;
+    /// All that are there now.
+    fn tools(&self) -> Vec<Arc<Tool>>;
+}
+
 /// All tools, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Toolbox {
     tools: BTreeMap<String, Arc<Tool>>,
+    shelves: Vec<Arc<dyn Shelf>>,
 }
 
 impl Toolbox {
@@ -198,13 +208,23 @@ impl Toolbox {
         let named = |tool: Tool| (tool.name.clone(), Arc::new(tool));
         Self {
             tools: tools.into_iter().map(named).collect(),
+            shelves: Vec::new(),
         }
+    }
+
+    /// This toolbox with what is on a shelf; of two tools of a name the one that
+    /// was there before is found.
+    #[must_use]
+    pub fn with(mut self, shelf: Arc<dyn Shelf>) -> Self {
+        self.shelves.push(shelf);
+        self
     }
 
     /// The tool of a name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Tool>> {
-        self.tools.get(name).cloned()
+        let own = self.tools.get(name).cloned();
+        own.or_else(|| self.shelves.iter().find_map(|shelf| shelf.find(name)))
     }
 
     /// What a model is told of an agent's tools: those of these names, and of
@@ -222,7 +242,8 @@ impl Toolbox {
             let needed = tool.permission.as_ref();
             needed.is_none_or(|needed| permissions.contains(needed))
         };
-        let tools = self.tools.values();
+        let shelved = self.shelves.iter().flat_map(|shelf| shelf.tools());
+        let tools = self.tools.values().cloned().chain(shelved);
         let offered = tools.filter(|tool| wanted(tool) && permitted(tool));
         offered
             .map(|tool| provider::Tool {

@@ -27,6 +27,7 @@ mod watch;
 use std::process::ExitCode;
 
 use signalbox_bus::server::{CHILD_SUBCOMMAND, child_main};
+use signalbox_orchestrator::tools::mcp::{GUARD_SUBCOMMAND, guard_main};
 use signalbox_service::metrics::Registry;
 use signalbox_service::{ExitError, Telemetry, exit_code, telemetry};
 
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
     if first == CHILD_SUBCOMMAND {
         let error = child_main(arguments);
         return exit_code(PROGRAM, Err(ExitError::runtime(error)));
+    }
+    if first == GUARD_SUBCOMMAND {
+        return ExitCode::from(guard_main(arguments));
     }
     if first == bench::CHILD_SUBCOMMAND {
         return exit_code(PROGRAM, Err(bench::become_program(arguments)));

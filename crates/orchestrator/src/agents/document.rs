@@ -107,6 +107,24 @@ pub(super) enum FlagOrTable<'t> {
     Table(Section<'t>),
 }
 
+/// A value that is given either way.
+#[derive(Debug)]
+pub(super) enum Texts<'t> {
+    /// Yes or no, for all.
+    Flag(bool),
+    /// For these.
+    List(Vec<Placed<&'t str>>),
+}
+
+/// A text, or where it is.
+#[derive(Debug)]
+pub(super) enum NamedText<'t> {
+    /// It stands there.
+    Given(&'t str),
+    /// The variable that has it: `{from = "VARIABLE"}`.
+    From(&'t str),
+}
+
 /// A table of which values are taken.
 #[derive(Debug)]
 pub(super) struct Section<'t> {
@@ -117,6 +135,8 @@ pub(super) struct Section<'t> {
     values: BTreeMap<&'t str, (Range<usize>, &'t Spanned<DeValue<'t>>)>,
     /// What was asked for, to name it where something else is found.
     known: Vec<&'static str>,
+    /// Of these, what was there.
+    given: Vec<&'static str>,
 }
 
 impl<'t> Section<'t> {
@@ -135,6 +155,7 @@ impl<'t> Section<'t> {
             place,
             values,
             known: Vec::new(),
+            given: Vec::new(),
         }
     }
 
@@ -149,7 +170,11 @@ impl<'t> Section<'t> {
 
     fn take(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
         self.known.push(key);
-        self.values.remove(key).map(|(_, value)| value)
+        let taken = self.values.remove(key).map(|(_, value)| value);
+        if taken.is_some() {
+            self.given.push(key);
+        }
+        taken
     }
 
     fn take_as<T>(
@@ -310,6 +335,72 @@ impl<'t> Section<'t> {
         Some(texts)
     }
 
+    /// A list of strings that may be blank, such as arguments of a program.
+    pub(super) fn texts_as_given(
+        &mut self,
+        key: &'static str,
+        most: usize,
+        problems: &mut Problems,
+    ) -> Option<Vec<&'t str>> {
+        let expected = format!("a list of at most {most} strings");
+        let texts = self.take_as(key, problems, expected, |value| {
+            let items = value.as_array().filter(|items| items.len() <= most)?;
+            let texts = items.iter().map(|item| item.get_ref().as_str());
+            texts.collect::<Option<Vec<_>>>()
+        });
+        texts.map(|(texts, _)| texts)
+    }
+
+    /// A boolean or a list of strings that are not blank.
+    pub(super) fn flag_or_texts(
+        &mut self,
+        key: &'static str,
+        most: usize,
+        problems: &mut Problems,
+    ) -> Option<Texts<'t>> {
+        if let Some((_, value)) = self.values.get(key)
+            && matches!(value.get_ref(), DeValue::Array(_))
+        {
+            return self.texts(key, most, problems).map(Texts::List);
+        }
+        let found = self.take_as(key, problems, "true, false or a list", DeValue::as_bool);
+        found.map(|(flag, _)| Texts::Flag(flag))
+    }
+
+    /// A string, or the variable that has it.
+    pub(super) fn named_text(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Placed<NamedText<'t>>> {
+        self.take_as(key, problems, NAMED_TEXT, named_text)
+    }
+
+    /// All values of this table as strings or variables, each with its name and
+    /// the place of that.
+    pub(super) fn named_texts(
+        self,
+        problems: &mut Problems,
+    ) -> Vec<(Placed<&'t str>, NamedText<'t>)> {
+        let mut texts = Vec::new();
+        for (name, (place, value)) in &self.values {
+            match named_text(value.get_ref()) {
+                Some(text) => texts.push(((*name, place.clone()), text)),
+                None => {
+                    let got = described(value.get_ref());
+                    let message = format!("expected {NAMED_TEXT}, got {got}");
+                    problems.error(&value.span(), &self.field(name), message);
+                }
+            }
+        }
+        texts
+    }
+
+    /// Whether a value was given, right or wrong, that was asked for.
+    pub(super) fn was_given(&self, key: &'static str) -> bool {
+        self.given.contains(&key)
+    }
+
     /// A table, empty if there is none.
     pub(super) fn section(&mut self, key: &'static str, problems: &mut Problems) -> Section<'t> {
         let found = self.take_as(key, problems, "a table", DeValue::as_table);
@@ -321,6 +412,7 @@ impl<'t> Section<'t> {
                 place: self.place.clone(),
                 values: BTreeMap::new(),
                 known: Vec::new(),
+                given: Vec::new(),
             },
         }
     }
@@ -367,6 +459,18 @@ impl<'t> Section<'t> {
             problems.error(place, &self.field(key), message);
         }
     }
+}
+
+/// What is expected of a [`NamedText`].
+const NAMED_TEXT: &str = "a string or {from = \"VARIABLE\"}";
+
+fn named_text<'t>(value: &'t DeValue<'t>) -> Option<NamedText<'t>> {
+    if let Some(text) = value.as_str() {
+        return Some(NamedText::Given(text));
+    }
+    let table = value.as_table().filter(|table| table.len() == 1)?;
+    let variable = table.get("from")?.get_ref().as_str()?;
+    (!variable.trim().is_empty()).then_some(NamedText::From(variable))
 }
 
 fn number(value: &DeValue<'_>) -> Option<f64> {

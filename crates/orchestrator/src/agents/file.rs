@@ -196,7 +196,13 @@ impl Drafts {
                 "expected at least one agent that is enabled",
             );
         }
-        Agents { agents, tools }
+        let servers = self.mcp.into_iter();
+        let servers = servers.filter_map(|(name, draft)| draft.build(&name, source, problems));
+        Agents {
+            agents,
+            tools,
+            servers: servers.collect(),
+        }
     }
 }
 

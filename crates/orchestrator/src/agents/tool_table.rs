@@ -23,7 +23,7 @@ const MAX_DESCRIPTION_BYTES: usize = 4 * 1024;
 /// The longest name or pattern, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 /// The least that a result may be bounded to, in bytes.
-const MIN_RESULT_BYTES: u64 = 256;
+pub(super) const MIN_RESULT_BYTES: u64 = 256;
 /// The longest time that a call may have.
 pub(super) const MAX_TIME: Duration = config::MAX_TIME;
 /// The longest time that people may have to decide.

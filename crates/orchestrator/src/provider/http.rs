@@ -107,16 +107,29 @@ impl Client {
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| Failure::new(FailureKind::BadRequest, error.to_string()))?;
         request.headers_mut().extend(headers);
-        let connecting = timeout(timeouts.connect, self.connect(base));
-        let stream = connecting
-            .await
-            .map_err(|_| unreachable(&"the connection takes too long"))??;
-        let body = exchange(stream, request, timeouts.read).await?;
+        let connection = self.open(base, timeouts.connect).await?;
+        let body = connection.send(request, timeouts.read).await?;
         if body.status.is_success() {
             body.expect_events(key).await
         } else {
             Err(body.refusal(key).await)
         }
+    }
+
+    /// Opens a connection for one request.
+    ///
+    /// # Errors
+    /// There is none in time; nothing was sent.
+    pub(crate) async fn open(
+        &self,
+        base: &BaseUrl,
+        patience: Duration,
+    ) -> Result<Connection, Failure> {
+        let connecting = timeout(patience, self.connect(base));
+        let stream = connecting
+            .await
+            .map_err(|_| unreachable(&"the connection takes too long"))??;
+        Ok(Connection(stream))
     }
 
     async fn connect(&self, base: &BaseUrl) -> Result<Stream, Failure> {
@@ -146,6 +159,24 @@ fn unreachable(error: &dyn fmt::Display) -> Failure {
 trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 type Stream = Box<dyn Duplex>;
+
+/// An open connection that has not been used.
+pub(crate) struct Connection(Stream);
+
+impl Connection {
+    /// Sends a request and waits for the head of the answer, whatever that is.
+    /// `read` is how long the server may be silent, here and in the body.
+    ///
+    /// # Errors
+    /// No answer; the server may have the request all the same.
+    pub(crate) async fn send(
+        self,
+        request: Request<Full<Bytes>>,
+        read: Duration,
+    ) -> Result<Body, Failure> {
+        exchange(self.0, request, read).await
+    }
+}
 
 /// What drives a connection; its outcome shows in the body.
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -190,7 +221,7 @@ fn silent(read: Duration) -> Failure {
 }
 
 /// An answer whose head has come.
-pub(super) struct Body {
+pub(crate) struct Body {
     status: StatusCode,
     headers: HeaderMap,
     incoming: Incoming,
@@ -200,8 +231,18 @@ pub(super) struct Body {
 }
 
 impl Body {
+    /// The status of the answer.
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The headers of the answer.
+    pub(crate) const fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// The next bytes; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         let read = self.read;
         let bytes = timeout(read, self.next_data())
             .await

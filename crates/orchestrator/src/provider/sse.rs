@@ -19,8 +19,10 @@ pub struct SseEvent {
 }
 
 /// Takes a stream apart.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SseParser {
+    most_line: usize,
+    most_event: usize,
     line: Vec<u8>,
     /// The last byte was a carriage return, whose line feed may follow.
     after_return: bool,
@@ -31,7 +33,28 @@ pub struct SseParser {
     has_data: bool,
 }
 
+impl Default for SseParser {
+    fn default() -> Self {
+        Self::bounded(MAX_LINE_BYTES, MAX_EVENT_BYTES)
+    }
+}
+
 impl SseParser {
+    /// A parser with bounds of its own, in bytes: of a line and of an event's data.
+    #[must_use]
+    pub fn bounded(line: usize, event: usize) -> Self {
+        Self {
+            most_line: line,
+            most_event: event,
+            line: Vec::new(),
+            after_return: false,
+            begun: false,
+            name: String::new(),
+            data: String::new(),
+            has_data: false,
+        }
+    }
+
     /// Takes the next bytes and appends the events that are complete.
     ///
     /// # Errors
@@ -59,10 +82,11 @@ impl SseParser {
     }
 
     fn grow(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        if self.line.len() + bytes.len() > MAX_LINE_BYTES {
+        let most = self.most_line;
+        if self.line.len() + bytes.len() > most {
             return Err(Failure::new(
                 FailureKind::TooLarge,
-                format!("a line is longer than {MAX_LINE_BYTES} bytes"),
+                format!("a line is longer than {most} bytes"),
             ));
         }
         self.line.extend_from_slice(bytes);
@@ -97,10 +121,11 @@ impl SseParser {
     }
 
     fn add_data(&mut self, value: &str) -> Result<(), Failure> {
-        if self.data.len() + value.len() > MAX_EVENT_BYTES {
+        let most = self.most_event;
+        if self.data.len() + value.len() > most {
             return Err(Failure::new(
                 FailureKind::TooLarge,
-                format!("an event is larger than {MAX_EVENT_BYTES} bytes"),
+                format!("an event is larger than {most} bytes"),
             ));
         }
         if self.has_data {

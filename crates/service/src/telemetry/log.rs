@@ -16,8 +16,9 @@ use crate::telemetry::TelemetryError;
 use crate::telemetry::trace_id::WithTraceId;
 
 /// What is logged when nothing is configured: the client library of the bus
-/// tells at `info` what the services say themselves.
-const DEFAULT_FILTER: &str = "info,async_nats=warn";
+/// tells at `info` what the services say themselves, and that of tool servers
+/// what those send, which is theirs to choose and not for logs.
+const DEFAULT_FILTER: &str = "info,async_nats=warn,rmcp=error";
 
 /// What the targets of our own lines begin with.
 const OUR_TARGETS: [&str; 2] = ["signalbox", "audit"];

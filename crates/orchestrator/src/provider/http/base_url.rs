@@ -59,7 +59,7 @@ impl BaseUrl {
     }
 
     /// What stands in the `Host` header.
-    pub(super) fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let standard = if self.tls { 443 } else { 80 };
         let host = match self.host.parse::<IpAddr>() {
             Ok(IpAddr::V6(address)) => format!("[{address}]"),
