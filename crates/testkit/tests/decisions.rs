@@ -134,7 +134,7 @@ async fn of_many_deciders_one_is_first_and_all_learn_who() {
         match outcome {
             Ok(Outcome::Made) => {}
             Ok(Outcome::Already(decision)) => assert_eq!(&decision.decided_by, first[0]),
-            Err(error) => panic!("{error}"),
+            other => panic!("{other:?}"),
         }
     }
     let events = fixture.published().await;
