@@ -2,6 +2,7 @@
 //! of it bears on the question. Read-only and bounded; where events come from
 //! is the service's business.
 
+pub mod found;
 mod subject;
 
 use serde::{Deserialize, Serialize};

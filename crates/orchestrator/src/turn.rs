@@ -262,7 +262,7 @@ impl Turn {
 
     /// Checks the analysis of a complete text, and has the model repair it once.
     async fn conclude(&mut self, agent: &Agent, analysis: Option<&str>) -> Result<Verdict, Lost> {
-        let fault = match analysis::read(&agent.schema, analysis) {
+        let fault = match analysis::checked(&agent.schema, &self.request, analysis) {
             Ok(analysis) => return Ok(Verdict::Answered(analysis.to_string())),
             Err(fault) => fault,
         };
@@ -287,7 +287,7 @@ impl Turn {
             Outcome::Ended(end) => end,
             other => return Ok(verdict(other)),
         };
-        match analysis::read(&agent.schema, end.analysis.as_deref()) {
+        match analysis::checked(&agent.schema, &self.request, end.analysis.as_deref()) {
             Ok(analysis) => Ok(Verdict::Answered(analysis.to_string())),
             Err(fault) => {
                 warn!(%fault, agent = %agent.agent_type, "analysis unusable");
