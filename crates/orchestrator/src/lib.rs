@@ -6,6 +6,7 @@
 //! | in | `svc.orchestrator.<shard>.chat`: start, message, cancel, join |
 //! | out | `log.chat.<user>.<session>`: the chat's log, which the server repeats on `live.log.chat.<user>.<session>` |
 //! | both | `$KV.chats.<shard>.<user>.<session>`: that an answer is being written |
+//! | out | `events.threat.investigation_update`: how far an agent is in an investigation |
 //! | both | `$KV.leases.orchestrator.…`: who holds a shard, and which orchestrators live |
 //!
 //! The messages are those of `proto/signalbox/v1/chat.proto`; what sessions are
@@ -89,7 +90,8 @@
 //! | [`provider`] | the trait of providers, and those that there are |
 //! | [`agents`] | `agents.toml` |
 //! | [`tools`] | what agents can have looked up and done |
-//! | [`analysis`] | the final structured result and its schema |
+//! | [`analysis`] | the final structured result, its schema and its evidence |
+//! | `progress` | what those who follow an investigation are told |
 
 pub mod agents;
 pub mod analysis;
@@ -106,6 +108,7 @@ mod keeper;
 mod metrics;
 mod moment;
 mod open_turn;
+mod progress;
 pub mod provider;
 mod reply;
 mod session;

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde_json::Value;
+use signalbox_protocol::name;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -18,8 +19,6 @@ use crate::evidence::{Event, Subject, found};
 
 /// The longest text of others that is repeated, in characters.
 const MAX_TEXT_CHARS: usize = 160;
-/// The longest name of an address, a host or a case that is repeated, in bytes.
-const MAX_NAME_BYTES: usize = 128;
 /// What tools call an event's one line where they leave its data out.
 const LINE: &str = "line";
 /// Where an event says in words what happened, the best first.
@@ -179,11 +178,9 @@ pub(super) fn is_short(event: &Event) -> bool {
 
 /// Whether a timeline of the subject's cases has an event.
 fn is_in_its_timeline(event: &Event, subject: &Subject, rounds: &Rounds<'_>) -> bool {
-    let mut timelines = rounds.lookups.iter().filter(|lookup| {
-        let case = lookup.arguments.get("incident_id").and_then(Value::as_str);
-        lookup.name == TIMELINE && case.is_some_and(|case| subject.cases.contains(case))
-    });
-    timelines.any(|lookup| lookup.has(&event.id))
+    let timelines = rounds.lookups.iter().filter(|one| one.name == TIMELINE);
+    let mut own = timelines.filter(|one| one.is_about(&subject.cases));
+    own.any(|lookup| lookup.has(&event.id))
 }
 
 fn is_evidence(event: &Event) -> bool {
@@ -225,11 +222,7 @@ pub(super) fn is_inside(address: &str) -> bool {
 
 /// Whether a text is fit to stand as a name in a sentence; events may have any.
 pub(super) fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= MAX_NAME_BYTES
-        && !text
-            .chars()
-            .any(|char| char.is_control() || char.is_whitespace())
+    name::is_valid(text)
 }
 
 /// Whether a name is that of a host, not of an address or a whole network.

@@ -123,6 +123,7 @@ pub(super) fn known(case: &Case<'_>, verdict: &Verdict, rounds: &Rounds<'_>) -> 
         let statement = write::state(update);
         findings.push(Finding::new(statement, [update.id.clone()], None));
     }
+    findings.extend(nothing_related(case, rounds));
     findings.extend(nothing_else(case, rounds));
     findings.truncate(MAX_FINDINGS);
     findings
@@ -137,6 +138,23 @@ fn sharing(other: &Related) -> Option<Finding> {
     is_shown.then(|| Finding::new(statement, other.events.clone(), other.call))
 }
 
+/// That a lookup found no other incident that shares anything.
+fn nothing_related(case: &Case<'_>, rounds: &Rounds<'_>) -> Option<Finding> {
+    let mut lookups = rounds.lookups.iter();
+    let lookup = lookups.find(|lookup| lookup.name == RELATED && lookup.gave().is_some())?;
+    let is_none = !lookup.has_more() && Related::of(rounds, case).is_empty();
+    let back_to = lookup.looked_back_to();
+    let back_to = back_to.map_or_else(String::new, |time| format!(" back to {time}"));
+    is_none.then(|| Finding {
+        statement: format!(
+            "no other incident shares an address, a host or a user with {}{back_to}, as far as \
+             you may read the log",
+            lookup.about()
+        ),
+        evidence: vec![Evidence::Call(lookup.number)],
+    })
+}
+
 /// That some lookups found no more than what is of the case itself.
 fn nothing_else(case: &Case<'_>, rounds: &Rounds<'_>) -> Option<Finding> {
     let own: BTreeSet<&str> = case.own.iter().map(|event| &*event.id).collect();
@@ -145,7 +163,8 @@ fn nothing_else(case: &Case<'_>, rounds: &Rounds<'_>) -> Option<Finding> {
         .iter()
         .filter(|lookup| lookup.gave().is_some() && !lookup.has_more())
         .filter(|lookup| lookup.has_only(|id| own.contains(id)))
-        .filter(|lookup| lookup.name == SEARCH || lookup.name == RELATED)
+        // What belongs to the case itself is not looked for beyond it.
+        .filter(|lookup| lookup.name == SEARCH && !lookup.is_about(&case.subject.cases))
         .collect();
     let mut names: Vec<String> = lookups.iter().map(|lookup| lookup.about()).collect();
     names.sort();

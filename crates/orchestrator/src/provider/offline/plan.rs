@@ -1,6 +1,6 @@
 //! What is to be looked up next: which tools are asked, for what, and the sentence
-//! that tells people so. Two rounds at most: what was asked about, then what the
-//! first round has found; whatever has failed once may be asked once more.
+//! that tells people so. Three rounds at most: what was asked about, then what the
+//! rounds before have found; whatever has failed once may be asked once more.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ pub(super) const TIMELINE: &str = "event_timeline";
 /// Gives the incidents that share something with one.
 pub(super) const RELATED: &str = "related_incidents";
 /// Rounds of an investigation.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 /// Calls of one round.
 const MAX_CALLS: usize = 6;
 /// Names of one kind that are searched for in one round.
@@ -138,7 +138,7 @@ impl<'r> Round<'r> {
         }
     }
 
-    /// What the first round has found, and once more what has failed.
+    /// What the rounds before have found, and once more what has failed.
     fn follow_up(&mut self, case: &Case<'_>) {
         self.ask_again();
         let is_short = case.own.iter().any(|event| case::is_short(event));
@@ -223,7 +223,14 @@ impl<'r> Round<'r> {
             let Outcome::Failed { why, passing: true } = &lookup.outcome else {
                 continue;
             };
-            if !lookup.arguments.is_object() || !self.push(lookup.name, lookup.arguments.clone()) {
+            let is_same = |other: &&Lookup<'_>| {
+                other.name == lookup.name && other.arguments == lookup.arguments
+            };
+            let times = rounds.lookups.iter().filter(is_same).count();
+            if times > 1
+                || !lookup.arguments.is_object()
+                || !self.push(lookup.name, lookup.arguments.clone())
+            {
                 continue;
             }
             self.sentences.push(format!(

@@ -10,23 +10,8 @@ use super::super::{Message, Request, ToolCall, ToolResult};
 use super::case;
 use crate::evidence::found;
 
-/// Words of sentences that say that a call will not do better a second time: it is
-/// not allowed, or not understood.
-const FINAL_WORDS: &[&str] = &[
-    "permi",
-    "approv",
-    "reject",
-    "refus",
-    "expired",
-    "allow",
-    "no such tool",
-    "not run",
-    "never run",
-    "too many",
-    "schema",
-    "argument",
-    "cancel",
-];
+/// Outcomes of calls, in the words of results, that a second call cannot change.
+const FINAL: &[&str] = &["refused", "cancelled"];
 
 /// What was looked up so far.
 #[derive(Debug)]
@@ -80,6 +65,12 @@ impl Lookup<'_> {
             Outcome::Gave { values, .. } => Some(values),
             Outcome::Failed { .. } => None,
         }
+    }
+
+    /// Whether it was about one of these cases.
+    pub(super) fn is_about(&self, cases: &BTreeSet<String>) -> bool {
+        let case = self.arguments.get("incident_id").and_then(Value::as_str);
+        case.is_some_and(|case| cases.contains(case))
     }
 
     /// Whether it gave an event.
@@ -187,9 +178,9 @@ impl<'r> Rounds<'r> {
 
 fn lookup<'r>(number: u32, call: &'r ToolCall, result: Option<&ToolResult>) -> Lookup<'r> {
     let outcome = match (&call.arguments, result) {
-        (Err(why), _) => failed(why),
-        (_, None) => failed("there is no result"),
-        (_, Some(result)) if result.failed => failed(&sentence(&result.content)),
+        (Err(why), _) => failed(why, false),
+        (_, None) => failed("there is no result", true),
+        (_, Some(result)) if result.failed => failure(&result.content),
         (_, Some(result)) => Outcome::Gave {
             values: found::values(&result.content),
             cut: !matches!(
@@ -211,29 +202,30 @@ fn lookup<'r>(number: u32, call: &'r ToolCall, result: Option<&ToolResult>) -> L
     }
 }
 
-fn failed(why: &str) -> Outcome {
-    let words = why.to_lowercase();
+/// What the result of a call that failed says: a sentence, or an object that has
+/// one beside the outcome.
+fn failure(content: &str) -> Outcome {
+    let told: Value = serde_json::from_str(content).unwrap_or_else(|_| content.into());
+    let text = |key: &str| told.get(key).and_then(Value::as_str);
+    let outcome = text("outcome");
+    let is_final = outcome.is_some_and(|outcome| FINAL.contains(&outcome));
+    let sentence = ["error", "message", "reason"].into_iter().find_map(text);
+    let why = sentence
+        .or_else(|| told.as_str())
+        .or(outcome)
+        .unwrap_or(content);
+    failed(why, !is_final)
+}
+
+fn failed(why: &str, passing: bool) -> Outcome {
     let why = case::plain(why.trim());
     Outcome::Failed {
-        passing: !FINAL_WORDS.iter().any(|word| words.contains(word)),
+        passing,
         why: if why.is_empty() {
             "no reason was given".to_owned()
         } else {
             why
         },
-    }
-}
-
-/// The sentence in the result of a call that failed, plain or as JSON.
-fn sentence(content: &str) -> String {
-    match serde_json::from_str(content) {
-        Ok(Value::String(text)) => text,
-        Ok(Value::Object(fields)) => ["error", "message", "reason"]
-            .iter()
-            .find_map(|key| fields.get(*key)?.as_str())
-            .unwrap_or(content)
-            .to_owned(),
-        _ => content.to_owned(),
     }
 }
 

@@ -1,3 +1,5 @@
+mod lookups;
+
 use futures_util::StreamExt as _;
 use serde_json::json;
 
