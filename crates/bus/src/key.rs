@@ -26,6 +26,8 @@ pub const REPLAYS: &str = "dlq_replays";
 
 /// Bucket: decisions on response actions, by action.
 pub const DECISIONS: &str = "decisions";
+/// The stream that the bucket of decisions is.
+pub const DECISIONS_STREAM: &str = "KV_decisions";
 
 /// The key of an action in [`DECISIONS`]: its id in hexadecimal, since ids may
 /// have characters that keys may not.

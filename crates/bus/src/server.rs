@@ -18,7 +18,9 @@ mod supervisor;
 
 pub use self::{
     child::{CHILD_SUBCOMMAND, child_main},
-    config::{DEFAULT_MAX_PAYLOAD_BYTES, DEFAULT_SYNC_INTERVAL, ServerConfig, ServerFiles},
+    config::{
+        ANSWER_WITHIN, DEFAULT_MAX_PAYLOAD_BYTES, DEFAULT_SYNC_INTERVAL, ServerConfig, ServerFiles,
+    },
     credentials::Credentials,
     data_dir::{DataDir, LockError, free_bytes},
     locate::{LocateError, MINIMUM_VERSION, Version, locate},

@@ -13,6 +13,7 @@
 //! log.chat.<user>.<session>                     likewise, in a group per user
 //! live.log.<kind>.<id>                          the server, as it stores them
 //! live.fleet.<shard>                            relays -> all gateways
+//! tools.<name>                                  orchestrators -> responders
 //! ```
 //! Ids in slots are prefixed `=` and have every byte outside `[A-Za-z0-9_-]`
 //! written as `%XX`, so that no id can be mistaken for a reserved word or
@@ -142,6 +143,15 @@ pub const RELAY_GROUP: &str = "relay";
 pub const GATEWAY_AGENTS: &str = "svc.agents.*";
 /// What changes in the fleet.
 pub const FLEET_PREFIX: &str = "live.fleet";
+/// Every call of a tool that a responder answers.
+pub const TOOLS_PREFIX: &str = "tools";
+
+/// The subject on which a tool is called; its name is a token.
+#[must_use]
+pub fn tool(name: &str) -> String {
+    format!("{TOOLS_PREFIX}.{name}")
+}
+
 /// Everything in logs.
 pub const LOG_PREFIX: &str = "log";
 /// Everything in logs, as the server repeats it when it stores it.

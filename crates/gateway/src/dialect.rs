@@ -19,6 +19,7 @@ use signalbox_protocol::frame::socketio::NAMESPACE;
 use signalbox_protocol::frame::threat::chat::{
     CancelChat, ChatFrame, ChatMessage, ResumeChat, StartChat,
 };
+use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::{Dialect as Name, ErrorCode};
 use signalbox_socketio::Packet;
 use signalbox_transport::Frame;
@@ -56,6 +57,8 @@ pub(crate) enum Request {
         verdict: Verdict,
         /// Why.
         reason: Option<String>,
+        /// The hash of the arguments that the decider has seen.
+        arguments_hash: Option<String>,
     },
     /// Something about chats with agents.
     Chat(Chat),
@@ -161,6 +164,8 @@ pub(crate) enum Answer<'a> {
     Decided(&'a Decision),
     /// Somebody decided before.
     DecidedBefore(&'a Decision),
+    /// The action could be decided on until then.
+    DecidedTooLate(Timestamp),
     /// What there is to say about a chat.
     Chat(&'a ChatFrame<'a>),
     /// The message was one too many.

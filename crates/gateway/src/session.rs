@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use signalbox_protocol::ErrorCode;
+use signalbox_protocol::decision::Decision;
 use signalbox_protocol::frame::fields::Complaint;
 use signalbox_transport::{CloseCode, Closure, Incoming, Outbound, WebSocket};
 use tokio::time::{Instant, Sleep, sleep};
@@ -242,7 +243,18 @@ impl<D: Dialect + 'static> Session<D> {
                 action_id,
                 verdict,
                 reason,
-            } => self.decide(action_id, verdict, reason).await,
+                arguments_hash,
+            } => {
+                let decided_by = self.decider()?;
+                let decision = Decision {
+                    action_id,
+                    verdict,
+                    reason,
+                    decided_by,
+                    arguments_hash,
+                };
+                self.decide(decision).await
+            }
             Request::Chat(asked) => self.chat(asked).await,
         }
     }

@@ -5,7 +5,10 @@
 mod agent_table;
 mod document;
 mod file;
+mod mcp_table;
 mod provider_table;
+mod schema_field;
+mod tool_table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +17,16 @@ use std::time::Duration;
 use crate::analysis::Schema;
 use crate::provider::retry::Retries;
 use crate::provider::{Ask, Provider, Usage};
+use crate::tools::config::Definition;
 
 pub use self::document::{Problem, Severity};
 pub use self::file::{Source, is_agents_file};
 
-/// The tools that there are. An agent that names another one is refused.
-pub const TOOLS: &[&str] = &[];
-
-/// All agents, by type.
+/// All agents, by type, and the tools that they may use.
 #[derive(Clone, Debug, Default)]
 pub struct Agents {
     agents: BTreeMap<String, Arc<Agent>>,
+    tools: Vec<Definition>,
 }
 
 /// An agent.
@@ -42,7 +44,8 @@ pub struct Agent {
     pub instructions: String,
     /// What it is good for, as clients are told.
     pub capabilities: Vec<String>,
-    /// The names of the tools it may use.
+    /// The names of the tools it may use; one that ends in `*` stands for all that
+    /// begin like it.
     pub tools: Vec<String>,
     /// What its analysis must look like.
     pub schema: Arc<Schema>,
@@ -84,6 +87,8 @@ pub struct Budget {
     pub money_micros: Option<u64>,
     /// Requests to the model in one turn.
     pub calls: Option<u32>,
+    /// Calls of tools in one turn; 32 where nothing is said.
+    pub tool_calls: Option<u32>,
     /// Time in which turns were running, over the chat.
     pub wall_time: Option<Duration>,
 }
@@ -124,6 +129,12 @@ impl Agents {
     #[must_use]
     pub fn find(&self, agent_type: &str) -> Option<&Arc<Agent>> {
         self.agents.get(agent_type)
+    }
+
+    /// The tools that are built in or have a table, by name.
+    #[must_use]
+    pub fn tools(&self) -> &[Definition] {
+        &self.tools
     }
 
     /// The types that there are, in order.

@@ -1,6 +1,8 @@
 //! What the log says of one answer. Pure: records in, what they mean out; whoever
 //! goes on with an answer knows no more than this.
 
+mod round;
+
 use std::ops::ControlFlow;
 
 use signalbox_protocol::wire::{
@@ -8,7 +10,10 @@ use signalbox_protocol::wire::{
 };
 
 use crate::moment;
+use crate::provider::Message;
 use crate::usage;
+
+pub(crate) use self::round::{Called, Round, Stage};
 
 /// An answer as far as its log says.
 #[derive(Clone, Debug, Default)]
@@ -32,12 +37,24 @@ pub(crate) struct Answer {
     pub(crate) calls: u32,
     /// The call that has no settlement yet, and the bytes that were shown of it.
     pub(crate) open_call: Option<(ChatCallStarted, usize)>,
-    /// Whether a call ended in a way that has the answer go on with another one.
-    pub(crate) went_on: bool,
+    /// What the calls have said and asked for. A call that nobody heard out goes on
+    /// in the round of the one before it.
+    pub(crate) rounds: Vec<Round>,
+    /// Calls of tools that were planned.
+    pub(crate) tool_calls: u32,
+    /// Bytes of the results of tools.
+    pub(crate) result_bytes: usize,
+    /// For how long nothing was done but people asked, in milliseconds.
+    pub(crate) waited_ms: u64,
+    /// When the last record was written, in Unix milliseconds.
+    pub(crate) last_ms: u64,
     /// What all settled calls have cost.
     pub(crate) usage: ChatUsage,
     /// How often another orchestrator went on with it.
     pub(crate) recoveries: u32,
+    /// How often that was because something under way was lost, not just the wait
+    /// for people.
+    pub(crate) interruptions: u32,
     /// How it ended.
     pub(crate) end: Option<End>,
 }
@@ -63,6 +80,7 @@ impl Answer {
             asked_sequence: sequence,
             asked_number: number,
             asked_ms: moment::parse(&record.at),
+            last_ms: moment::parse(&record.at),
             ..Self::default()
         })
     }
@@ -72,47 +90,140 @@ impl Answer {
         let Some(what) = &record.record else {
             return ControlFlow::Continue(());
         };
+        let at_ms = moment::parse(&record.at);
+        if self.is_waiting() {
+            self.waited_ms += at_ms.saturating_sub(self.last_ms);
+        }
         let took_ms = match what {
+            Record::Answered(end) => end.processing_time_ms,
+            Record::Failed(end) => end.processing_time_ms,
+            Record::Stopped(end) => end.processing_time_ms,
+            _ => {
+                self.note_step(what, at_ms);
+                self.last_ms = self.last_ms.max(at_ms);
+                return ControlFlow::Continue(());
+            }
+        };
+        self.end = Some(End { sequence, took_ms });
+        ControlFlow::Break(())
+    }
+
+    fn note_step(&mut self, what: &Record, at_ms: u64) {
+        match what {
             Record::CallStarted(started) => {
                 self.calls = self.calls.max(started.call);
                 self.open_call = Some((started.clone(), 0));
-                return ControlFlow::Continue(());
+                if self.rounds.last().is_none_or(|round| round.is_over) {
+                    self.rounds.push(Round::default());
+                }
             }
             Record::Chunk(chunk) => {
                 self.text.push_str(&chunk.content);
+                if let Some(round) = self.rounds.last_mut() {
+                    round.text.push_str(&chunk.content);
+                }
                 self.chunks = chunk.chunk_id;
                 self.is_final = chunk.is_final;
                 if let Some((_, shown)) = &mut self.open_call {
                     *shown += chunk.content.len();
                 }
-                return ControlFlow::Continue(());
             }
             Record::CallSettled(settled) => {
                 self.open_call = None;
-                self.went_on |= settled.goes_on;
+                if let Some(round) = self.rounds.last_mut() {
+                    round.is_over |= settled.goes_on;
+                }
                 if let Some(cost) = &settled.usage {
                     usage::add(&mut self.usage, cost);
                 }
-                return ControlFlow::Continue(());
             }
             Record::Taken(taken) => {
                 self.recoveries = taken.recovery;
-                return ControlFlow::Continue(());
+                self.interruptions += u32::from(!self.is_waiting());
             }
-            Record::Opened(_)
+            Record::ToolPlanned(planned) => {
+                self.tool_calls = planned.tool_call;
+                if let Some(round) = self.rounds.last_mut() {
+                    round.calls.push(Called::new(planned.clone()));
+                }
+            }
+            Record::ToolHeld(held) => {
+                if let Some(call) = self.called_mut(held.tool_call) {
+                    call.held = Some(held.clone());
+                }
+            }
+            Record::ToolDecided(decided) => {
+                if let Some(call) = self.called_mut(decided.tool_call) {
+                    call.decided = Some(decided.clone());
+                }
+            }
+            Record::ToolStarted(started) => {
+                if let Some(call) = self.called_mut(started.tool_call) {
+                    call.started_ms = Some(at_ms);
+                }
+            }
+            Record::ToolEnded(ended) => {
+                self.result_bytes += ended.result.len();
+                if let Some(call) = self.called_mut(ended.tool_call) {
+                    call.ended = Some(ended.clone());
+                }
+            }
+            // Where a tool can be watched is for clients alone; ends are noted by
+            // the caller.
+            Record::ToolNoted(_)
+            | Record::Opened(_)
             | Record::Asked(_)
-            | Record::ToolPlanned(_)
-            | Record::ToolHeld(_)
-            | Record::ToolDecided(_)
-            | Record::ToolStarted(_)
-            | Record::ToolNoted(_)
-            | Record::ToolEnded(_) => return ControlFlow::Continue(()),
-            Record::Answered(end) => end.processing_time_ms,
-            Record::Failed(end) => end.processing_time_ms,
-            Record::Stopped(end) => end.processing_time_ms,
-        };
-        self.end = Some(End { sequence, took_ms });
-        ControlFlow::Break(())
+            | Record::Answered(_)
+            | Record::Failed(_)
+            | Record::Stopped(_) => {}
+        }
+    }
+
+    /// The calls of tools of the round that is under way, or that was last.
+    pub(crate) fn called(&self) -> &[Called] {
+        self.rounds.last().map_or(&[], |round| &round.calls)
+    }
+
+    /// A call of a tool, by its number.
+    pub(crate) fn call(&self, number: u32) -> Option<&Called> {
+        let calls = self.rounds.iter().rev().flat_map(|round| &round.calls);
+        calls.into_iter().find(|call| call.number() == number)
+    }
+
+    fn called_mut(&mut self, number: u32) -> Option<&mut Called> {
+        let rounds = self.rounds.iter_mut().rev();
+        rounds
+            .flat_map(|round| &mut round.calls)
+            .find(|call| call.number() == number)
+    }
+
+    /// Whether nothing is done but people asked.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.open_call.is_none() && self.rounds.last().is_some_and(Round::is_waiting)
+    }
+
+    /// What the answer has of the round that is not over: what a provider goes on
+    /// behind.
+    pub(crate) fn unfinished_text(&self) -> &str {
+        let round = self.rounds.last().filter(|round| !round.is_over);
+        round.map_or("", |round| &round.text)
+    }
+
+    /// The rounds that are over, as the next request has them.
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for round in self.rounds.iter().filter(|round| round.is_over) {
+            round.add_to(&mut messages);
+        }
+        messages
+    }
+
+    /// What is kept of it once it has ended: not what its tools gave.
+    pub(crate) fn without_rounds(self) -> Self {
+        Self {
+            rounds: Vec::new(),
+            ..self
+        }
     }
 
     /// Whether it is being written.
@@ -123,7 +234,10 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use signalbox_protocol::wire::{ChatAnswered, ChatCallSettled, ChatChunk, ChatTaken};
+    use signalbox_protocol::wire::{
+        ChatAnswered, ChatCallSettled, ChatChunk, ChatTaken, ChatToolDecided, ChatToolEnded,
+        ChatToolHeld, ChatToolPlanned, ChatToolStarted, ToolOutcome, ToolVerdict,
+    };
 
     use super::*;
 
@@ -188,5 +302,170 @@ mod tests {
         assert_eq!((answer.usage.output_tokens, answer.usage.calls), (11, 2));
         assert!(answer.open_call.is_none());
         assert_eq!(answer.end.unwrap().sequence, 30);
+    }
+
+    fn at(second: u32, what: Record) -> ChatRecord {
+        ChatRecord {
+            at: format!("2026-01-02T03:04:{second:02}Z"),
+            ..record(what)
+        }
+    }
+
+    fn call_started(call: u32) -> Record {
+        Record::CallStarted(ChatCallStarted {
+            call,
+            ..ChatCallStarted::default()
+        })
+    }
+
+    fn settled(goes_on: bool) -> Record {
+        Record::CallSettled(ChatCallSettled {
+            goes_on,
+            ..ChatCallSettled::default()
+        })
+    }
+
+    fn planned(tool_call: u32) -> Record {
+        Record::ToolPlanned(ChatToolPlanned {
+            tool_call,
+            model_call_id: format!("m{tool_call}"),
+            tool_name: "look".to_owned(),
+            arguments: r#"{"x":1}"#.to_owned(),
+            ..ChatToolPlanned::default()
+        })
+    }
+
+    fn started(tool_call: u32) -> Record {
+        Record::ToolStarted(ChatToolStarted {
+            tool_call,
+            ..ChatToolStarted::default()
+        })
+    }
+
+    fn held(tool_call: u32) -> Record {
+        Record::ToolHeld(ChatToolHeld {
+            tool_call,
+            ..ChatToolHeld::default()
+        })
+    }
+
+    fn decided(tool_call: u32, verdict: ToolVerdict) -> Record {
+        Record::ToolDecided(ChatToolDecided {
+            tool_call,
+            verdict: verdict.into(),
+            ..ChatToolDecided::default()
+        })
+    }
+
+    fn ended(tool_call: u32, outcome: ToolOutcome, result: &str) -> Record {
+        Record::ToolEnded(ChatToolEnded {
+            tool_call,
+            outcome: outcome.into(),
+            result: result.to_owned(),
+            ..ChatToolEnded::default()
+        })
+    }
+
+    fn words(chunk_id: u32, content: &str) -> Record {
+        Record::Chunk(ChatChunk {
+            chunk_id,
+            content: content.to_owned(),
+            is_final: false,
+        })
+    }
+
+    fn told(records: impl IntoIterator<Item = (u32, Record)>) -> Answer {
+        let asked = at(0, Record::Asked(ChatAsked::default()));
+        let mut answer = Answer::begin(&asked, 1, 1).unwrap();
+        for (second, record) in records {
+            assert!(answer.note(&at(second, record), 2).is_continue());
+        }
+        answer
+    }
+
+    #[test]
+    fn the_next_request_has_what_was_said_and_what_tools_gave() {
+        let answer = told([
+            (1, call_started(1)),
+            (1, words(1, "First. ")),
+            (1, planned(1)),
+            (1, planned(2)),
+            (1, settled(true)),
+            (2, started(2)),
+            (2, started(1)),
+            (3, ended(2, ToolOutcome::TimedOut, "too slow")),
+            (4, ended(1, ToolOutcome::Value, r#"{"y":2}"#)),
+            // One that nobody heard out goes on in the round of the next.
+            (5, call_started(2)),
+            (5, words(2, "Sec")),
+            (6, settled(false)),
+            (6, call_started(3)),
+            (6, words(3, "ond.")),
+        ]);
+        assert_eq!(answer.unfinished_text(), "Second.");
+        let messages = answer.messages();
+        let [Message::Agent { text, calls }, Message::Results { results }] = &messages[..] else {
+            panic!("{messages:?}")
+        };
+        assert_eq!((&**text, calls.len()), ("First. ", 2));
+        assert_eq!(calls[0].arguments, Ok(serde_json::json!({"x": 1})));
+        let results: Vec<_> = results
+            .iter()
+            .map(|one| (&*one.call_id, &*one.content, one.failed))
+            .collect();
+        let late = r#"{"error":"too slow","outcome":"timed_out"}"#;
+        assert_eq!(
+            results,
+            [("m1", r#"{"y":2}"#, false), ("m2", late, true)],
+            "in the model's order"
+        );
+        assert_eq!(answer.text, "First. Second.");
+    }
+
+    #[test]
+    fn a_call_is_as_far_as_the_log_says() {
+        let stage = |records: Vec<(u32, Record)>| {
+            let begun = [(1, call_started(1)), (1, planned(1)), (1, settled(true))];
+            told(begun.into_iter().chain(records)).called()[0].stage()
+        };
+        assert_eq!(stage(vec![]), Stage::Planned);
+        assert_eq!(stage(vec![(2, held(1))]), Stage::Held);
+        let approved = || vec![(2, held(1)), (3, decided(1, ToolVerdict::Approve))];
+        assert_eq!(stage(approved()), Stage::Approved);
+        for verdict in [
+            ToolVerdict::Reject,
+            ToolVerdict::Expired,
+            ToolVerdict::Unspecified,
+        ] {
+            let records = vec![(2, held(1)), (3, decided(1, verdict))];
+            assert_eq!(stage(records), Stage::Declined, "{verdict:?}");
+        }
+        let mut records = approved();
+        records.push((4, started(1)));
+        assert_eq!(stage(records.clone()), Stage::Started);
+        records.push((5, ended(1, ToolOutcome::Value, "1")));
+        assert_eq!(stage(records), Stage::Ended);
+    }
+
+    #[test]
+    fn waiting_for_people_is_not_the_answers_time_and_work_beside_it_is() {
+        let answer = told([
+            (1, call_started(1)),
+            (1, planned(1)),
+            (1, planned(2)),
+            (1, settled(true)),
+            (1, held(1)),
+            (2, started(2)),
+            // Until here the other one ran; for 20 s nothing does.
+            (10, ended(2, ToolOutcome::Value, "1")),
+            (20, Record::Taken(ChatTaken { recovery: 1 })),
+            (30, decided(1, ToolVerdict::Approve)),
+            (35, started(1)),
+            (40, ended(1, ToolOutcome::Value, "1")),
+            (50, Record::Taken(ChatTaken { recovery: 2 })),
+        ]);
+        assert_eq!(answer.waited_ms, 20_000);
+        // Who only waited has lost nothing by a take-over.
+        assert_eq!((answer.recoveries, answer.interruptions), (2, 1));
     }
 }

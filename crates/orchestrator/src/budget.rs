@@ -8,6 +8,9 @@ use crate::agents::{Budget, Price};
 use crate::provider::Usage;
 use crate::usage;
 
+/// Calls of tools in one answer where the budget does not say.
+const TOOL_CALLS: u32 = 32;
+
 /// The budget of an agent and what the chat has used of it before this turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Meter {
@@ -50,6 +53,11 @@ impl Meter {
             return Some("the chat has used up its money");
         }
         None
+    }
+
+    /// How many calls of tools an answer may have.
+    pub(crate) fn tool_calls(&self) -> u32 {
+        self.budget.tool_calls.unwrap_or(TOOL_CALLS)
     }
 
     /// How long the turn may take before the chat has used up its time.

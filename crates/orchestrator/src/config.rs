@@ -42,6 +42,11 @@ pub struct ChatArgs {
     #[arg(long, env = "SIGNALBOX_CHAT_ANSWERS_PER_USER", default_value_t = 8,
         value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
     pub chat_answers_per_user: u32,
+    /// Chats that wait at once for people to approve what an agent wants to do; further
+    /// calls are refused
+    #[arg(long, env = "SIGNALBOX_CHATS_WAITING", default_value_t = 256, value_name = "COUNT",
+        value_parser = value_parser!(u32).range(1..))]
+    pub chats_waiting: u32,
     /// Chats that are in memory at once; a chat that nobody uses leaves it after a minute
     #[arg(long, env = "SIGNALBOX_CHATS", default_value_t = 10_000, value_name = "COUNT",
         value_parser = value_parser!(u32).range(1..))]
@@ -77,6 +82,8 @@ pub struct Options {
     pub answers: usize,
     /// Answers at once for one user.
     pub answers_per_user: usize,
+    /// Chats that wait for people at once.
+    pub waiting: usize,
     /// Chats in memory.
     pub chats: usize,
     /// The least time from one chunk to the next.
@@ -100,6 +107,7 @@ impl Options {
             lease_ttl: LEASE_TTL,
             answers: count(chat.chat_answers),
             answers_per_user: count(chat.chat_answers_per_user),
+            waiting: count(chat.chats_waiting),
             chats: count(chat.chats),
             interval: Duration::from_millis(u64::from(chat.chunk_interval)),
             drain: Duration::from_secs(chat.chat_drain),

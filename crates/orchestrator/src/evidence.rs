@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::subject::Subject;
+pub(crate) use self::subject::{cases, is_network, things};
 use crate::provider::Request;
 
 /// The most events that are looked at for one answer.

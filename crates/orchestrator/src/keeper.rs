@@ -21,14 +21,13 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info};
 
-use self::request::Places;
 use crate::answer::Answer;
 use crate::chat_log::{ChatLog, Lost};
 use crate::open_turn::{OpenTurn, SessionKey};
 use crate::reply::{Reply, refusal};
 use crate::session::{self, Session};
 use crate::shard::{Shared, not_found};
-use crate::turn::{Turn, View};
+use crate::turn::{Places, Turn, View};
 
 /// The part of the system that these spans are of.
 const SCOPE: &str = "signalbox.orchestrator";
@@ -169,7 +168,8 @@ impl Keeper {
         tips.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_leaving = self.leaving.is_triggered();
-            if is_leaving && kept.running.is_none() {
+            // Nobody knows when people decide: that is the next holder's to hear.
+            if is_leaving && (kept.running.is_none() || kept.waits_since().is_some()) {
                 return Ok(());
             }
             tokio::select! {
@@ -303,6 +303,7 @@ impl Keeper {
             number: log.number(),
             sequence: log.sequence(),
             chunks: answer.chunks,
+            waits_since: None,
         }));
         let cancel = Stop::default();
         let agent = self
@@ -310,39 +311,38 @@ impl Keeper {
             .agents
             .find(&kept.session.agent().agent_type)
             .cloned();
+        let is_new = place.is_some();
         let turn = Turn::new(
             self.shared.means.clone(),
             agent,
             log,
             &kept.session,
-            answer.clone(),
+            (self.key.clone(), answer.clone()),
+            place.unwrap_or_else(|| self.places()),
             (cancel.clone(), Arc::clone(&view)),
         );
         let span = match trace {
             Some(trace) => Span::behind(trace, SCOPE, Kind::Internal, || "chat answer".into()),
             None => Span::root(SCOPE, Kind::Internal, || "chat answer recovered".into()),
         };
-        let (answers, metrics) = (
-            Arc::clone(&self.shared.answers),
-            self.shared.means.metrics.clone(),
-        );
-        let work: Writing = Box::pin(trace::within(span, async move {
-            if let Some(_place) = place {
-                let _running = metrics.running_answer();
-                return turn.run().await;
-            }
-            // What is gone on with waits for its turn, which new ones do not.
-            let _place = answers.acquire_owned().await.ok();
-            let _running = metrics.running_answer();
-            turn.go_on().await
-        }));
-        kept.session.begin(answer);
+        let work: Writing = match is_new {
+            true => Box::pin(trace::within(span, turn.run())),
+            false => Box::pin(trace::within(span, turn.go_on())),
+        };
+        kept.session.begin(answer.without_rounds());
         kept.running = Some(Running {
             work,
             cancel,
             cancelled_by: Vec::new(),
             view,
         });
+    }
+
+    /// A place that an answer may have.
+    fn places(&self) -> Places {
+        let of_all = Arc::clone(&self.shared.answers);
+        let metrics = self.shared.means.metrics.clone();
+        Places::new(Arc::clone(&self.places), of_all, metrics)
     }
 
     async fn note_end(
@@ -384,12 +384,24 @@ impl Kept {
             number: self.log.as_ref().map_or(0, ChatLog::number),
             sequence: self.log.as_ref().map_or(0, ChatLog::sequence),
             chunks: self.session.last.as_ref().map_or(0, |last| last.chunks),
+            waits_since: None,
         }
     }
 
-    /// The number of the last record, as long as it is told.
+    /// Since when the answer that is written does nothing but wait for people.
+    fn waits_since(&self) -> Option<Instant> {
+        let running = self.running.as_ref()?;
+        running.view.lock().waits_since
+    }
+
+    /// The number of the last record, as long as it is told: while something is
+    /// written, and for a while behind it.
     fn tip_to_tell(&self) -> Option<u64> {
-        let is_told = self.running.is_some() || self.used.elapsed() < TIPS_PAST_END;
+        let is_told = match (&self.running, self.waits_since()) {
+            (Some(_), None) => true,
+            (Some(_), Some(since)) => since.elapsed() < TIPS_PAST_END,
+            (None, _) => self.used.elapsed() < TIPS_PAST_END,
+        };
         is_told.then(|| self.tip().number)
     }
 

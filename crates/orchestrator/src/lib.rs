@@ -6,6 +6,8 @@
 //! | in | `svc.orchestrator.<shard>.chat`: start, message, cancel, join |
 //! | out | `log.chat.<user>.<session>`: the chat's log, which the server repeats on `live.log.chat.<user>.<session>` |
 //! | both | `$KV.chats.<shard>.<user>.<session>`: that an answer is being written |
+//! | out | `events.threat.action_update`, `events.threat.action_decided`: calls of tools that people decide on |
+//! | both | `$KV.decisions.<action>`: what was decided on them |
 //! | out | `events.threat.investigation_update`: how far an agent is in an investigation |
 //! | both | `$KV.leases.orchestrator.…`: who holds a shard, and which orchestrators live |
 //!
@@ -87,6 +89,7 @@
 //! | `turn` | one answer from its question to its end |
 //! | `coalesce`, `budget`, `usage`, `conversation` | what a turn goes by |
 //! | `evidence_log` | events that bear on a question |
+//! | [`approval`] | calls of tools that wait for people |
 //! | [`provider`] | the trait of providers, and those that there are |
 //! | [`agents`] | `agents.toml` |
 //! | [`tools`] | what agents can have looked up and done |
@@ -96,6 +99,7 @@
 pub mod agents;
 pub mod analysis;
 mod answer;
+pub mod approval;
 mod budget;
 mod chat_log;
 mod coalesce;
@@ -128,11 +132,13 @@ use signalbox_service::{Condition, Health, Shutdown, Tasks};
 use tokio::sync::Semaphore;
 use tracing::info;
 
+use crate::approval::Approvals;
 pub use crate::config::{ChatArgs, Options, OrchestratorArgs};
 pub use crate::error::Error;
 use crate::evidence_log::EvidenceLog;
 use crate::metrics::Metrics;
 use crate::shard::Shared;
+use crate::tools::registry::{self, Supplies};
 use crate::turn::Means;
 
 /// How long the leases may take to be released once no answer is written.
@@ -157,12 +163,29 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     let tasks = Tasks::new(shutdown.clone());
     let id = format!("{:016x}", rand::random::<u64>());
     let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
+    let approvals = Approvals::open(bus.clone()).await?;
+    let (watching, stop) = (approvals.clone(), shutdown.clone());
+    tasks.spawn("decisions", async move {
+        tokio::select! {
+            () = watching.watch() => {}
+            () = stop.wait() => {}
+        }
+    });
+    let supplies = Supplies { bus: bus.clone() };
+    let toolbox = registry::toolbox(&options.agents, &supplies);
+    let (progress, teller) = progress::new();
+    // It ends when no turn is left.
+    tasks.spawn("progress", teller.run(bus.clone()));
     let shared = Shared {
         bus: bus.clone(),
         agents: Arc::new(options.agents),
         means: Means {
             metrics,
             evidence: EvidenceLog::new(bus.clone()),
+            progress,
+            toolbox: Arc::new(toolbox),
+            approvals,
+            waiting: Arc::new(Semaphore::new(options.waiting)),
             interval: options.interval,
         },
         answers: Arc::new(Semaphore::new(options.answers)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use opentelemetry::{KeyValue, global};
 use signalbox_bus::Bus;
 use signalbox_protocol::fleet::Shard;
-use signalbox_protocol::wire::{ChatError, ChatUsage};
+use signalbox_protocol::wire::{ChatError, ChatUsage, ToolOutcome};
 use signalbox_service::metrics::{About, Count, counter, gauge};
 
 use crate::usage;
@@ -16,6 +16,8 @@ const SCOPE: &str = "signalbox.orchestrator";
 const SHARD: &str = "signalbox.shard";
 /// The label of a failure.
 const CODE: &str = "signalbox.code";
+/// The label of what became of a call of a tool.
+const OUTCOME: &str = "signalbox.outcome";
 
 const STARTED: About = About {
     name: "signalbox.orchestrator.chats.started",
@@ -102,6 +104,21 @@ const COST: About = About {
     unit: "{micro}",
     text: "What calls have cost by the agents' prices, in millionths",
 };
+const TOOLS: About = About {
+    name: "signalbox.orchestrator.tools.calls",
+    unit: "{call}",
+    text: "Calls of tools that have ended, by what became of them",
+};
+const TOOL_TIME: About = About {
+    name: "signalbox.orchestrator.tools.time",
+    unit: "ms",
+    text: "Time from the start of each call of a tool to its end, together",
+};
+const APPROVALS: About = About {
+    name: "signalbox.orchestrator.approvals.waiting",
+    unit: "{call}",
+    text: "Calls of tools that wait until people have decided",
+};
 const FENCED: About = About {
     name: "signalbox.orchestrator.fenced",
     unit: "{chat}",
@@ -147,6 +164,10 @@ pub(crate) struct Counts {
     sessions: Count,
     /// Answers being written.
     running: Count,
+    tool_time: Count,
+    /// Calls that people are asked about.
+    approvals: Count,
+    tools: [Count; OUTCOMES.len()],
     failed: [Count; CODES.len()],
     shards: [Count; Shard::COUNT],
 }
@@ -157,6 +178,16 @@ const CODES: [(ChatError, &str); 4] = [
     (ChatError::AgentTimeout, "AGENT_TIMEOUT"),
     (ChatError::BudgetExceeded, "BUDGET_EXCEEDED"),
     (ChatError::Unspecified, "OTHER"),
+];
+
+/// What becomes of calls of tools.
+const OUTCOMES: [(ToolOutcome, &str); 6] = [
+    (ToolOutcome::Value, "value"),
+    (ToolOutcome::Error, "error"),
+    (ToolOutcome::TimedOut, "timed_out"),
+    (ToolOutcome::Cancelled, "cancelled"),
+    (ToolOutcome::Refused, "refused"),
+    (ToolOutcome::Unknown, "unknown"),
 ];
 
 /// The orchestrator's metrics. Clones share them.
@@ -179,7 +210,7 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let meter = global::meter(SCOPE);
         let metrics = Self(Arc::default());
-        let counters: [(About, Which); 17] = [
+        let counters: [(About, Which); 18] = [
             (STARTED, |counts| &counts.started),
             (ACCEPTED, |counts| &counts.accepted),
             (REFUSED, |counts| &counts.refused),
@@ -197,6 +228,7 @@ impl Metrics {
             (OUTPUT, |counts| &counts.output),
             (COST, |counts| &counts.cost),
             (FENCED, |counts| &counts.fenced),
+            (TOOL_TIME, |counts| &counts.tool_time),
         ];
         for (about, which) in counters {
             let counts = Arc::clone(&metrics.0);
@@ -210,9 +242,16 @@ impl Metrics {
                 observe(count.get(), &[KeyValue::new(CODE, *code)]);
             }
         });
-        let gauges: [(About, Which); 2] = [
+        let counts = Arc::clone(&metrics.0);
+        counter(&meter, TOOLS, move |observe| {
+            for ((_, outcome), count) in OUTCOMES.iter().zip(&counts.tools) {
+                observe(count.get(), &[KeyValue::new(OUTCOME, *outcome)]);
+            }
+        });
+        let gauges: [(About, Which); 3] = [
             (SESSIONS, |counts| &counts.sessions),
             (RUNNING, |counts| &counts.running),
+            (APPROVALS, |counts| &counts.approvals),
         ];
         for (about, which) in gauges {
             let counts = Arc::clone(&metrics.0);
@@ -239,6 +278,18 @@ impl Metrics {
     pub(crate) fn failed(&self, code: ChatError) -> &Count {
         let which = CODES.iter().position(|(one, _)| *one == code);
         &self.0.failed[which.unwrap_or(CODES.len() - 1)]
+    }
+
+    /// Counts a call of a tool that has ended.
+    pub(crate) fn tool_ended(&self, outcome: ToolOutcome, took_ms: u64) {
+        let which = OUTCOMES.iter().position(|(one, _)| *one == outcome);
+        self.tools[which.unwrap_or(OUTCOMES.len() - 1)].add(1);
+        self.tool_time.add(took_ms);
+    }
+
+    /// Counts a call that people are asked about, for as long as the guard lives.
+    pub(crate) fn waiting_approval(&self) -> Counted {
+        Counted::new(self, |counts| &counts.approvals)
     }
 
     /// Counts a settled call.

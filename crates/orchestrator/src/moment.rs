@@ -5,9 +5,14 @@ use std::time::Duration;
 use signalbox_protocol::timestamp::Timestamp;
 use time::OffsetDateTime;
 
+/// This moment.
+pub(crate) fn now() -> Timestamp {
+    OffsetDateTime::now_utc().into()
+}
+
 /// This moment, in Unix milliseconds.
 pub(crate) fn now_ms() -> u64 {
-    u64::try_from(Timestamp::from(OffsetDateTime::now_utc()).unix_millis()).unwrap_or(0)
+    u64::try_from(now().unix_millis()).unwrap_or(0)
 }
 
 /// A moment as RFC 3339.

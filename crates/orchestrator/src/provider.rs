@@ -40,6 +40,7 @@ use serde_json::Value;
 use signalbox_identity::Secret;
 
 pub use self::failure::{Failure, FailureKind};
+pub(crate) use self::prompt::ANALYSIS_TOOL;
 use crate::analysis::Schema;
 use crate::evidence::Event;
 
@@ -160,7 +161,7 @@ pub struct ToolCall {
 pub struct ToolResult {
     /// The call.
     pub call_id: String,
-    /// What is told to the model.
+    /// What is told to the model: one JSON value.
     pub content: String,
     /// Whether it is an error.
     pub failed: bool,

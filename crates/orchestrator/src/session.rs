@@ -90,7 +90,7 @@ impl Session {
         let took = answer.end.as_ref().map_or(0, |end| end.took_ms);
         self.spent_ms = self.spent_ms.saturating_add(took);
         self.conversation.push(&answer.asked, &answer.text);
-        self.last = Some(answer);
+        self.last = Some(answer.without_rounds());
     }
 }
 

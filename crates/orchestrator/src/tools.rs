@@ -9,6 +9,12 @@
 //!                    └────find──▶ Tool ──run──▶ Runner ──▶ Outcome
 //! ```
 
+pub mod config;
+mod contain;
+mod events;
+pub mod registry;
+mod responder;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -25,6 +31,8 @@ use tokio::time::Instant;
 
 use crate::analysis::Schema;
 use crate::provider;
+
+pub use self::contain::{Contained, contain, contain_text};
 
 /// The time that a tool has where nothing else is said.
 pub const DEFAULT_TIME: Duration = Duration::from_secs(20);
@@ -246,7 +254,7 @@ pub fn action_id(session_id: &str, answer: u32, number: u32, arguments_hash: &st
 }
 
 /// A value with the keys of all its objects in order.
-fn canonical(value: &Value) -> Value {
+pub(crate) fn canonical(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
             let mut sorted: Vec<_> = fields.iter().collect();

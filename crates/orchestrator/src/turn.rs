@@ -1,13 +1,26 @@
 //! One answer, from its question to its end: calls the provider within clocks and
-//! budgets, stores what it writes, settles what it cost, and ends in exactly one
-//! record. Whatever is told of the answer is told by these records.
+//! budgets, stores what it writes, settles what it cost, has the tools run that it
+//! asks for, and ends in exactly one record. Whatever is told of the answer is told
+//! by these records.
+//!
+//! ```text
+//! round: call the provider ─▶ plan its calls of tools ─▶ settle ─▶ work them off ─┐
+//!    ▲                                                                            │
+//!    └────────────── the request anew, from what the log says ◀───────────────────┘
+//! ```
 //!
 //! It holds in memory: the answer (128 KiB at most), 80 KiB that are not stored
-//! yet, and the request (what conversation, contexts and events may have).
+//! yet, and the request twice (what conversation, contexts and events may have, and
+//! of tools a mebibyte of results and 64 KiB of arguments for each call).
 
+mod desk;
 mod ending;
 mod listen;
+mod places;
+mod plan;
 mod recover;
+mod supervise;
+mod tools;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,32 +30,38 @@ use signalbox_bus::assignment::Stop;
 use signalbox_protocol::wire::{
     ChatCallSettled, ChatCallStarted, ChatChunk, ChatError, ChatRecord, chat_record::Record,
 };
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use self::ending::{Verdict, failed, verdict};
 use self::listen::Heard;
+pub(crate) use self::places::{Full, Places};
 use crate::agents::Agent;
 use crate::analysis::{self, Fault};
 use crate::answer::Answer;
+use crate::approval::Approvals;
 use crate::budget::Meter;
 use crate::chat_log::{ChatLog, Lost};
 use crate::coalesce::Coalescer;
 use crate::evidence_log::EvidenceLog;
 use crate::metrics::Metrics;
 use crate::moment;
+use crate::open_turn::SessionKey;
+use crate::progress::{Progress, Watch};
 use crate::provider::retry;
-use crate::provider::{
-    AnalysisRequest, End, Failure, Message, Request, StopReason, ToolCall, ToolResult, Usage,
-    tokens_of,
-};
+use crate::provider::{AnalysisRequest, End, Failure, Request, StopReason, Usage, tokens_of};
 use crate::session::Session;
+use crate::tools::Toolbox;
 use crate::usage::{self, Ending};
 
 /// The longest answer, in bytes: with its analysis it is one record of the log.
 pub(crate) const ANSWER_BYTES: usize = 128 * 1024;
 /// How often another orchestrator goes on with an answer.
 pub(crate) const RECOVERIES: u32 = 3;
+/// Rounds of an answer that another one may follow. The tools of the last of them
+/// are not run, so that the model comes to its end.
+const MAX_ROUNDS: usize = 16;
 
 /// How far a log is while a turn writes it, for those who ask.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +72,8 @@ pub(crate) struct View {
     pub(crate) sequence: u64,
     /// Chunks of the answer.
     pub(crate) chunks: u32,
+    /// Since when nothing is done but people asked; `None` otherwise.
+    pub(crate) waits_since: Option<Instant>,
 }
 
 /// What a turn needs beside its session.
@@ -60,6 +81,14 @@ pub(crate) struct View {
 pub(crate) struct Means {
     pub(crate) metrics: Metrics,
     pub(crate) evidence: EvidenceLog,
+    /// Where those who follow an investigation are told of it.
+    pub(crate) progress: Progress,
+    /// The tools that there are.
+    pub(crate) toolbox: Arc<Toolbox>,
+    /// How people decide on calls of them.
+    pub(crate) approvals: Approvals,
+    /// Chats that may wait for that at once.
+    pub(crate) waiting: Arc<Semaphore>,
     /// The least time from one chunk to the next.
     pub(crate) interval: Duration,
 }
@@ -67,12 +96,18 @@ pub(crate) struct Means {
 /// An answer that is being written.
 pub(crate) struct Turn {
     means: Means,
+    key: SessionKey,
     agent: Option<Arc<Agent>>,
+    /// Who follows the investigation that it is part of.
+    watch: Option<Watch>,
     /// Away while a record is being appended beside something else.
     log: Option<ChatLog>,
     answer: Answer,
     request: Request,
+    /// Messages of the request that were there before the answer.
+    earlier: usize,
     meter: Meter,
+    places: Places,
     cancel: Stop,
     view: Arc<Mutex<View>>,
     /// Bytes of the chunk that is being stored.
@@ -111,16 +146,6 @@ impl Outcome {
             Self::Cancelled => "cancelled",
         }
     }
-
-    const fn goes_on(&self) -> bool {
-        matches!(
-            self,
-            Self::Ended(End {
-                stop: StopReason::ToolUse | StopReason::PauseTurn,
-                ..
-            })
-        )
-    }
 }
 
 impl Turn {
@@ -130,19 +155,22 @@ impl Turn {
         agent: Option<Arc<Agent>>,
         log: ChatLog,
         session: &Session,
-        answer: Answer,
+        (key, answer): (SessionKey, Answer),
+        places: Places,
         (cancel, view): (Stop, Arc<Mutex<View>>),
     ) -> Self {
         let (budget, price) = agent
             .as_ref()
             .map(|agent| (agent.budget, agent.price))
             .unwrap_or_default();
+        let asked = &answer.asked;
         let request = agent.as_ref().map(|agent| Request {
             agent_type: agent.agent_type.clone(),
             model: agent.model.clone(),
             instructions: agent.instructions.clone(),
             context: session.context.clone(),
-            messages: session.conversation.messages(&answer.asked),
+            messages: session.conversation.messages(asked),
+            tools: means.toolbox.offered(&agent.tools, &asked.permissions),
             analysis: Some(AnalysisRequest {
                 schema: Arc::clone(&agent.schema),
                 ask: agent.ask,
@@ -151,16 +179,25 @@ impl Turn {
             max_output_tokens: agent.max_output_tokens,
             ..Request::default()
         });
+        let request = request.unwrap_or_default();
         let passed = moment::now_ms().saturating_sub(answer.asked_ms);
         let now = Instant::now();
         let began = now
             .checked_sub(Duration::from_millis(passed))
             .unwrap_or(now);
+        let context = session.context.as_ref();
+        let watch = means
+            .progress
+            .watch(agent.as_deref(), &key, context, &answer);
         Self {
             means,
+            key,
             agent,
+            watch,
             log: Some(log),
-            request: request.unwrap_or_default(),
+            earlier: request.messages.len(),
+            request,
+            places,
             meter: Meter {
                 budget,
                 price,
@@ -178,20 +215,25 @@ impl Turn {
     /// Writes the answer to its end; gives back the log, and what it says now.
     /// Dropped, it leaves the answer to the next owner of the log.
     pub(crate) async fn run(mut self) -> Result<(ChatLog, Answer), Lost> {
-        let verdict = self.write().await?;
-        self.end(verdict).await?;
-        match self.log.take() {
-            Some(log) => Ok((log, self.answer)),
-            None => Err(Lost::Refused),
-        }
+        let verdict = self.write(false).await?;
+        self.conclude(verdict).await
     }
 
     /// As [`run`](Self::run), for an answer that another orchestrator has begun.
     pub(crate) async fn go_on(mut self) -> Result<(ChatLog, Answer), Lost> {
+        if !self.answer.is_waiting() {
+            // What is gone on with waits for its turn, which new ones do not.
+            let last = self.last_moment();
+            self.take_place(last).await;
+        }
         let verdict = match self.recover().await? {
             Some(verdict) => verdict,
-            None => self.write().await?,
+            None => self.write(true).await?,
         };
+        self.conclude(verdict).await
+    }
+
+    async fn conclude(mut self, verdict: Verdict) -> Result<(ChatLog, Answer), Lost> {
         self.end(verdict).await?;
         match self.log.take() {
             Some(log) => Ok((log, self.answer)),
@@ -199,29 +241,37 @@ impl Turn {
         }
     }
 
-    async fn write(&mut self) -> Result<Verdict, Lost> {
+    async fn write(&mut self, is_taken: bool) -> Result<Verdict, Lost> {
         let Some(agent) = self.agent.clone() else {
             let words = "the agent is not configured any more";
             return Ok(failed(ChatError::AgentUnavailable, words, false));
         };
-        let asked = &self.answer.asked;
-        self.request.events = self
-            .means
-            .evidence
-            .gather(asked, &self.request, agent.events)
-            .await;
+        if let Some(verdict) = self.work_off(&agent, is_taken).await? {
+            return Ok(verdict);
+        }
+        self.gather(&agent).await;
         loop {
+            self.renew_request();
             let request = Arc::new(self.request.clone());
-            let (outcome, said) = match self.call(&agent, request, true).await? {
-                Ok(called) => called,
+            let outcome = match self.call(&agent, request, true).await? {
+                Ok(outcome) => outcome,
                 Err(verdict) => return Ok(verdict),
             };
             let end = match outcome {
                 Outcome::Ended(end) => end,
                 other => return Ok(verdict(other)),
             };
+            if self.answer.rounds.last().is_some_and(|round| round.is_over) {
+                match self.work_off(&agent, false).await? {
+                    Some(verdict) => return Ok(verdict),
+                    None => continue,
+                }
+            }
             match end.stop {
-                StopReason::ToolUse | StopReason::PauseTurn => self.take_up(said, end.calls),
+                StopReason::ToolUse | StopReason::PauseTurn => {
+                    let words = "the answer has asked for tools too often";
+                    return Ok(failed(ChatError::BudgetExceeded, words, false));
+                }
                 StopReason::MaxTokens => {
                     let words = "the answer is as long as it may be";
                     return Ok(failed(ChatError::BudgetExceeded, words, false));
@@ -235,33 +285,41 @@ impl Turn {
                     return Ok(failed(ChatError::AgentUnavailable, words, false));
                 }
                 StopReason::EndTurn | StopReason::StopSequence | StopReason::Other(_) => {
-                    return self.conclude(&agent, end.analysis.as_deref()).await;
+                    return self.check(&agent, end.analysis.as_deref()).await;
                 }
             }
         }
     }
 
-    /// Adds to the request what the model has said and asked for. No tool is
-    /// offered yet, so that each call has an error for its result.
-    fn take_up(&mut self, said: String, calls: Vec<ToolCall>) {
-        let results: Vec<ToolResult> = calls
-            .iter()
-            .map(|call| ToolResult {
-                call_id: call.id.clone(),
-                content: "there is no such tool".to_owned(),
-                failed: true,
-            })
-            .collect();
-        self.request
-            .messages
-            .push(Message::Agent { text: said, calls });
-        if !results.is_empty() {
-            self.request.messages.push(Message::Results { results });
+    /// Gives the model the events that bear on the question.
+    async fn gather(&mut self, agent: &Agent) {
+        let asked = &self.answer.asked;
+        let evidence = &self.means.evidence;
+        self.request.events = evidence.gather(asked, &self.request, agent.events).await;
+    }
+
+    /// Makes the request what the log says: the question, the rounds that are over
+    /// with what their tools gave, and what there is of the one that is not.
+    fn renew_request(&mut self) {
+        self.request.messages.truncate(self.earlier);
+        self.request.messages.extend(self.answer.messages());
+        self.request.so_far = self.answer.unfinished_text().to_owned();
+    }
+
+    /// Waits for a place among the answers that are written, unless the answer is
+    /// cancelled or over before.
+    async fn take_place(&mut self, last: Instant) -> bool {
+        let cancel = self.cancel.clone();
+        tokio::select! {
+            biased;
+            () = self.places.take() => true,
+            () = cancel.wait() => false,
+            () = sleep_until(last) => false,
         }
     }
 
     /// Checks the analysis of a complete text, and has the model repair it once.
-    async fn conclude(&mut self, agent: &Agent, analysis: Option<&str>) -> Result<Verdict, Lost> {
+    async fn check(&mut self, agent: &Agent, analysis: Option<&str>) -> Result<Verdict, Lost> {
         let fault = match analysis::checked(&agent.schema, &self.request, analysis) {
             Ok(analysis) => return Ok(Verdict::Answered(analysis.to_string())),
             Err(fault) => fault,
@@ -276,11 +334,13 @@ impl Turn {
         };
         info!(%fault, agent = %agent.agent_type, "analysis to be repaired");
         self.means.metrics.repairs.add(1);
-        let Some(request) = analysis::repair(&self.request, &self.answer.text, fault) else {
+        self.renew_request();
+        let written = self.answer.unfinished_text();
+        let Some(request) = analysis::repair(&self.request, written, fault) else {
             return Ok(unusable());
         };
-        let (outcome, _) = match self.call(agent, Arc::new(request), false).await? {
-            Ok(called) => called,
+        let outcome = match self.call(agent, Arc::new(request), false).await? {
+            Ok(outcome) => outcome,
             Err(verdict) => return Ok(verdict),
         };
         let end = match outcome {
@@ -296,15 +356,17 @@ impl Turn {
         }
     }
 
-    /// Makes one call and stores what it writes, where that is `visible`; gives
-    /// what became of it and what it said, or how the answer ends without it. What
-    /// it cost is settled by then.
+    /// Makes one call and stores what it writes and which tools it asks for, where
+    /// that is `visible`; gives what became of it, or how the answer ends without
+    /// it. What it cost is settled by then.
     async fn call(
         &mut self,
         agent: &Agent,
         request: Arc<Request>,
         visible: bool,
-    ) -> Result<Result<(Outcome, String), Verdict>, Lost> {
+    ) -> Result<Result<Outcome, Verdict>, Lost> {
+        let last = self.clocks(agent).last();
+        self.take_place(last).await;
         if self.cancel.is_triggered() {
             return Ok(Err(Verdict::Stopped));
         }
@@ -324,12 +386,15 @@ impl Turn {
         .await?;
         let provider = Arc::clone(&agent.provider);
         let pieces = retry::answer(provider, Arc::clone(&request), agent.retries);
-        let shown = self.answer.text.len();
         let mut heard = Heard::new(visible, Coalescer::new(self.means.interval), input_tokens);
         let outcome = self.listen(agent, pieces, &mut heard).await?;
-        let is_done = matches!(outcome, Outcome::Ended(_)) && !outcome.goes_on();
-        self.store_rest(&mut heard, is_done && visible && is_text_whole(&outcome))
+        self.store_rest(&mut heard, visible && is_text_whole(&outcome))
             .await?;
+        let goes_on = visible && self.goes_on(&outcome);
+        if let (Outcome::Ended(end), true) = (&outcome, goes_on) {
+            // Ahead of the settlement, which says that the round is whole.
+            self.plan(agent, call, &end.calls).await?;
+        }
         let ending = match &outcome {
             Outcome::Ended(end) => Ending::Complete(end.usage),
             Outcome::Failed(failure) => {
@@ -346,11 +411,24 @@ impl Turn {
             call,
             usage: Some(cost),
             outcome: outcome.words().to_owned(),
-            goes_on: outcome.goes_on(),
+            goes_on,
         }))
         .await?;
-        let said = self.answer.text.get(shown..).unwrap_or_default();
-        Ok(Ok((outcome, said.to_owned())))
+        Ok(Ok(outcome))
+    }
+
+    /// Whether another round follows: the model waits for tools, or has asked for
+    /// them in words that were cut off, which it is told.
+    fn goes_on(&self, outcome: &Outcome) -> bool {
+        let Outcome::Ended(end) = outcome else {
+            return false;
+        };
+        let wants_to = match end.stop {
+            StopReason::ToolUse | StopReason::PauseTurn => true,
+            StopReason::MaxTokens => !end.calls.is_empty(),
+            _ => false,
+        };
+        wants_to && self.answer.rounds.len() <= MAX_ROUNDS
     }
 
     /// Stores what was heard and not stored yet.
@@ -403,11 +481,13 @@ impl Turn {
         self.means.metrics.records.add(1);
         // An end is noted as well: there is nothing to go on with then.
         let _ended = self.answer.note(record, log.sequence());
-        *self.view.lock() = View {
-            number: log.number(),
-            sequence: log.sequence(),
-            chunks: self.answer.chunks,
-        };
+        if let Some(watch) = &self.watch {
+            watch.note(log.number(), record);
+        }
+        let mut view = self.view.lock();
+        view.number = log.number();
+        view.sequence = log.sequence();
+        view.chunks = self.answer.chunks;
     }
 }
 

@@ -47,6 +47,10 @@ pub struct Decision {
     pub reason: Option<String>,
     /// The user who decided.
     pub decided_by: String,
+    /// The hash of the arguments that the decider has seen, if the decider said
+    /// so: the decision is on these and on no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments_hash: Option<String>,
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub enum ErrorCode {
     NotFound,
     /// Somebody decided before; the answer says who.
     AlreadyDecided,
+    /// The time in which it could be done is over.
+    Expired,
     /// Something of this name exists already.
     AlreadyExists,
     /// No agent of this id is known.
@@ -70,7 +72,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidJson,
         Self::InvalidMessage,
         Self::UnknownType,
@@ -82,6 +84,7 @@ impl ErrorCode {
         Self::Forbidden,
         Self::NotFound,
         Self::AlreadyDecided,
+        Self::Expired,
         Self::AlreadyExists,
         Self::AgentNotFound,
         Self::AgentOffline,
@@ -116,6 +119,7 @@ impl ErrorCode {
             Self::Forbidden => "FORBIDDEN",
             Self::NotFound => "NOT_FOUND",
             Self::AlreadyDecided => "ALREADY_DECIDED",
+            Self::Expired => "EXPIRED",
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::AgentNotFound => "AGENT_NOT_FOUND",
             Self::AgentOffline => "AGENT_OFFLINE",
@@ -160,6 +164,7 @@ impl ErrorCode {
             | Self::AgentOffline
             | Self::EmergencyStop => 409,
             Self::MethodNotAllowed => 405,
+            Self::Expired => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::RateLimit | Self::QueueFull => 429,
@@ -192,7 +197,7 @@ impl ErrorCode {
             // RESOURCE_EXHAUSTED, which is also what gRPC calls a large message
             Self::TooLarge | Self::RateLimit | Self::QueueFull => 8,
             // FAILED_PRECONDITION
-            Self::AlreadyDecided | Self::AgentOffline | Self::EmergencyStop => 9,
+            Self::AlreadyDecided | Self::Expired | Self::AgentOffline | Self::EmergencyStop => 9,
             // UNIMPLEMENTED
             Self::MethodNotAllowed => 12,
             // INTERNAL
@@ -219,6 +224,7 @@ impl ErrorCode {
             | Self::Forbidden
             | Self::NotFound
             | Self::AlreadyDecided
+            | Self::Expired
             | Self::AlreadyExists
             | Self::AgentNotFound
             | Self::AgentOffline

@@ -24,6 +24,8 @@ pub(crate) struct Runtime {
     pub(crate) operator_url: String,
     /// The bus, for tools that manage keys and users.
     pub(crate) registrar_url: String,
+    /// The bus, for programs that answer calls of tools.
+    pub(crate) responder_url: String,
     /// The gateway's listeners.
     pub(crate) listeners: Vec<SocketAddr>,
     /// Where other systems reach the auth service (gRPC); absent when it is off.

@@ -47,6 +47,7 @@ struct BusUrls {
     observer: String,
     operator: String,
     registrar: String,
+    responder: String,
 }
 
 impl BusUrls {
@@ -62,6 +63,7 @@ impl BusUrls {
             observer: server.url(User::Observer),
             operator: server.url(User::Operator),
             registrar: server.url(User::Registrar),
+            responder: server.url(User::Responder),
         }
     }
 
@@ -78,7 +80,8 @@ impl BusUrls {
             producer: url.clone(),
             observer: url.clone(),
             operator: url.clone(),
-            registrar: url,
+            registrar: url.clone(),
+            responder: url,
         }
     }
 }
@@ -248,6 +251,7 @@ async fn announce(
         observer_url: urls.observer.clone(),
         operator_url: urls.operator.clone(),
         registrar_url: urls.registrar.clone(),
+        responder_url: urls.responder.clone(),
         listeners,
         grpc,
         admin,

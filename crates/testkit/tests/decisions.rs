@@ -98,6 +98,7 @@ fn decision(action_id: &str, user: &str, verdict: Verdict) -> Decision {
         verdict,
         reason: Some("seen it".to_owned()),
         decided_by: user.to_owned(),
+        arguments_hash: None,
     }
 }
 

@@ -42,6 +42,9 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may take to authenticate, on a machine that is busy starting.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long after a request its answer is let through.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(10 * 60);
+
 const LOG_FILE_BYTES: u64 = 16 * 1024 * 1024;
 const LOG_FILES_KEPT: u32 = 4;
 
@@ -228,7 +231,7 @@ fn render_permissions(permissions: &Permissions) -> Value {
         "subscribe": { "allow": permissions.subscribe },
     });
     if permissions.allow_responses {
-        entry["allow_responses"] = Value::Bool(true);
+        entry["allow_responses"] = json!({ "max": 1, "expires": text_of(ANSWER_WITHIN) });
     }
     entry
 }

@@ -18,7 +18,7 @@ use crate::{
     subject::{
         self, ADMIN_MANAGE, DLQ_PREFIX, EVENTS_PREFIX, FLEET_PREFIX, GATEWAY_AGENTS,
         GATEWAYS_PREFIX, LIVE_LOG_PREFIX, LOG_PREFIX, LogKind, ORCHESTRATOR_PREFIX, RELAY_PREFIX,
-        TOPICS_PREFIX,
+        TOOLS_PREFIX, TOPICS_PREFIX,
     },
 };
 
@@ -57,6 +57,8 @@ pub enum User {
     Operator,
     /// Has the auth service manage keys and users, and nothing else.
     Registrar,
+    /// Answers calls of tools, and nothing else.
+    Responder,
 }
 
 /// The subjects that a user may use; everything else is refused.
@@ -72,7 +74,7 @@ pub struct Permissions {
 
 impl User {
     /// Every user of the generated configuration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Admin,
         Self::Producer,
         Self::Router,
@@ -83,6 +85,7 @@ impl User {
         Self::Observer,
         Self::Operator,
         Self::Registrar,
+        Self::Responder,
     ];
 
     /// The name with which the user connects.
@@ -99,6 +102,7 @@ impl User {
             Self::Observer => "observer",
             Self::Operator => "operator",
             Self::Registrar => "registrar",
+            Self::Responder => "responder",
         }
     }
 
@@ -182,6 +186,16 @@ impl User {
                 for bucket in [LEASES, CHATS] {
                     publish.extend(read_bucket(bucket));
                 }
+                // Of actions, on which people decide, and of decisions.
+                for name in ["action_update", "action_decided"] {
+                    publish.push(subject::event(Domain::Threat, name));
+                }
+                publish.push(format!("$KV.{DECISIONS}.*"));
+                publish.extend(read_bucket(DECISIONS));
+                // How far agents are in investigations.
+                publish.push(subject::event(Domain::Threat, "investigation_update"));
+                // Calls of tools that others answer.
+                publish.push(format!("{TOOLS_PREFIX}.*"));
                 subscribe.push(below(ORCHESTRATOR_PREFIX));
                 allow_responses = true;
             }
@@ -211,6 +225,10 @@ impl User {
                 publish.extend(get_messages(&replays));
             }
             Self::Registrar => publish.push(ADMIN_MANAGE.to_owned()),
+            Self::Responder => {
+                subscribe.push(below(TOOLS_PREFIX));
+                allow_responses = true;
+            }
         }
         Some(Permissions {
             publish,
@@ -413,6 +431,48 @@ mod tests {
         ] {
             assert!(!publishes(User::Orchestrator, subject), "{subject}");
         }
+    }
+
+    #[test]
+    fn gateways_and_the_orchestrator_record_decisions_and_tell_of_actions() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Gateway | User::Orchestrator);
+            for subject in [
+                "$KV.decisions.ab",
+                "$JS.API.STREAM.MSG.GET.KV_decisions",
+                "$JS.API.CONSUMER.CREATE.KV_decisions.x",
+            ] {
+                assert_eq!(publishes(user, subject), trusted, "{user} {subject}");
+            }
+            let tells = trusted || matches!(user, User::Producer | User::Operator);
+            for subject in [
+                "events.threat.action_update",
+                "events.threat.action_decided",
+                "events.threat.investigation_update",
+            ] {
+                assert_eq!(publishes(user, subject), tells, "{user} {subject}");
+            }
+        }
+        for subject in ["events.threat.threat_alert", "events.threat.action_updates"] {
+            assert!(!publishes(User::Orchestrator, subject), "{subject}");
+        }
+    }
+
+    #[test]
+    fn only_the_orchestrator_has_tools_called_and_responders_may_do_nothing_else() {
+        for user in User::ALL {
+            let trusted = matches!(user, User::Admin | User::Orchestrator);
+            assert_eq!(publishes(user, "tools.lookup_host"), trusted, "{user}");
+            let hears = user.permissions().is_some_and(|permissions| {
+                let mut subjects = permissions.subscribe.iter();
+                subjects.any(|subject| subject.starts_with(TOOLS_PREFIX))
+            });
+            assert_eq!(hears, user == User::Responder, "{user}");
+        }
+        let permissions = User::Responder.permissions().unwrap();
+        assert_eq!(permissions.publish, [""; 0]);
+        assert_eq!(permissions.subscribe, ["_INBOX_responder.>", "tools.>"]);
+        assert!(permissions.allow_responses);
     }
 
     #[test]

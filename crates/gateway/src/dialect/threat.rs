@@ -54,6 +54,9 @@ const ACTION_FILTERS: FilterKeys = &[
     ("approval_status", "status", Compare::Equal),
 ];
 
+/// What is said to one who decides too late.
+const TOO_LATE: &str = "the action has expired, nothing is carried out";
+
 impl Dialect for Threat {
     const NAME: Name = Name::Threat;
     /// People type by hand here.
@@ -75,6 +78,7 @@ impl Dialect for Threat {
                 action_id: asked.action_id,
                 verdict: asked.verdict,
                 reason: asked.reason,
+                arguments_hash: asked.arguments_hash,
             }),
             ClientFrame::StartChat(asked) => Ok(Request::Chat(Chat::Start(asked))),
             ClientFrame::ChatMessage(asked) => Ok(Request::Chat(Chat::Say(asked))),
@@ -123,6 +127,7 @@ impl Dialect for Threat {
                 decided_by: Some(&decision.decided_by),
                 decision: Some(decision.verdict),
             },
+            Answer::DecidedTooLate(end) => error(ErrorCode::Expired, TOO_LATE, Some(end)),
             Answer::LimitExceeded(excess) => ServerFrame::RateLimitExceeded {
                 limit_type: excess.limit_type,
                 current_usage: format!("{}/{}", excess.used, excess.limit),

@@ -6,19 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::document::{Placed, Problems, Section};
 use super::provider_table::{Kind, ProviderDraft};
-use super::{Agent, Budget, Clocks, Price, TOOLS};
+use super::schema_field;
+use super::tool_table::KnownTools;
+use super::{Agent, Budget, Clocks, Price};
 use crate::analysis::Schema;
 use crate::provider::retry::Retries;
 use crate::provider::{Ask, Provider, offline};
 
 /// The longest instructions, in bytes.
 const MAX_INSTRUCTION_BYTES: usize = 64 * 1024;
-/// The longest schema, in bytes.
-const MAX_SCHEMA_BYTES: usize = 64 * 1024;
 /// The longest name, model or type, in bytes.
 const MAX_NAME_BYTES: usize = 128;
 /// The longest time that any clock may have.
@@ -29,6 +27,9 @@ const MAX_WALL_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
 const MAX_MONEY: f64 = 1_000_000.0;
 /// The most events that an agent may be given with a question.
 const MAX_EVENTS: u64 = 200;
+
+/// The fields with the schema of the analysis, and with the name of its file.
+const SCHEMA_FIELDS: [&str; 2] = ["analysis_schema", "analysis_schema_file"];
 
 /// The words for how the analysis is handed over.
 const ASKS: &[(&str, Ask)] = &[("tool", Ask::Tool), ("fence", Ask::Fence)];
@@ -43,7 +44,7 @@ pub(super) struct AgentDraft {
     model: Option<Placed<String>>,
     instructions: Option<String>,
     capabilities: Option<Vec<String>>,
-    tools: Option<Vec<String>>,
+    tools: Option<Vec<Placed<String>>>,
     schema: Option<Arc<Schema>>,
     ask: Option<Ask>,
     events: Option<usize>,
@@ -56,6 +57,7 @@ pub(super) struct AgentDraft {
     tokens: Option<u64>,
     money_micros: Option<Placed<u64>>,
     calls: Option<u32>,
+    tool_calls: Option<u32>,
     wall_time: Option<Duration>,
     price: [Option<Placed<u64>>; 4],
 }
@@ -88,8 +90,11 @@ pub(super) fn read(
         capabilities: section
             .texts("capabilities", 32, problems)
             .map(|texts| texts.into_iter().map(|(text, _)| text.to_owned()).collect()),
-        tools: read_tools(&mut section, problems),
-        schema: read_schema(&mut section, directory, problems),
+        tools: section.texts("tools", 128, problems).map(|tools| {
+            let owned = |(name, place): Placed<&str>| (name.to_owned(), place);
+            tools.into_iter().map(owned).collect()
+        }),
+        schema: schema_field::read(&mut section, SCHEMA_FIELDS, directory, problems),
         ask: value(section.word("analysis_by", ASKS, problems)),
         events: value(section.count("events", 0..MAX_EVENTS + 1, problems))
             .map(|count| count as usize),
@@ -105,6 +110,7 @@ pub(super) fn read(
             .amount("money", MAX_MONEY, false, problems)
             .map(micros),
         calls: value(budget.count("calls", 1..1001, problems)).map(|count| count as u32),
+        tool_calls: value(budget.count("tool_calls", 0..1001, problems)).map(|count| count as u32),
         wall_time: value(budget.seconds("wall_time", MAX_WALL_TIME, problems)),
         price: ["input", "output", "cache_read", "cache_write"]
             .map(|key| price.amount(key, MAX_MONEY, true, problems).map(micros)),
@@ -113,54 +119,6 @@ pub(super) fn read(
         rest.finish(problems);
     }
     draft
-}
-
-fn read_tools(section: &mut Section<'_>, problems: &mut Problems) -> Option<Vec<String>> {
-    let tools = section.texts("tools", 128, problems)?;
-    for (number, (name, place)) in tools.iter().enumerate() {
-        if !TOOLS.contains(name) {
-            let known = if TOOLS.is_empty() {
-                "there are no tools yet".to_owned()
-            } else {
-                format!("expected one of {}", TOOLS.join(", "))
-            };
-            let field = format!("{}[{number}]", section.field("tools"));
-            problems.error(place, &field, format!("there is no tool `{name}`; {known}"));
-        }
-    }
-    Some(tools.into_iter().map(|(name, _)| name.to_owned()).collect())
-}
-
-fn read_schema(
-    section: &mut Section<'_>,
-    directory: &Path,
-    problems: &mut Problems,
-) -> Option<Arc<Schema>> {
-    let inline = section.bounded_text("analysis_schema", MAX_SCHEMA_BYTES, problems);
-    let file = section.bounded_text("analysis_schema_file", 4096, problems);
-    let (key, place, text) = match (inline, file) {
-        (None, None) => return None,
-        (Some((text, place)), None) => ("analysis_schema", place, Ok(text.to_owned())),
-        (None, Some((path, place))) => {
-            let text = std::fs::read_to_string(directory.join(path))
-                .map_err(|error| format!("{path}: {error}"));
-            ("analysis_schema_file", place, text)
-        }
-        (Some(_), Some((_, place))) => {
-            let message = "expected either analysis_schema or analysis_schema_file, not both";
-            problems.error(&place, &section.field("analysis_schema_file"), message);
-            return None;
-        }
-    };
-    let schema = text.and_then(|text| {
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|error| format!("expected a JSON schema: {error}"))?;
-        Schema::compile(value)
-    });
-    schema
-        .map(Arc::new)
-        .inspect_err(|message| problems.error(&place, &section.field(key), message))
-        .ok()
 }
 
 impl AgentDraft {
@@ -200,6 +158,7 @@ impl AgentDraft {
             tokens: later.tokens.or(self.tokens),
             money_micros: later.money_micros.or(self.money_micros),
             calls: later.calls.or(self.calls),
+            tool_calls: later.tool_calls.or(self.tool_calls),
             wall_time: later.wall_time.or(self.wall_time),
             price,
         }
@@ -214,6 +173,15 @@ impl AgentDraft {
     pub(super) fn provider_place(&self) -> Range<usize> {
         let named = self.provider.as_ref();
         named.map_or_else(|| self.place.clone(), |(_, place)| place.clone())
+    }
+
+    /// Says of each of its tools that there is not.
+    pub(super) fn check_tools(&self, field: &str, known: &KnownTools<'_>, problems: &mut Problems) {
+        for (number, (name, place)) in self.tools.iter().flatten().enumerate() {
+            if let Err(message) = known.check(name) {
+                problems.error(place, &format!("{field}.tools[{number}]"), message);
+            }
+        }
     }
 
     /// The provider it names, if there is one of the name.
@@ -260,6 +228,7 @@ impl AgentDraft {
             tokens: self.tokens,
             money_micros: self.money_micros.as_ref().map(|(micros, _)| *micros),
             calls: self.calls,
+            tool_calls: self.tool_calls,
             wall_time: self.wall_time,
         };
         let [input, output, cache_read, cache_write] = self
@@ -292,7 +261,12 @@ impl AgentDraft {
             model,
             instructions: self.instructions.unwrap_or_default(),
             capabilities: self.capabilities.unwrap_or_default(),
-            tools: self.tools.unwrap_or_default(),
+            tools: self
+                .tools
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect(),
             schema: self.schema.unwrap_or_else(|| Arc::clone(default_schema)),
             ask: self.ask.unwrap_or(standard),
             events: self.events.unwrap_or(20),

@@ -98,6 +98,15 @@ impl Problems {
     }
 }
 
+/// A value that is given either way.
+#[derive(Debug)]
+pub(super) enum FlagOrTable<'t> {
+    /// Yes or no.
+    Flag(bool),
+    /// Yes, with more to say.
+    Table(Section<'t>),
+}
+
 /// A table of which values are taken.
 #[derive(Debug)]
 pub(super) struct Section<'t> {
@@ -206,6 +215,22 @@ impl<'t> Section<'t> {
     pub(super) fn flag(&mut self, key: &'static str, problems: &mut Problems) -> Option<bool> {
         let found = self.take_as(key, problems, "true or false", DeValue::as_bool);
         found.map(|(flag, _)| flag)
+    }
+
+    /// A boolean or a table.
+    pub(super) fn flag_or_table(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<FlagOrTable<'t>> {
+        let path = self.field(key);
+        let (value, place) = self.take_as(key, problems, "true, false or a table", |value| {
+            matches!(value, DeValue::Boolean(_) | DeValue::Table(_)).then_some(value)
+        })?;
+        Some(match value.as_table() {
+            Some(table) => FlagOrTable::Table(Self::new(path, place, table)),
+            None => FlagOrTable::Flag(value.as_bool() == Some(true)),
+        })
     }
 
     /// A whole number in a range.

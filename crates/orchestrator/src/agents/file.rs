@@ -1,7 +1,7 @@
 //! Reads `agents.toml` on top of what is shipped. Every mistake is found at
 //! once, with its line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use toml::de::DeTable;
 
 use super::agent_table::{self, AgentDraft};
 use super::document::{Problem, Problems, Section};
+use super::mcp_table::{self, ServerDraft};
 use super::provider_table::{self, ProviderDraft};
+use super::tool_table::{self, KnownTools, ToolDraft};
 use super::{Agents, Severity};
 use crate::analysis::Schema;
 use crate::provider::http::Client;
@@ -38,7 +40,8 @@ pub struct Source<'a> {
 pub fn is_agents_file(text: &str) -> bool {
     let (table, _) = DeTable::parse_recoverable(text);
     let mut keys = table.get_ref().keys();
-    keys.any(|key| matches!(key.get_ref().as_ref(), "agents" | "providers"))
+    let known = ["agents", "providers", "tools", "mcp"];
+    keys.any(|key| known.contains(&key.get_ref().as_ref()))
 }
 
 impl Agents {
@@ -109,6 +112,10 @@ impl Agents {
 struct Drafts {
     providers: BTreeMap<String, ProviderDraft>,
     agents: BTreeMap<String, AgentDraft>,
+    tools: BTreeMap<String, ToolDraft>,
+    mcp: BTreeMap<String, ServerDraft>,
+    /// The names of all tables in `mcp`, whatever is wrong with them.
+    servers: BTreeSet<String>,
 }
 
 impl Drafts {
@@ -131,6 +138,18 @@ impl Drafts {
             let draft = agent_table::read(section, directory, problems);
             drafts.agents.insert(name.to_owned(), draft);
         }
+        let tools = file.section("tools", problems);
+        for ((name, place), section) in tools.sections(problems) {
+            let draft = tool_table::read((name, &place), section, directory, problems);
+            drafts.tools.insert(name.to_owned(), draft);
+        }
+        let servers = file.section("mcp", problems);
+        for ((name, place), section) in servers.sections(problems) {
+            drafts.servers.insert(name.to_owned());
+            if let Some(draft) = mcp_table::read((name, &place), section, directory, problems) {
+                drafts.mcp.insert(name.to_owned(), draft);
+            }
+        }
         file.finish(problems);
         drafts
     }
@@ -138,6 +157,9 @@ impl Drafts {
     fn with(mut self, later: Self) -> Self {
         self.providers.extend(provider_table::shipped());
         self.providers.extend(later.providers);
+        self.tools.extend(later.tools);
+        self.mcp.extend(later.mcp);
+        self.servers.extend(later.servers);
         for (name, draft) in later.agents {
             let before = self.agents.remove(&name).unwrap_or_default();
             self.agents.insert(name, before.with(draft));
@@ -148,13 +170,19 @@ impl Drafts {
     fn build(self, source: &Source<'_>, problems: &mut Problems) -> Agents {
         let client = Client::new();
         let (schema, investigation) = (schema(SCHEMA), schema(INVESTIGATION_SCHEMA));
+        let tools = tool_table::build(self.tools, problems);
+        let known = KnownTools {
+            tools: tools.iter().map(|tool| tool.name.as_str()).collect(),
+            servers: &self.servers,
+        };
         let mut built = BTreeMap::new();
         let mut agents = BTreeMap::new();
         for (agent_type, draft) in self.agents {
+            let field = format!("agents.{agent_type}");
+            draft.check_tools(&field, &known, problems);
             if !draft.is_enabled() {
                 continue;
             }
-            let field = format!("agents.{agent_type}");
             let Some((name, provider)) = draft.provider(&field, &self.providers, problems) else {
                 continue;
             };
@@ -178,7 +206,7 @@ impl Drafts {
                 "expected at least one agent that is enabled",
             );
         }
-        Agents { agents }
+        Agents { agents, tools }
     }
 }
 

@@ -179,7 +179,8 @@ fn has_prefix(word: &str, prefixes: &[&str]) -> bool {
     prefixes.iter().any(|prefix| word.starts_with(prefix))
 }
 
-fn is_network(word: &str) -> bool {
+/// Whether a name covers so much that sharing it means nothing.
+pub(crate) fn is_network(word: &str) -> bool {
     has_prefix(word, NETWORKS)
 }
 
@@ -189,11 +190,13 @@ fn insert(names: &mut BTreeSet<String>, name: &str) {
     }
 }
 
-fn cases(event: &Event) -> impl Iterator<Item = &str> {
+/// The incidents, investigations and actions that an event names.
+pub(crate) fn cases(event: &Event) -> impl Iterator<Item = &str> {
     CASES.iter().filter_map(|key| event.text(key))
 }
 
-fn things(event: &Event) -> impl Iterator<Item = &str> {
+/// The hosts, addresses and networks that an event names.
+pub(crate) fn things(event: &Event) -> impl Iterator<Item = &str> {
     let single = THINGS.iter().filter_map(|key| event.text(key));
     single.chain(event.texts(RESOURCES))
 }

@@ -1,8 +1,15 @@
 //! What a session's keeper does with each request.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
+use super::{Keeper, Kept, LOOKUPS, Request, Running};
+use crate::agents::Agent;
+use crate::answer::Answer;
+use crate::chat_log::{self, ChatLog, Lost, Stored};
+use crate::moment;
+use crate::reply::{Reply, invalid, refusal};
+use crate::session::Session;
+use crate::turn::{Full, Places};
 use serde_json::Value;
 use signalbox_bus::Bus;
 use signalbox_bus::trace::TraceContext;
@@ -12,15 +19,6 @@ use signalbox_protocol::wire::{
     ChatMessage, ChatOpened, ChatRecord, ChatRefusal, ChatStarted, JoinChat, StartChat,
     chat_record::Record, chat_reply::Outcome, chat_request::Verb,
 };
-use tokio::sync::OwnedSemaphorePermit;
-
-use super::{Keeper, Kept, LOOKUPS, Request, Running};
-use crate::agents::Agent;
-use crate::answer::Answer;
-use crate::chat_log::{self, ChatLog, Lost, Stored};
-use crate::moment;
-use crate::reply::{Reply, invalid, refusal};
-use crate::session::Session;
 
 /// Channels that a message may name.
 const CHANNELS: usize = 64;
@@ -173,20 +171,17 @@ impl Keeper {
             let words = "the message has come too late";
             return Err(refusal(ChatError::Unavailable, words));
         }
-        let of_user = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            let words = "this user has too many answers written at once";
-            refusal(ChatError::AgentUnavailable, words)
-        })?;
-        let of_all = Arc::clone(&self.shared.answers)
-            .try_acquire_owned()
-            .map_err(|_| {
-                let words = "too many answers are being written";
-                refusal(ChatError::AgentUnavailable, words)
-            })?;
-        Ok(Places {
-            _of_user: of_user,
-            _of_all: of_all,
-        })
+        let mut places = self.places();
+        match places.try_take() {
+            Ok(()) => Ok(places),
+            Err(full) => Err(refusal(
+                ChatError::AgentUnavailable,
+                match full {
+                    Full::OfUser => "this user has too many answers written at once",
+                    Full::OfAll => "too many answers are being written",
+                },
+            )),
+        }
     }
 
     /// Stores a message; the answer that it gets is to be written then.
@@ -302,12 +297,6 @@ impl Keeper {
             .push(Box::pin(look_up(bus, log_id, later, joined, reply)));
         None
     }
-}
-
-/// A place among all answers that are written, and among those of the user.
-pub(crate) struct Places {
-    _of_user: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
 }
 
 /// Walks back from the answer at `sequence` to the one that is meant.

@@ -4,6 +4,7 @@ use signalbox_protocol::wire::{
     ChatAnswered, ChatError, ChatFailed, ChatStopped, chat_record::Record,
 };
 
+use super::tools::Off;
 use super::{Outcome, Turn};
 use crate::chat_log::Lost;
 use crate::moment;
@@ -19,11 +20,17 @@ pub(super) enum Verdict {
 }
 
 impl Turn {
-    /// Appends the end.
+    /// Appends the end, behind those of all that was asked for.
     pub(super) async fn end(&mut self, verdict: Verdict) -> Result<(), Lost> {
+        self.close(match verdict {
+            Verdict::Stopped => Off::Cancelled,
+            Verdict::Answered(_) | Verdict::Failed(..) => Off::Over("the answer is over"),
+        })
+        .await?;
         let text = std::mem::take(&mut self.answer.text);
         let (usage, chunks) = (Some(self.answer.usage), self.answer.chunks);
-        let processing_time_ms = moment::millis(self.began.elapsed());
+        let passed_ms = moment::millis(self.began.elapsed());
+        let processing_time_ms = passed_ms.saturating_sub(self.answer.waited_ms);
         let metrics = &self.means.metrics;
         let record = match verdict {
             Verdict::Answered(analysis) => {

@@ -75,6 +75,11 @@ impl Clocks {
         (self.last <= self.since).then(|| self.outcome())
     }
 
+    /// When the answer must be over.
+    pub(super) const fn last(&self) -> Instant {
+        self.last
+    }
+
     fn due(&self) -> Instant {
         self.silence().min(self.last)
     }
@@ -153,9 +158,12 @@ impl Turn {
         Ok(outcome)
     }
 
+    /// The clocks as they are now. The time in which nothing was done but people
+    /// asked is not the answer's.
     pub(super) fn clocks(&self, agent: &Agent) -> Clocks {
-        let total = self.began + agent.clocks.total;
-        let budget = self.meter.time_left().map(|left| self.began + left);
+        let began = self.began + Duration::from_millis(self.answer.waited_ms);
+        let total = began + agent.clocks.total;
+        let budget = self.meter.time_left().map(|left| began + left);
         let is_budget = budget.is_some_and(|budget| budget < total);
         Clocks {
             first: agent.clocks.first_token,
@@ -165,6 +173,12 @@ impl Turn {
             has_begun: false,
             since: Instant::now(),
         }
+    }
+
+    /// When the answer must be over, whoever writes it.
+    pub(super) fn last_moment(&self) -> Instant {
+        let agent = self.agent.as_ref();
+        agent.map_or_else(Instant::now, |agent| self.clocks(agent).last())
     }
 
     /// Begins to store the next chunk.

@@ -13,7 +13,8 @@ pub(super) const INTERRUPTED: &str = "the answer was interrupted";
 
 impl Turn {
     /// Makes the log this orchestrator's and settles the call that was under way.
-    /// Gives how the answer ends, or nothing where it is to be written on.
+    /// Gives how the answer ends, or nothing where it is to be written on: what its
+    /// tools are about is seen to there.
     pub(super) async fn recover(&mut self) -> Result<Option<Verdict>, Lost> {
         let recovery = self.answer.recoveries + 1;
         // From here on the former owner cannot write any more.
@@ -27,11 +28,13 @@ impl Turn {
                 call: started.call,
                 usage: Some(cost),
                 outcome: "lost".to_owned(),
-                goes_on: false,
+                // Calls are planned when the model has said all it had to say. It
+                // may ask again for those that were not.
+                goes_on: !self.answer.called().is_empty(),
             }))
             .await?;
         }
-        if recovery > RECOVERIES {
+        if self.answer.interruptions > RECOVERIES {
             return Ok(Some(interrupted()));
         }
         let Some(agent) = self.agent.clone() else {
@@ -39,18 +42,17 @@ impl Turn {
             return Ok(None);
         };
         if self.answer.is_final {
-            // Of the answer nothing is missing but its analysis.
+            // Of the answer nothing is missing but its analysis, which is to rest on
+            // what the answer does.
+            self.gather(&agent).await;
             let fault = Fault {
                 written: None,
                 problems: vec!["there is no analysis".to_owned()],
             };
             return self.repair(&agent, &fault).await.map(Some);
         }
-        if self.answer.chunks == 0 {
-            return Ok(None);
-        }
-        if agent.provider.repeats_itself() && !self.answer.went_on {
-            self.request.so_far = self.answer.text.clone();
+        let is_unseen = self.answer.unfinished_text().is_empty();
+        if is_unseen || agent.provider.repeats_itself() {
             return Ok(None);
         }
         Ok(Some(interrupted()))

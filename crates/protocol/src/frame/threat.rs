@@ -88,6 +88,8 @@ pub struct DecideAction {
     pub verdict: Verdict,
     /// Why, for those who read it later.
     pub reason: Option<String>,
+    /// The hash of the arguments that the decider has seen.
+    pub arguments_hash: Option<String>,
 }
 
 impl ClientFrame {
@@ -158,6 +160,7 @@ fn decide(mut fields: Fields) -> Result<DecideAction, Complaint> {
         action_id,
         verdict: Verdict::parse(word).ok_or_else(|| Complaint::field("decision", "a verdict"))?,
         reason: fields.optional_text("reason", MAX_REASON_BYTES)?,
+        arguments_hash: fields.optional_text("arguments_hash", MAX_WORD_BYTES)?,
     })
 }
 
@@ -225,7 +228,7 @@ pub enum ServerFrame<'a> {
         /// When to try again, in milliseconds.
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_after: Option<u64>,
-        /// When the token expires.
+        /// When the token expires, or the action did.
         #[serde(skip_serializing_if = "Option::is_none")]
         expires_at: Option<Timestamp>,
         /// Who decided before.
@@ -319,6 +322,7 @@ mod tests {
             action_id: "a".to_owned(),
             verdict: Verdict::Reject,
             reason: Some("no".to_owned()),
+            arguments_hash: None,
         };
         assert_eq!(
             ClientFrame::decode(frame),
@@ -375,6 +379,10 @@ mod tests {
         assert_eq!(
             decide(r#","action_id":"a","decision":"approve","reason":7"#),
             field("reason")
+        );
+        assert_eq!(
+            decide(r#","action_id":"a","decision":"approve","arguments_hash":7"#),
+            field("arguments_hash")
         );
         assert_eq!(
             complaint(r#"{"type":"unsubscribe","subscription_id":""}"#),

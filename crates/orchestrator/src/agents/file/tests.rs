@@ -53,6 +53,7 @@ fn a_file_changes_and_adds_agents() {
         first_token = 2.5
         [agents.threat_classifier.budget]
         money = 0.25
+        tool_calls = 3
         [agents.threat_classifier.price]
         input = 3.0
         output = 15
@@ -85,6 +86,7 @@ fn a_file_changes_and_adds_agents() {
         tokens: Some(400_000),
         money_micros: Some(250_000),
         calls: Some(8),
+        tool_calls: Some(3),
         wall_time: None,
     };
     assert_eq!(agent.budget, budget);

@@ -126,12 +126,18 @@ const CLIENT: &[Message] = &[
                 },
                 "Why, for those who read it later.",
             ),
+            Field::optional(
+                "arguments_hash",
+                WORD,
+                "As the action's `action_update` has it: the decision is on those arguments, and refused if the action has others.",
+            ),
         ],
         &["action_decision_recorded"],
         &[
             ErrorCode::Forbidden,
             ErrorCode::NotFound,
             ErrorCode::AlreadyDecided,
+            ErrorCode::Expired,
             ErrorCode::Unavailable,
         ],
     ),
@@ -234,6 +240,11 @@ const SERVER: &[Message] = &[
     chat::RESPONSE_CANCELLED,
     chat::RESUMED,
     chat::CANCELLED,
+    chat::TOOL_EXECUTION,
+    chat::TOOL_APPROVAL,
+    chat::TOOL_DECISION,
+    chat::TOOL_TERMINAL,
+    chat::TOOL_RESULT,
     chat::AGENT_ERROR,
     Message::server("pong", "Answers `ping`.", &[]),
     Message::server(
@@ -258,7 +269,7 @@ const SERVER: &[Message] = &[
             Field::optional(
                 "expires_at",
                 Kind::Time,
-                "With TOKEN_EXPIRING: when the token expires.",
+                "With TOKEN_EXPIRING: when the token expires. With EXPIRED: until when the action could be decided on.",
             ),
             Field::optional(
                 "decided_by",
@@ -424,6 +435,10 @@ const REFUSALS: &[Refusal] = &[
     stays(
         ErrorCode::AlreadyDecided,
         "`action_decision` on an action that was decided before, by someone else or otherwise; `decided_by` and `decision` say by whom and how. Does not count as a bad message.",
+    ),
+    stays(
+        ErrorCode::Expired,
+        "`action_decision` on an action whose last update says `expires_at`, at that moment or later: nothing is carried out. `expires_at` says when that was. Does not count as a bad message.",
     ),
     stays(
         ErrorCode::RateLimit,
