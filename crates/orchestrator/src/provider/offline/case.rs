@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde_json::Value;
-use signalbox_protocol::name;
+use signalbox_protocol::{chat, name};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -186,7 +186,10 @@ fn is_in_its_timeline(event: &Event, subject: &Subject, rounds: &Rounds<'_>) -> 
 fn is_evidence(event: &Event) -> bool {
     match name_of(event) {
         "investigation_collaboration" => false,
-        "investigation_update" => event.text("session_id").is_none(),
+        "investigation_update" => {
+            let named_by = event.id.split('/').next().unwrap_or_default();
+            event.text("session_id").is_none() && !chat::is_session_id(named_by)
+        }
         _ => true,
     }
 }

@@ -101,7 +101,8 @@ impl<'r> Round<'r> {
             if self.ask(TIMELINE, about) {
                 parts.push("what happened in it and in which order");
             }
-            if self.ask(RELATED, about) {
+            // Investigations share nothing by themselves.
+            if !is_investigation(incident) && self.ask(RELATED, about) {
                 parts.push("which other incidents share something with it");
             }
             if parts.is_empty() && self.ask(SEARCH, about) {
@@ -352,9 +353,8 @@ fn arguments(tool: &Tool, about: About<'_>) -> Option<Value> {
     let mut keys = about.keys().iter().copied();
     // An investigation is not an incident where a tool has words for both.
     let key = keys.find(|key| {
-        let is_investigation = wanted.starts_with("inv-") && *key == "incident_id";
-        properties.contains_key(*key)
-            && !(is_investigation && properties.contains_key("investigation_id"))
+        let is_other = is_investigation(wanted) && *key == "incident_id";
+        properties.contains_key(*key) && !(is_other && properties.contains_key("investigation_id"))
     });
     if let Some(key) = key {
         arguments.insert(key.to_owned(), shaped(wanted, &properties[key])?);
@@ -400,8 +400,12 @@ fn main_case<'c>(case: &'c Case<'_>) -> Option<&'c str> {
     let cases = || case.subject.cases.iter().map(String::as_str);
     let usable = || cases().filter(|name| case::is_name(name) && !name.starts_with("action-"));
     usable()
-        .find(|name| !name.starts_with("inv-"))
+        .find(|name| !is_investigation(name))
         .or_else(|| usable().next())
+}
+
+fn is_investigation(case: &str) -> bool {
+    case.starts_with("inv-")
 }
 
 /// The addresses and hosts that people named.
