@@ -174,6 +174,63 @@ async fn producer_publishes_events_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn responder_answers_calls_of_tools_and_does_nothing_else() {
+    let server = server().await;
+    let mut responder = Tried::connect(&server, User::Responder).await;
+    let mut calls = responder
+        .client
+        .queue_subscribe("tools.lookup_host", "any".to_owned())
+        .await
+        .unwrap();
+    responder.client.flush().await.unwrap();
+    let mut orchestrator = Tried::connect(&server, User::Orchestrator).await;
+    let asking = orchestrator
+        .client
+        .request("tools.lookup_host", "which?".into());
+    let answering = async {
+        let call = timeout(DEADLINE, calls.next()).await.unwrap().unwrap();
+        let reply = call.reply.unwrap();
+        let client = &responder.client;
+        client.publish(reply.clone(), "this".into()).await.unwrap();
+        reply
+    };
+    let (answer, reply) = tokio::join!(asking, answering);
+    assert_eq!(answer.unwrap().payload, "this");
+    orchestrator.all_passed().await;
+    orchestrator.must_not_subscribe(&["tools.>"]).await;
+    responder.all_passed().await;
+    // Once.
+    let again = responder.client.publish(reply.clone(), "that".into());
+    again.await.unwrap();
+    responder.refused("publish", &reply).await;
+    responder
+        .must_not_publish(&[
+            "tools.lookup_host",
+            "events.threat.threat_alert",
+            "topics.threat_alerts.-.-.global",
+            "svc.orchestrator.0.chat",
+            "log.chat.=ada.=chat-0",
+            "$JS.API.INFO",
+            "$JS.API.STREAM.INFO.TOPICS",
+            "$JS.API.DIRECT.GET.TOPICS",
+            "$JS.API.CONSUMER.CREATE.TOPICS.spy",
+            "$KV.leases.orchestrator.shard.0",
+            "_INBOX_orchestrator.x",
+        ])
+        .await;
+    responder
+        .must_not_subscribe(&[
+            "events.>",
+            "topics.>",
+            "svc.>",
+            "live.>",
+            "_INBOX_orchestrator.>",
+            ">",
+        ])
+        .await;
+}
+
+#[tokio::test]
 async fn router_takes_events_and_writes_topics_and_dead_letters() {
     let server = server().await;
     publish(

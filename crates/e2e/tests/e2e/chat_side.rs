@@ -11,7 +11,8 @@ use signalbox_protocol::chat;
 use signalbox_protocol::wire::{
     CancelChat, ChatAccepted, ChatAnswered, ChatCancelled, ChatError, ChatFailed, ChatJoined,
     ChatMessage, ChatRecord, ChatRefusal, ChatReply, ChatRequest, ChatStarted, ChatStopped,
-    ChatUsage, JoinChat, StartChat, chat_record::Record, chat_reply::Outcome, chat_request::Verb,
+    ChatToolDecided, ChatToolEnded, ChatToolHeld, ChatToolPlanned, ChatUsage, JoinChat, StartChat,
+    ToolOutcome, ToolVerdict, chat_record::Record, chat_reply::Outcome, chat_request::Verb,
 };
 use signalbox_testkit::DEADLINE;
 use tokio::time::{Instant, timeout};
@@ -162,6 +163,20 @@ impl Asker {
         .await
     }
 
+    /// Waits until an answer looks like this; gives it as it is then.
+    pub(crate) async fn sees(
+        &self,
+        session_id: &str,
+        number: u32,
+        look: impl Fn(&Answer) -> bool,
+    ) -> Answer {
+        self.until(session_id, |log| {
+            let answer = log.answers.into_iter().nth(number as usize - 1)?;
+            look(&answer).then_some(answer)
+        })
+        .await
+    }
+
     /// Waits until an answer has this many chunks.
     pub(crate) async fn chunks(&self, session_id: &str, answer: u32, least: usize) {
         self.until(session_id, |log| {
@@ -186,9 +201,76 @@ pub(crate) struct Answer {
     pub(crate) chunks: Vec<String>,
     /// Calls, and what was settled for them.
     pub(crate) calls: Vec<Option<ChatUsage>>,
+    /// Calls of tools.
+    pub(crate) tools: Vec<Tool>,
     pub(crate) recoveries: u32,
     pub(crate) end: Option<End>,
     is_final: bool,
+}
+
+/// A call of a tool as its log has it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tool {
+    pub(crate) planned: ChatToolPlanned,
+    pub(crate) held: Option<ChatToolHeld>,
+    pub(crate) decided: Option<ChatToolDecided>,
+    pub(crate) is_started: bool,
+    pub(crate) notes: usize,
+    pub(crate) ended: Option<ChatToolEnded>,
+}
+
+impl Tool {
+    /// What became of it, and what it gave.
+    pub(crate) fn end(&self) -> (ToolOutcome, &str) {
+        let ended = self.ended.as_ref().expect("it has ended");
+        (ended.outcome(), &ended.result)
+    }
+
+    /// Adds a record about it. One that breaks a promise panics.
+    fn add(&mut self, what: Record) {
+        assert!(self.ended.is_none(), "nothing follows the end: {what:?}");
+        match what {
+            Record::ToolHeld(held) => {
+                assert!(self.held.is_none() && !self.is_started, "held once, first");
+                assert_eq!(held.arguments_hash, self.planned.arguments_hash);
+                self.held = Some(held);
+            }
+            Record::ToolDecided(decided) => {
+                let held = self.held.as_ref().expect("people were asked");
+                assert_eq!(decided.action_id, held.action_id);
+                assert!(self.decided.is_none(), "decided once");
+                self.decided = Some(decided);
+            }
+            Record::ToolStarted(started) => {
+                assert!(!self.is_started, "started once: {started:?}");
+                assert_eq!(self.planned.refusal, "", "what is refused never runs");
+                assert_eq!(started.arguments, self.planned.arguments);
+                if self.held.is_some() {
+                    let verdict = self.decided.as_ref().map(ChatToolDecided::verdict);
+                    assert_eq!(verdict, Some(ToolVerdict::Approve), "approved first");
+                }
+                self.is_started = true;
+            }
+            Record::ToolNoted(_) => {
+                assert!(self.is_started, "it tells while it runs");
+                self.notes += 1;
+            }
+            Record::ToolEnded(ended) => {
+                let never_ran = ended.outcome() == ToolOutcome::Refused;
+                assert!(!(never_ran && self.is_started), "{ended:?}");
+                if let ToolOutcome::Value | ToolOutcome::Error | ToolOutcome::Unknown =
+                    ended.outcome()
+                {
+                    assert!(self.is_started, "{ended:?}");
+                }
+                if ended.outcome() == ToolOutcome::Value {
+                    serde_json::from_str::<serde_json::Value>(&ended.result).unwrap();
+                }
+                self.ended = Some(ended);
+            }
+            other => panic!("not about a tool: {other:?}"),
+        }
+    }
 }
 
 impl Answer {
@@ -251,6 +333,8 @@ impl Chat {
             Record::CallStarted(started) => {
                 assert_eq!(started.call as usize, answer.calls.len() + 1);
                 assert!(answer.calls.iter().all(Option::is_some), "settled first");
+                let mut tools = answer.tools.iter();
+                assert!(tools.all(|tool| tool.ended.is_some()), "results first");
                 answer.calls.push(None);
             }
             Record::Chunk(chunk) => {
@@ -263,6 +347,35 @@ impl Chat {
                 let call = &mut answer.calls[settled.call as usize - 1];
                 assert!(call.is_none(), "settled once");
                 *call = Some(settled.usage.unwrap());
+            }
+            Record::ToolPlanned(planned) => {
+                assert_eq!(planned.tool_call as usize, answer.tools.len() + 1);
+                assert_eq!(planned.call as usize, answer.calls.len());
+                let open = answer.calls.last().unwrap();
+                assert!(open.is_none(), "planned ahead of the settlement");
+                let round = answer.tools.iter();
+                let mut round = round.filter(|tool| tool.planned.call == planned.call);
+                assert!(round.all(|tool| !tool.is_started), "planned first");
+                answer.tools.push(Tool {
+                    planned,
+                    ..Tool::default()
+                });
+            }
+            what @ (Record::ToolHeld(_)
+            | Record::ToolDecided(_)
+            | Record::ToolStarted(_)
+            | Record::ToolNoted(_)
+            | Record::ToolEnded(_)) => {
+                let number = match &what {
+                    Record::ToolHeld(held) => held.tool_call,
+                    Record::ToolDecided(decided) => decided.tool_call,
+                    Record::ToolStarted(started) => started.tool_call,
+                    Record::ToolNoted(noted) => noted.tool_call,
+                    Record::ToolEnded(ended) => ended.tool_call,
+                    _ => 0,
+                };
+                assert!(answer.calls.last().unwrap().is_some(), "settled first");
+                answer.tools[number as usize - 1].add(what);
             }
             Record::Taken(taken) => {
                 assert_eq!(taken.recovery, answer.recoveries + 1);
@@ -289,6 +402,8 @@ impl Answer {
     /// Checks what an end says against what was before it.
     fn close(&self, text: &str, usage: Option<ChatUsage>, chunks: u32) {
         assert_eq!(self.text(), text, "the chunks, joined, are the text");
+        let mut tools = self.tools.iter();
+        assert!(tools.all(|tool| tool.ended.is_some()), "all have results");
         assert_eq!(chunks as usize, self.chunks.len());
         let usage = usage.unwrap();
         let settled: Vec<ChatUsage> = self

@@ -13,6 +13,7 @@ use signalbox_protocol::frame::threat::shape::SHAPE as THREAT;
 use signalbox_testkit::{DEADLINE, FakeModel, Gate, Reply, WsClient, api_key, post};
 
 use crate::chat_world::{agents, analysis};
+use crate::events::send;
 use crate::fixtures::{Fixtures, event};
 use crate::up::{listener, up, up_with};
 
@@ -118,6 +119,15 @@ async fn threat_is_spoken_as_documented() {
     other["decision"] = json!("reject");
     dana.client.send_json(&other).await;
     dana.hears("error-already_decided").await;
+    let decision = fixtures.client("action_decision-arguments");
+    let mut action = event("threat.action_update");
+    action["action_id"] = decision["action_id"].clone();
+    action["arguments_hash"] = decision["arguments_hash"].clone();
+    action["expires_at"] = json!(TIME);
+    send(&bus, "action_update", "expired-1", &action).await;
+    dana.client.expect("action_update").await;
+    dana.client.send_json(&decision).await;
+    dana.hears("error-expired").await;
     dana.says("ping").await;
     dana.hears("pong").await;
     chat(&mut dana, &model).await;

@@ -129,7 +129,11 @@ impl Speech {
                 if *action == "x" {
                     *action = json!(format!("x-{}", Uuid::now_v7()));
                 }
-                announce(platform, client, action).await;
+                let action = json!({
+                    "action_id": action, "action_type": "isolate", "status": "PENDING",
+                    "arguments_hash": fields.get("arguments_hash"),
+                });
+                announce(platform, client, &action).await;
             }
             (Dialect::Threat, "start_chat") => {
                 fields.insert("agent_type".to_owned(), json!(AGENT));
@@ -168,9 +172,8 @@ async fn announce(platform: &Platform, client: &mut WsClient, action: &Value) {
         .subscribe(json!({"channel": "response_actions"}))
         .await;
     let bus = platform.bus(User::Producer).await;
-    let data = json!({"action_id": action, "action_type": "isolate", "status": "PENDING"});
     let id = Uuid::now_v7().to_string();
-    send(&bus, "action_update", &id, &data).await;
+    send(&bus, "action_update", &id, action).await;
     // Earlier decisions may still be on their way.
     while client.next_json(DEADLINE).await["type"] != "action_update" {}
     let id = &confirmed["subscription_id"];

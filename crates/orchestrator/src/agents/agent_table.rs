@@ -176,7 +176,7 @@ impl AgentDraft {
     }
 
     /// Says of each of its tools that there is not.
-    pub(super) fn check_tools(&self, field: &str, known: &KnownTools<'_>, problems: &mut Problems) {
+    pub(super) fn check_tools(&self, field: &str, known: &KnownTools, problems: &mut Problems) {
         for (number, (name, place)) in self.tools.iter().flatten().enumerate() {
             if let Err(message) = known.check(name) {
                 problems.error(place, &format!("{field}.tools[{number}]"), message);

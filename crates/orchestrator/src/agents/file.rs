@@ -170,11 +170,8 @@ impl Drafts {
     fn build(self, source: &Source<'_>, problems: &mut Problems) -> Agents {
         let client = Client::new();
         let (schema, investigation) = (schema(SCHEMA), schema(INVESTIGATION_SCHEMA));
-        let tools = tool_table::build(self.tools, problems);
-        let known = KnownTools {
-            tools: tools.iter().map(|tool| tool.name.as_str()).collect(),
-            servers: &self.servers,
-        };
+        let known = KnownTools::new(&self.tools, self.servers);
+        let tools = tool_table::build(self.tools);
         let mut built = BTreeMap::new();
         let mut agents = BTreeMap::new();
         for (agent_type, draft) in self.agents {

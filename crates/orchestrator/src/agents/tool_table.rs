@@ -38,7 +38,6 @@ const SCHEMA_FIELDS: [&str; 2] = ["parameters", "parameters_file"];
 /// A tool as the file has it.
 #[derive(Clone, Debug)]
 pub(super) struct ToolDraft {
-    place: Range<usize>,
     description: Option<String>,
     schema: Option<Arc<Schema>>,
     time: Option<Duration>,
@@ -77,14 +76,26 @@ impl ApprovalDraft {
 }
 
 /// The names that an agent's list of tools may have.
-pub(super) struct KnownTools<'a> {
-    /// Tools that are built in or have a table.
-    pub(super) tools: BTreeSet<&'a str>,
+pub(super) struct KnownTools {
+    /// Tools that are built in or have a table, whatever is wrong with it.
+    tools: BTreeSet<String>,
     /// MCP servers, whose tools are not known before they are asked.
-    pub(super) servers: &'a BTreeSet<String>,
+    servers: BTreeSet<String>,
 }
 
-impl KnownTools<'_> {
+impl KnownTools {
+    /// Of these tables, and what is built in.
+    pub(super) fn new(
+        tables: &BTreeMap<String, ToolDraft>,
+        servers: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let built_in = config::BUILT_IN.iter().map(|tool| tool.name.to_owned());
+        Self {
+            tools: tables.keys().cloned().chain(built_in).collect(),
+            servers: servers.into_iter().collect(),
+        }
+    }
+
     /// Whether a name of a list stands for anything.
     ///
     /// # Errors
@@ -100,7 +111,7 @@ impl KnownTools<'_> {
         if is_known {
             return Ok(());
         }
-        let mut known: Vec<String> = self.tools.iter().map(|&tool| tool.to_owned()).collect();
+        let mut known: Vec<String> = self.tools.iter().cloned().collect();
         known.extend(self.servers.iter().map(|server| format!("{server}__*")));
         Err(format!(
             "there is no tool `{name}`; expected {}, or one with a table [tools.NAME]",
@@ -133,8 +144,10 @@ pub(super) fn read(
         problems.error(place, &section.path, message);
     }
     let built_in = config::built_in(name);
+    if built_in.is_none() {
+        require(place, &section, problems);
+    }
     let draft = ToolDraft {
-        place: place.clone(),
         description: section
             .bounded_text("description", MAX_DESCRIPTION_BYTES, problems)
             .map(|(text, _)| text.to_owned()),
@@ -155,6 +168,19 @@ pub(super) fn read(
     };
     section.finish(problems);
     draft
+}
+
+/// Says what a tool of a responder cannot be without.
+fn require(place: &Range<usize>, section: &Section<'_>, problems: &mut Problems) {
+    if section.place_of("description").is_none() {
+        let message = "expected what the tool does and when to use it, for the model";
+        problems.error(place, &section.field("description"), message);
+    }
+    let is_given = |key: &&str| section.place_of(key).is_some();
+    if !SCHEMA_FIELDS.iter().any(is_given) {
+        let message = "expected a JSON schema of the arguments, or parameters_file";
+        problems.error(place, &section.field(SCHEMA_FIELDS[0]), message);
+    }
 }
 
 fn read_schema(
@@ -233,11 +259,9 @@ fn read_agents(section: &mut Section<'_>, problems: &mut Problems) -> Vec<String
     agents
 }
 
-/// Makes the tools: those that are built in, and those of tables.
-pub(super) fn build(
-    mut drafts: BTreeMap<String, ToolDraft>,
-    problems: &mut Problems,
-) -> Vec<Definition> {
+/// Makes the tools: those that are built in, and those of tables, but for what is
+/// too wrong.
+pub(super) fn build(mut drafts: BTreeMap<String, ToolDraft>) -> Vec<Definition> {
     let mut tools: Vec<Definition> = config::BUILT_IN
         .iter()
         .map(|built_in| {
@@ -250,7 +274,7 @@ pub(super) fn build(
         .collect();
     let served = drafts
         .into_iter()
-        .filter_map(|(name, draft)| draft.build(name, problems));
+        .filter_map(|(name, draft)| draft.build(name));
     tools.extend(served);
     tools.sort_by(|a, b| a.name.cmp(&b.name));
     tools
@@ -276,16 +300,7 @@ impl ToolDraft {
     }
 
     /// A tool that a responder answers.
-    fn build(self, name: String, problems: &mut Problems) -> Option<Definition> {
-        let field = format!("tools.{name}");
-        if self.description.is_none() {
-            let message = "expected what the tool does and when to use it, for the model";
-            problems.error(&self.place, &format!("{field}.description"), message);
-        }
-        if self.schema.is_none() {
-            let message = "expected a JSON schema of the arguments, or parameters_file";
-            problems.error(&self.place, &format!("{field}.parameters"), message);
-        }
+    fn build(self, name: String) -> Option<Definition> {
         Some(Definition {
             approval: self.approval.and_then(|approval| approval.build(&name)),
             name,
@@ -305,3 +320,6 @@ impl ToolDraft {
 fn value<T>(placed: Option<Placed<T>>) -> Option<T> {
     placed.map(|(value, _)| value)
 }
+
+#[cfg(test)]
+mod tests;

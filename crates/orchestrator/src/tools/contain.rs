@@ -214,8 +214,8 @@ mod tests {
     #[test]
     fn values_are_clean_through_and_through() {
         let value = json!({
-            "a\u{1b}[1m": [{"k": "x\u{202e}y"}, 1.5, null, true],
             "a": "b\u{0}",
+            "a\u{1b}[1m": [{"k": "x\u{202e}y"}, 1.5, null, true],
         });
         let contained = contain(&value, 1_000);
         assert!(!contained.truncated);

@@ -162,3 +162,6 @@ impl Runner for EventTool {
         Some(self.run(call))
     }
 }
+
+#[cfg(test)]
+mod tests;

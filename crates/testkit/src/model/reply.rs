@@ -227,6 +227,14 @@ impl Gate {
             .expect("the gate lives");
     }
 
+    /// Waits until it is open.
+    ///
+    /// # Panics
+    /// Never: the gate lives.
+    pub async fn opened(&self) {
+        self.pass().await;
+    }
+
     pub(super) async fn pass(&self) {
         self.reached.send_replace(true);
         let mut open = self.open.subscribe();

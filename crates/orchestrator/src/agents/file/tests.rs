@@ -161,7 +161,7 @@ analysis_schema = '{"type": "object"}'
         "line 27: agents.x.budget.calls: expected a whole number",
         "agents.y.analysis_schema: expected none",
         "line 29: agents.y.model: expected \"offline-analyst\"",
-        "line 32: agent: there is no such field; expected agents, providers",
+        "line 32: agent: there is no such field; expected agents, mcp, providers, tools",
     ] {
         assert!(
             problems.contains(expected),

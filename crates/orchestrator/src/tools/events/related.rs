@@ -54,7 +54,7 @@ pub(super) async fn related(
 ) -> Result<Value, Refusal> {
     let asked: Related = arguments::read(arguments)?;
     let keep = Keep::Newest(REMEMBERED);
-    let (traces, looked) = walk.back(&Period::default(), keep, trace).await?;
+    let (traces, looked) = walk.back(Period::default(), keep, trace).await?;
     let (own, others): (Vec<_>, Vec<_>) = traces
         .into_iter()
         .partition(|trace| trace.item.incident == asked.incident_id);

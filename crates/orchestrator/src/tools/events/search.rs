@@ -40,7 +40,7 @@ pub(super) async fn search(
         let is_wanted = filter.matches(&found);
         is_wanted.then(|| (show::entry(event), show::data(event)))
     };
-    let (mut picked, looked) = walk.back(&period, keep, pick).await?;
+    let (mut picked, looked) = walk.back(period, keep, pick).await?;
     if asked.order == Order::Newest {
         picked.reverse();
     }
@@ -70,7 +70,7 @@ fn kinds(names: Option<&[String]>) -> Result<Option<Vec<&'static EventType>>, Re
         if kinds.len() == before {
             let sentence = format!(
                 "there is no event type {wanted}; types are such as threat.threat_alert, \
-                 security.attack_detected or network.node_joined"
+                 security.intrusion_detected or network.node_joined"
             );
             return Err(Refusal::Arguments(sentence));
         }

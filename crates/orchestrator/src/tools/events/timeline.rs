@@ -35,7 +35,7 @@ pub(super) async fn timeline(
         is_about.then(|| show::entry(event))
     };
     let keep = Keep::Newest(limit + 1);
-    let (picked, looked) = walk.back(&asked.period()?, keep, pick).await?;
+    let (picked, looked) = walk.back(asked.period()?, keep, pick).await?;
     let is_more = picked.len() > limit;
     // The latest stay, where not all fit.
     let latest = picked.into_iter().rev().take(limit);

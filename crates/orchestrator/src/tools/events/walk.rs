@@ -2,7 +2,6 @@
 //! the stream at a time, within bounds of events, bytes and time. What is found
 //! is picked from at once and not held.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -42,7 +41,8 @@ const SHRINK: u64 = 8;
 /// How far producers' clocks may be ahead of the server's: what was stored
 /// earlier than this before `since` happened before it.
 const AHEAD: Duration = Duration::from_secs(5 * 60);
-/// How late events may be stored and still be found by an `until` that is past.
+/// How late most events are stored. With an `until` that is past, what was stored
+/// later than this behind it is looked at last.
 const LATE: Duration = Duration::from_secs(15 * 60);
 
 /// See [`BOUNDS`].
@@ -127,7 +127,7 @@ impl<'b> Walk<'b> {
     /// channel. What is picked comes in the order of times.
     pub(super) async fn back<T>(
         self,
-        period: &Period,
+        period: Period,
         keep: Keep,
         mut pick: impl FnMut(Found) -> Option<T>,
     ) -> Result<(Vec<Picked<T>>, Looked), BusError> {
@@ -138,7 +138,7 @@ impl<'b> Walk<'b> {
         let mut picked = Vec::new();
         let mut lanes: Vec<Lane<T>> = Vec::new();
         for channel in &self.channels {
-            let opening = Lane::open(self.bus, *channel, &state, period);
+            let opening = Lane::open(self.bus, *channel, &state, &period);
             match timeout_at(deadline, opening).await {
                 Ok(lane) => lanes.extend(lane?),
                 Err(_) => lanes.push(Lane::unopened(*channel)),
@@ -162,10 +162,10 @@ impl<'b> Walk<'b> {
                 events = events.saturating_sub(messages.len());
                 let sizes = messages.iter().map(|message| message.payload.len());
                 bytes = bytes.saturating_sub(sizes.sum());
-                lane.pick(&messages, period, keep, &mut pick);
+                lane.pick(&messages, &period, keep, &mut pick);
             }
         }
-        let looked = self.looked(&lanes, state.first, period).await;
+        let looked = self.looked(&lanes, state.first, &period).await;
         picked.extend(lanes.into_iter().flat_map(|lane| lane.picked));
         picked.sort_by_key(|one| (one.time, one.seq));
         Ok((picked, looked))
@@ -211,8 +211,13 @@ struct Lane<T> {
     next: u64,
     /// How many sequences are looked at next.
     width: u64,
+    /// First and last sequence of what is looked at when the begin is reached:
+    /// what was stored long after the period's end.
+    later: Option<(u64, u64)>,
+    /// Whether that is what is looked at.
+    is_later: bool,
     back_to: Option<Timestamp>,
-    picked: VecDeque<Picked<T>>,
+    picked: Vec<Picked<T>>,
     end: Option<End>,
 }
 
@@ -240,21 +245,28 @@ impl<T> Lane<T> {
         let Some(first) = first.messages.first() else {
             return Ok(None);
         };
-        let mut next = state.last;
+        let (mut next, mut later) = (state.last, None);
         if let Some(until) = period.until.and_then(|until| moved(until, LATE, true)) {
             let behind = Start::Time(until);
             let behind = history::page_from(bus, TOPICS, &filter, behind, 1).await?;
-            if let Some(behind) = behind.messages.first() {
-                next = next.min(behind.sequence - 1);
+            let behind = behind.messages.first().map(|behind| behind.sequence);
+            if let Some(behind) = behind.filter(|behind| *behind <= next) {
+                later = Some((behind, next));
+                next = behind - 1;
             }
         }
-        Ok(Some(Self {
+        let mut lane = Self {
             filter,
             floor: first.sequence,
             next,
-            end: (next < first.sequence).then_some(End::Reached),
+            later,
+            end: None,
             ..Self::unopened(channel)
-        }))
+        };
+        if next < first.sequence {
+            lane.reached();
+        }
+        Ok(Some(lane))
     }
 
     /// A channel of which nothing could be read in time.
@@ -265,9 +277,22 @@ impl<T> Lane<T> {
             floor: 0,
             next: 0,
             width: FIRST_WINDOW,
+            later: None,
+            is_later: false,
             back_to: None,
-            picked: VecDeque::new(),
+            picked: Vec::new(),
             end: Some(End::Bound),
+        }
+    }
+
+    /// There is nothing further back.
+    fn reached(&mut self) {
+        match self.later.take() {
+            Some((first, last)) => {
+                (self.floor, self.next) = (first, last);
+                (self.width, self.is_later) = (FIRST_WINDOW, true);
+            }
+            None => self.end = Some(End::Reached),
         }
     }
 
@@ -298,14 +323,11 @@ impl<T> Lane<T> {
         if messages.len() < WINDOW_EVENTS / 4 && bytes < WINDOW_BYTES / 4 {
             self.width = self.width.saturating_mul(GROWTH);
         }
-        if low <= self.floor {
-            self.end = Some(End::Reached);
-        }
         self.next = low.saturating_sub(1);
         Ok(Some(messages))
     }
 
-    /// Picks from a window.
+    /// Picks from the window that was read last.
     fn pick(
         &mut self,
         messages: &[Delivery],
@@ -316,12 +338,14 @@ impl<T> Lane<T> {
         let begin = period.since.and_then(|since| moved(since, AHEAD, false));
         for message in messages.iter().rev() {
             let stored = stored_at(message);
-            self.back_to = stored.or(self.back_to);
             if let (Some(begin), Some(stored)) = (begin, stored)
                 && stored < begin
             {
-                self.end = Some(End::Reached);
+                self.reached();
                 return;
+            }
+            if !self.is_later {
+                self.back_to = stored.or(self.back_to);
             }
             let found = Found::of(message, self.channel);
             let Some(found) = found.filter(|found| period.contains(found.time)) else {
@@ -329,17 +353,28 @@ impl<T> Lane<T> {
             };
             let (time, seq) = (found.time, found.event.seq);
             let Some(item) = pick(found) else { continue };
-            self.picked.push_back(Picked { time, seq, item });
+            self.picked.push(Picked { time, seq, item });
             match keep {
                 Keep::Newest(most) if self.picked.len() >= most => {
                     self.end = Some(End::Enough);
                     return;
                 }
-                Keep::Oldest(most) if self.picked.len() > most => {
-                    self.picked.pop_front();
-                }
+                Keep::Oldest(most) if self.picked.len() > most => self.drop_newest(),
                 Keep::Newest(_) | Keep::Oldest(_) => {}
             }
+        }
+        if self.next < self.floor {
+            self.reached();
+        }
+    }
+}
+
+impl<T> Lane<T> {
+    fn drop_newest(&mut self) {
+        let places = self.picked.iter().enumerate();
+        let newest = places.max_by_key(|(_, one)| (one.time, one.seq));
+        if let Some((place, _)) = newest {
+            self.picked.swap_remove(place);
         }
     }
 }
