@@ -237,16 +237,18 @@ fn assert_evidence(analysis: &Value, world: &World, calls: &Calls) {
 /// The progress that a follower is told, up to its end: each event once, the figure
 /// never back.
 async fn progress(follower: &mut WsClient, session: &str) -> Vec<Value> {
-    let (mut told, mut ids): (Vec<Value>, BTreeSet<String>) = (Vec::new(), BTreeSet::new());
+    let (mut told, mut last): (Vec<Value>, u64) = (Vec::new(), 0);
     loop {
         let frame = follower.next_json(DEADLINE).await;
         if frame["type"] != "investigation_update" {
             continue;
         }
         assert_eq!(frame["investigation_id"], INVESTIGATION, "{frame}");
-        let id = frame["id"].as_str().unwrap().to_owned();
-        assert!(id.starts_with(&format!("{session}/1/")), "{frame}");
-        assert!(ids.insert(id), "told twice: {frame}");
+        let id = frame["id"].as_str().unwrap();
+        let number = id.strip_prefix(&format!("{session}/1/")).unwrap();
+        let number: u64 = number.parse().unwrap();
+        assert!(number > last, "told twice: {frame}");
+        last = number;
         let before = told
             .last()
             .map_or(0, |last| last["data"]["progress"].as_u64().unwrap());
@@ -257,6 +259,8 @@ async fn progress(follower: &mut WsClient, session: &str) -> Vec<Value> {
         let is_over = frame["data"]["status"] == "COMPLETED";
         told.push(frame);
         if is_over {
+            let begun = |one: &&Value| one["data"]["current_activity"] == "Reading what was asked";
+            assert_eq!(told.iter().filter(begun).count(), 1, "{told:?}");
             return told;
         }
     }
@@ -410,6 +414,14 @@ async fn a_model_that_cites_what_is_not_there_is_asked_once_more() {
     reply("A login succeeded.", "planted-33");
     reply("", "planted-34");
     ada.say(&session, "Really?").await;
-    let error = ada.hear_out(&session, 2).await;
+    // Its text is complete by then, and the answer is not.
+    let error = loop {
+        let frame = ada.socket.next_json(DEADLINE).await;
+        assert_ne!(frame["type"], "agent_response_complete", "{frame}");
+        if frame["type"] == "agent_error" {
+            break frame;
+        }
+    };
     assert_eq!(error["error"]["code"], "AGENT_UNAVAILABLE", "{error}");
+    assert_eq!(error["partial_response"], "A login succeeded.", "{error}");
 }
