@@ -307,7 +307,7 @@ async fn an_investigation_goes_from_the_alert_to_findings_with_their_evidence() 
     for part in [
         "CRITICAL: password guessing",
         "What happened, in order:",
-        &format!("{EARLIER} shares {HOST} with it [call 2"),
+        &format!("{EARLIER} (MEDIUM crypto_mining) shares {HOST} with it [call 2"),
         "What is not known:",
         "What to do",
     ] {

@@ -144,7 +144,7 @@ fn compose(request: &Request) -> Written {
     let request = rounds::asked(request);
     let rounds = Rounds::of(&request);
     let events = case::events_of(&request, &rounds);
-    let case = Case::of(&request, &rounds, &events);
+    let case = Case::of(&request, &events);
     let job = Job::of(&request.agent_type);
     let opening = write::opening(rounds.is_first && rounds.count == 0);
     let only = request.analysis.as_ref().is_some_and(|it| it.only);

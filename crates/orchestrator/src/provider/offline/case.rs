@@ -21,6 +21,8 @@ use crate::evidence::{Event, Subject, found};
 const MAX_TEXT_CHARS: usize = 160;
 /// What tools call an event's one line where they leave its data out.
 const LINE: &str = "line";
+/// Where an event says which incident it is of.
+const INCIDENT: &str = "incident_id";
 /// Where an event says in words what happened, the best first.
 const WORDS: &[&str] = &[
     "ai_summary",
@@ -49,7 +51,7 @@ pub(super) struct Case<'r> {
 
 impl<'r> Case<'r> {
     /// That of a request, with all events that are known for it, oldest first.
-    pub(super) fn of(request: &Request, rounds: &Rounds<'_>, events: &'r [Event]) -> Self {
+    pub(super) fn of(request: &Request, events: &'r [Event]) -> Self {
         let given: Vec<&Event> = request.events.iter().collect();
         let all: Vec<&Event> = events.iter().collect();
         // What is looked up must not change what is meant, only help where nothing is.
@@ -57,9 +59,8 @@ impl<'r> Case<'r> {
         if subject.is_empty() {
             subject = Subject::of(request, &all);
         }
-        let (mut own, mut others): (Vec<&Event>, Vec<&Event>) = all
-            .iter()
-            .partition(|event| subject.names(event) || is_in_its_timeline(event, &subject, rounds));
+        let (mut own, mut others): (Vec<&Event>, Vec<&Event>) =
+            all.iter().partition(|event| subject.names(event));
         if own.is_empty() && !others.is_empty() && subject.is_empty() {
             own = std::mem::take(&mut others);
             subject.assumed = true;
@@ -95,15 +96,23 @@ impl<'r> Case<'r> {
         self.own.iter().copied().filter(|event| is_alert(event))
     }
 
-    /// Actions that are under way or done, the latest state of each.
+    /// Actions of the case or on its hosts that are under way or done, the latest
+    /// state of each.
     pub(super) fn actions(&self) -> Vec<&'r Event> {
+        let hosts = self.hosts();
+        let is_here = |event: &&Event| {
+            let target = event.text("target_resource");
+            target.is_some_and(|target| hosts.iter().any(|host| host == target))
+        };
+        let is_own = |event: &&Event| self.own.iter().any(|own| own.id == event.id);
         let mut seen = BTreeSet::new();
         let mut latest: Vec<&Event> = self
             .all
             .iter()
             .rev()
             .copied()
-            .filter(|event| name_of(event) == "action_update")
+            .filter(|event| name_of(event) == "action_update" && !is_short(event))
+            .filter(|event| is_own(event) || is_here(event))
             .filter(|event| seen.insert(event.text("action_id").unwrap_or(&event.id)))
             .collect();
         latest.reverse();
@@ -143,11 +152,7 @@ impl<'r> Case<'r> {
 /// with it and those that were looked up. What agents tell of their own progress is
 /// no evidence, and who came and went is none either.
 pub(super) fn events_of(request: &Request, rounds: &Rounds<'_>) -> Vec<Event> {
-    let found = rounds
-        .lookups
-        .iter()
-        .filter_map(Lookup::gave)
-        .flat_map(found::events);
+    let found = rounds.lookups.iter().flat_map(found_by);
     let mut events: Vec<Event> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for event in request.events.iter().cloned().chain(found) {
@@ -173,14 +178,20 @@ pub(super) fn events_of(request: &Request, rounds: &Rounds<'_>) -> Vec<Event> {
 /// Whether only one line is known of an event.
 pub(super) fn is_short(event: &Event) -> bool {
     let fields = event.data.as_object();
-    fields.is_some_and(|fields| fields.keys().all(|key| key == LINE))
+    fields.is_some_and(|fields| fields.keys().all(|key| key == LINE || key == INCIDENT))
 }
 
-/// Whether a timeline of the subject's cases has an event.
-fn is_in_its_timeline(event: &Event, subject: &Subject, rounds: &Rounds<'_>) -> bool {
-    let timelines = rounds.lookups.iter().filter(|one| one.name == TIMELINE);
-    let mut own = timelines.filter(|one| one.is_about(&subject.cases));
-    own.any(|lookup| lookup.has(&event.id))
+/// The events that a lookup gave. Where it is the timeline of an incident they are
+/// of that, also where only a line of each is there.
+fn found_by(lookup: &Lookup<'_>) -> Vec<Event> {
+    let mut events = found::events(lookup.gave().unwrap_or_default());
+    let incident = lookup.incident().filter(|_| lookup.name == TIMELINE);
+    if let Some(incident) = incident {
+        for event in events.iter_mut().filter(|event| is_short(event)) {
+            event.data[INCIDENT] = incident.into();
+        }
+    }
+    events
 }
 
 fn is_evidence(event: &Event) -> bool {
@@ -249,7 +260,12 @@ pub(super) fn summary(event: &Event) -> String {
     let name = name_of(event);
     if is_short(event) {
         let line = event.text(LINE).unwrap_or("no details");
-        return plain(&format!("{}: {line}", name.replace('_', " ")));
+        let name = match name {
+            "threat_alert" => "alert",
+            "action_update" => "action",
+            name => name,
+        };
+        return plain(&format!("{} {line}", name.replace('_', " ")));
     }
     let note = event.data.get("note").and_then(|note| note.get("content"));
     let said = WORDS

@@ -117,7 +117,7 @@ pub(super) fn known(case: &Case<'_>, verdict: &Verdict, rounds: &Rounds<'_>) -> 
         }
     }
     for other in Related::of(rounds, case) {
-        findings.extend(sharing(&other));
+        findings.extend(sharing(case, &other));
     }
     for update in case.actions() {
         let statement = write::state(update);
@@ -129,10 +129,19 @@ pub(super) fn known(case: &Case<'_>, verdict: &Verdict, rounds: &Rounds<'_>) -> 
     findings
 }
 
-fn sharing(other: &Related) -> Option<Finding> {
+fn sharing(case: &Case<'_>, other: &Related) -> Option<Finding> {
+    let of_it = |event: &&Event| event.text("incident_id") == Some(&other.id);
+    let alerts = case.others.iter().copied().filter(of_it);
+    let worst = alerts
+        .filter(|event| case::severity_of(event).is_some())
+        .max_by_key(|event| case::severity_of(event));
+    let kind = worst.map_or_else(String::new, |event| {
+        let text = |key| event.text(key).unwrap_or("unknown");
+        case::plain(&format!(" ({} {})", text("severity"), text("threat_type")))
+    });
     let statement = match other.shares.as_slice() {
-        [] => format!("{} is related to it", other.id),
-        shares => format!("{} shares {} with it", other.id, shares.join(", ")),
+        [] => format!("{}{kind} is related to it", other.id),
+        shares => format!("{}{kind} shares {} with it", other.id, shares.join(", ")),
     };
     let is_shown = other.call.is_some() || !other.events.is_empty();
     is_shown.then(|| Finding::new(statement, other.events.clone(), other.call))
@@ -164,7 +173,7 @@ fn nothing_else(case: &Case<'_>, rounds: &Rounds<'_>) -> Option<Finding> {
         .filter(|lookup| lookup.gave().is_some() && !lookup.has_more())
         .filter(|lookup| lookup.has_only(|id| own.contains(id)))
         // What belongs to the case itself is not looked for beyond it.
-        .filter(|lookup| lookup.name == SEARCH && !lookup.is_about(&case.subject.cases))
+        .filter(|lookup| lookup.name == SEARCH && lookup.incident().is_none())
         .collect();
     let mut names: Vec<String> = lookups.iter().map(|lookup| lookup.about()).collect();
     names.sort();

@@ -67,15 +67,9 @@ impl Lookup<'_> {
         }
     }
 
-    /// Whether it was about one of these cases.
-    pub(super) fn is_about(&self, cases: &BTreeSet<String>) -> bool {
-        let case = self.arguments.get("incident_id").and_then(Value::as_str);
-        case.is_some_and(|case| cases.contains(case))
-    }
-
-    /// Whether it gave an event.
-    pub(super) fn has(&self, event_id: &str) -> bool {
-        self.ids.contains(event_id)
+    /// The incident that it was about, if it was about one.
+    pub(super) fn incident(&self) -> Option<&str> {
+        self.arguments.get("incident_id").and_then(Value::as_str)
     }
 
     /// Whether each event that it gave is one of these.

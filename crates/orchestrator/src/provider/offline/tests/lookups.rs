@@ -189,7 +189,7 @@ async fn an_investigation_goes_from_what_was_asked_to_what_was_found() {
         "What happened, in order:\n- 2026-01-01T00:07:00Z alert LOW port_scanning",
         "What connects it:\n- ",
         "an attempt succeeded [ev-2]",
-        "threat-002 shares 10.0.1.3 with it [call 2",
+        "threat-002 (HIGH crypto_mining) shares 10.0.1.3 with it [call 2",
         "block_ip on i-0a1: EXECUTING [ev-4]",
         "What is not known:\n- ",
         "What to do, most urgent first:\n1. ",
