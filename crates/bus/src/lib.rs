@@ -21,6 +21,7 @@
 //! | [`history`] | reading stored events back |
 //! | [`session_store`] | Socket.IO sessions that clients may come back to |
 //! | [`rpc`] | protobuf requests between services |
+//! | [`relays`] | requests to relays, asked until they are answered |
 //! | [`trace`] | spans, and the trace context of messages |
 //! | [`metrics`] | what is measured of a connection |
 //! | [`server`] | the managed `nats-server` child of a single machine |
@@ -42,6 +43,7 @@ pub mod log;
 pub mod metrics;
 pub mod publish;
 pub mod reader;
+pub mod relays;
 pub mod rpc;
 pub mod server;
 pub mod session_store;

@@ -23,7 +23,6 @@ mod identity;
 mod logs;
 mod meter;
 mod pack;
-mod relay;
 mod session;
 mod stage;
 mod standing;
@@ -36,13 +35,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use signalbox_bus::Bus;
+use signalbox_bus::relays::Relays;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::warn;
 use uuid::Uuid;
 
 use self::agents::Agents;
-use self::relay::Relays;
 pub(crate) use self::session::run;
 pub(crate) use self::stage::{SCENES_CAPACITY, Scene, Stage};
 use self::watcher::{ASKS_CAPACITY, Ask, Watcher};

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | in | `svc.orchestrator.<shard>.chat`: start, message, cancel, join |
 //! | out | `log.chat.<user>.<session>`: the chat's log, which the server repeats on `live.log.chat.<user>.<session>` |
+//! | out | `svc.relay.<shard>.command`: commands that tools run on agents, and their ends |
+//! | in | `log.term.<command>`: what becomes of those |
 //! | both | `$KV.chats.<shard>.<user>.<session>`: that an answer is being written |
 //! | out | `events.threat.action_update`, `events.threat.action_decided`: calls of tools that people decide on |
 //! | both | `$KV.decisions.<action>`: what was decided on them |
@@ -41,17 +43,46 @@
 //! nothing is lost or doubled where the two meet.
 //!
 //! **Cancelling.** `CancelChat` is answered when `ChatStopped` is stored. Nothing
-//! else ends an answer: not a closed connection, nor a gateway's end.
+//! else ends an answer: not a closed connection, nor a gateway's end. Tools that
+//! run are told to end and have 2 s for it; actions that people are asked about are
+//! given up.
+//!
+//! **Tools.** An answer is a row of rounds, one provider call each. When a model
+//! ends its words by asking for tools, its calls are planned, all of them, and the
+//! round is settled behind that; then they run side by side, and each has an end
+//! before the model is called again with what they gave:
+//!
+//! ```text
+//! ChatCallStarted ChatChunk… ChatToolPlanned… ChatCallSettled
+//!   per call: [ChatToolHeld ChatToolDecided] ChatToolStarted [ChatToolNoted…] ChatToolEnded
+//!   or, where it never runs: [ChatToolHeld ChatToolDecided] ChatToolEnded
+//! ```
+//!
+//! A call never runs that names a tool which the agent does not have, or the user
+//! may not use; whose arguments were cut off, are no JSON, do not fit or are too
+//! large; or that is one too many. The reason is its result. Where people decide, the
+//! answer gives its place to others and waits, for as long as they may take; the chat
+//! is busy meanwhile. That time is not the answer's; the time of tools is.
 //!
 //! # Take-over
 //!
 //! A shard's next holder finds what was being written in the bucket `chats`,
-//! settles the call that was under way, as an estimate, and notes `ChatTaken`.
-//! Where no chunk was stored, the provider is asked again; where some were, a
-//! provider that writes the same for the same request goes on behind them, and any
-//! other answer ends as `ChatFailed` with AGENT_UNAVAILABLE, keeping what there
-//! is. That happens a few times per answer at most, within the answer's budgets
-//! and its total time, which count from `ChatAsked`.
+//! notes `ChatTaken` and settles the call that was under way, as an estimate. The
+//! request is made anew from the rounds that are over: their words, their calls and
+//! what these gave. Where no chunk of the round that is not over was stored, the
+//! provider is asked again; where some were, a provider that writes the same for the
+//! same request goes on behind them, and any other answer ends as `ChatFailed` with
+//! AGENT_UNAVAILABLE, keeping what there is. That happens a few times per answer at
+//! most, within the answer's budgets and its total time, which count from
+//! `ChatAsked`.
+//!
+//! Of the calls of tools, those that were planned and not started are started, with
+//! the arguments in the log and what people have decided on these; those that people
+//! are asked about are waited for, and to take over only that is no recovery. One
+//! that was started and has no end is never run again: its runner may find out what
+//! became of it ([`tools::Runner::adopt`]), or its outcome is unknown, which the
+//! model is told. A round whose calls were not all planned yet has those that were:
+//! its words were complete, and the model may ask again.
 //!
 //! A holder that was halted may accept a message after another has taken over,
 //! before it finds out. Holders therefore look at the bucket every few seconds,
@@ -61,10 +92,19 @@
 //!
 //! Chats in memory, answers at once, and answers at once of one user are bounded
 //! by options; beyond them a request is refused with AGENT_UNAVAILABLE and may
-//! come again. A provider is given the latest whole exchanges that fit into 96 KiB,
-//! 40 at most. A chunk has at most 16 KiB, an answer 128 KiB. The ids of a chat's
-//! last 32 messages are known. A chat goes on for as long as CHAT keeps its first
-//! record.
+//! come again. Chats that wait for people are bounded too, by another option; beyond
+//! it a call that needs a decision is refused. A provider is given the latest whole
+//! exchanges that fit into 96 KiB, 40 at most. A chunk has at most 16 KiB, an answer
+//! 128 KiB. The ids of a chat's last 32 messages are known. A chat goes on for as
+//! long as CHAT keeps its first record.
+//!
+//! An answer has at most 16 rounds, the calls of the last of which are refused, and
+//! as many calls of tools as its budget says (32); 8 of a round run at once. A call
+//! has arguments of 64 KiB at most, and the time and the bytes that its tool has; the
+//! results of an answer have 1 MiB together. What tools give is stored, shown and
+//! given to models without anything that terminals obey or that hides words from
+//! readers ([`tools::contain`]); to models it is data, between tags that it cannot
+//! close.
 //!
 //! # Invariants
 //!
@@ -75,6 +115,10 @@
 //! - The chunks of an answer, joined, are `full_response` or `partial_response`.
 //! - An answer has one end; each `ChatCallStarted` has one `ChatCallSettled`, before
 //!   that end; the end's usage is their sum.
+//! - Each `ChatToolPlanned` has one `ChatToolEnded`, before the next `ChatCallStarted`
+//!   and before the answer's end. All calls of a round are planned before one starts.
+//! - A tool runs behind its `ChatToolStarted`, of which there is one at most; where
+//!   there is a `ChatToolHeld`, behind a `ChatToolDecided` that approves.
 //! - That an answer is being written is in `chats` before `ChatAsked` is in the
 //!   log, until its end is.
 //!
@@ -86,7 +130,7 @@
 //! | `keeper` | one chat: requests about it, and at most one answer at a time |
 //! | `session`, `answer` | what a chat's log says |
 //! | `chat_log`, `open_turn` | the log and the bucket on the bus |
-//! | `turn` | one answer from its question to its end |
+//! | `turn` | one answer from its question to its end, its tools included |
 //! | `coalesce`, `budget`, `usage`, `conversation` | what a turn goes by |
 //! | `evidence_log` | events that bear on a question |
 //! | [`approval`] | calls of tools that wait for people |

@@ -14,6 +14,7 @@ mod contain;
 mod events;
 pub mod registry;
 mod responder;
+pub mod run_command;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -162,6 +163,14 @@ pub type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// What runs calls of a tool.
 pub trait Runner: fmt::Debug + Send + Sync {
+    /// Why a call with these arguments, which fit the schema, is never to run, in
+    /// a sentence: asked when it is planned, before anybody decides on it. `None`
+    /// where nothing is known against it.
+    fn refusal(&self, arguments: &Value) -> Option<String> {
+        let _ = arguments;
+        None
+    }
+
     /// Runs a call. Nothing happens before the future is polled; dropped, it
     /// leaves nothing running on this machine.
     fn run(&self, call: Call) -> Running;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use sha2::{Digest as _, Sha256};
+
 /// How many shards there are. Command ids say their shard, so this stays.
 const SHARDS: u8 = 16;
 /// What every command's id begins with.
@@ -67,6 +69,25 @@ pub fn command_id(shard: Shard, digits: &str) -> Option<String> {
     is_hex(digits).then(|| format!("{COMMAND}{shard}{}", &digits[1..]))
 }
 
+/// The id of the command that a user asks for with an idempotency key: the same
+/// user, agent and key are the same command, whoever asks the relay.
+#[must_use]
+pub fn keyed_command_id(agent_id: &str, by: &str, idempotency_key: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [agent_id, by, idempotency_key] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    let digits: String = digest
+        .iter()
+        .take(DIGITS / 2)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let shard = Shard::of_agent(agent_id);
+    format!("{COMMAND}{shard}{}", &digits[1..])
+}
+
 fn is_hex(digits: &str) -> bool {
     digits.len() == DIGITS
         && digits
@@ -96,6 +117,15 @@ mod tests {
         assert_eq!(command_id(Shard(1), "0"), None);
         assert_eq!(command_id(Shard(1), &"é".repeat(16)), None);
         assert_eq!(Shard::parse("10"), None);
+    }
+
+    /// A log is found by this id for as long as it is kept: it must not change.
+    #[test]
+    fn a_key_makes_the_same_id_for_ever() {
+        let id = keyed_command_id("agent-1", "ada", "k-1");
+        assert_eq!(id, "cmd-0087fe9e1c000359b7c3771eeeef1ee8");
+        assert_eq!(Shard::of_command(&id), Some(Shard::of_agent("agent-1")));
+        assert_ne!(id, keyed_command_id("agent-1", "adak", "-1"));
     }
 
     proptest! {

@@ -27,6 +27,7 @@
 //! first, `TermStarted`, output, and `TermEnded` last. Positions and waiting
 //! times that change later are in `QueueState` on `live.fleet.<shard>`. Other
 //! verbs go to the shard that the command's id names, or to that of the agent.
+//! An orchestrator asks likewise, for a tool of a chat; its key is the call's name.
 //! On a time-out the gateway also sends `InterruptCommand` for the id that the
 //! nonce makes: the command may have been accepted, and only the answer lost.
 //!

@@ -49,7 +49,8 @@ pub enum User {
     /// commands, and publishes what becomes of agents.
     Relay,
     /// Holds chats with agents: owns their logs and what is known of answers that
-    /// are being written, and reads topics for what agents are asked about.
+    /// are being written, reads topics for what agents are asked about, and has
+    /// relays run commands, whose logs it reads.
     Orchestrator,
     /// Reads topics, dead letters and the logs of commands for people who look on.
     Observer,
@@ -177,10 +178,13 @@ impl User {
                 publish.push(subject::logs_of(LogKind::Chat));
                 // Tips of logs, beside what the server repeats.
                 publish.push(subject::live_logs_of(LogKind::Chat));
-                for stream in [CHAT, TOPICS] {
+                // TERM's logs, and verbs for commands: a chat may have some run.
+                for stream in [CHAT, TOPICS, TERM] {
                     publish.push(stream_info(stream));
                     publish.extend(get_messages(stream));
                 }
+                publish.push(format!("{RELAY_PREFIX}.*.command"));
+                subscribe.push(subject::live_logs_of(LogKind::Term));
                 publish.push(format!("$KV.{LEASES}.{ORCHESTRATOR}>"));
                 publish.push(format!("$KV.{CHATS}.>"));
                 for bucket in [LEASES, CHATS] {
@@ -375,13 +379,13 @@ mod tests {
     fn gateways_ask_relays_and_read_logs_and_write_none() {
         for user in User::ALL {
             let asks = matches!(user, User::Admin | User::Gateway);
-            for subject in [
-                "svc.relay.0.command",
-                "svc.relay.0.agent",
-                subject::EMERGENCY,
-            ] {
+            for subject in ["svc.relay.0.agent", subject::EMERGENCY] {
                 assert_eq!(publishes(user, subject), asks, "{user} {subject}");
             }
+            // The orchestrator has commands run, and nothing else of a fleet.
+            let commands = asks || user == User::Orchestrator;
+            let subject = "svc.relay.0.command";
+            assert_eq!(publishes(user, subject), commands, "{user}");
         }
         let consumer = format!("$JS.API.CONSUMER.CREATE.{TERM}.x");
         assert!(publishes(User::Gateway, &consumer));
@@ -427,9 +431,16 @@ mod tests {
             "log.term.=x",
             "$KV.leases.relay.shard.0",
             "$KV.agents.0.x",
-            "svc.relay.0.command",
+            "svc.relay.0.agent",
+            "svc.relay.0.snapshot",
+            "svc.relay.emergency",
+            "live.log.term.=x",
+            "$JS.API.CONSUMER.CREATE.TERM.x",
         ] {
             assert!(!publishes(User::Orchestrator, subject), "{subject}");
+        }
+        for subject in ["svc.relay.0.command", "$JS.API.DIRECT.GET.TERM"] {
+            assert!(publishes(User::Orchestrator, subject), "{subject}");
         }
     }
 
@@ -522,8 +533,6 @@ mod tests {
                     "{user} {subject}"
                 );
             }
-            let asks = matches!(user, User::Admin | User::Gateway);
-            assert_eq!(publishes(user, "svc.relay.0.command"), asks, "{user}");
         }
         for subject in [
             "events.threat.x",

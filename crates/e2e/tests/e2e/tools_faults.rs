@@ -78,7 +78,10 @@ async fn what_was_started_is_never_run_again_and_what_was_not_is_run_once() {
     let arguments: Vec<String> = (1..=10).map(|n| format!("{{\"n\": {n}}}")).collect();
     let calls: Vec<_> = arguments.iter().map(|one| ("c", "look", &**one)).collect();
     stage.chat.model.reply(asking("Ten at once. ", &calls));
-    stage.chat.model.reply(concluded(Reply::new().text("Two of ten.")));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("Two of ten.")));
     stage.ada.say(&stage.id, "m1").await.unwrap();
     look.executed(8).await;
     stage.kill().await;
@@ -116,7 +119,10 @@ async fn what_a_tool_gave_outlives_its_orchestrator() {
     stage.chat.model.reply(Reply::new().wait(&shut));
     stage.chat.model.reply(asking("", &[("c3", "look", "{}")]));
     stage.chat.model.reply(Reply::new().wait(&shut));
-    stage.chat.model.reply(concluded(Reply::new().text("Last.")));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("Last.")));
     stage.ada.say(&stage.id, "m1").await.unwrap();
     for request in [2, 4] {
         stage.chat.model.received(request).await;
@@ -143,8 +149,14 @@ async fn words_of_a_later_round_end_the_answer_visibly() {
     let mut stage = stage(r#"tools = ["look"]"#, &[table("look", "")]).await;
     let look = Responder::giving(&stage.chat.bus.nats, "look", Some(json!(1))).await;
     let shut = Gate::new();
-    stage.chat.model.reply(asking("First. ", &[("c1", "look", "{}")]));
-    stage.chat.model.reply(Reply::new().text("Half").wait(&shut));
+    stage
+        .chat
+        .model
+        .reply(asking("First. ", &[("c1", "look", "{}")]));
+    stage
+        .chat
+        .model
+        .reply(Reply::new().text("Half").wait(&shut));
     stage.ada.say(&stage.id, "m1").await.unwrap();
     let half = |answer: &Answer| answer.text().ends_with("Half");
     stage.ada.sees(&stage.id, 1, half).await;
@@ -178,7 +190,10 @@ async fn no_moment_to_be_killed_has_a_call_executed_twice() {
     let ran = answer.tools.iter().filter(|tool| tool.is_started).count();
     let executed = look.once_each();
     // Killed between the record and the request, a call has not been executed.
-    assert!(executed <= ran && ran <= executed + 6, "{executed} of {ran}");
+    assert!(
+        executed <= ran && ran <= executed + 6,
+        "{executed} of {ran}"
+    );
     assert_seen(viewer, &answer).await;
 }
 
@@ -236,7 +251,9 @@ async fn an_approved_call_is_executed_once_however_often_orchestrators_die() {
     bob.socket.send_json(&subscribe).await;
     bob.expect("subscription_confirmed").await;
     let id = ada.start("threat_classifier").await;
-    world.model.reply(asking("", &[("c1", "act", r#"{"n": 5}"#)]));
+    world
+        .model
+        .reply(asking("", &[("c1", "act", r#"{"n": 5}"#)]));
     let reply = Reply::new().text("Done.").text(&handed_over());
     world.model.reply(reply.usage(1, 1).end());
     ada.say(&id, "do it").await;

@@ -74,7 +74,10 @@ async fn calls_run_side_by_side_and_their_results_come_back() {
     let two = Responder::behind(nats, "two", &gates[1]).await;
     let calls = [("c1", "one", r#"{"n": 1}"#), ("c2", "two", r#"{"n": 2}"#)];
     stage.chat.model.reply(asking("Looking. ", &calls));
-    stage.chat.model.reply(concluded(Reply::new().text("Done.")));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("Done.")));
     let viewer = stage.chat.bus.bus(BusUser::Gateway).await;
     let mut viewer = Viewer::start(viewer, ADA, &stage.id).await;
     stage.ada.say(&stage.id, "m1").await.unwrap();
@@ -137,7 +140,10 @@ async fn what_must_not_run_is_refused_with_the_reason() {
         // Said twice: the second gets a name of its own.
         ("c7", "look", r#"{"n": 8}"#),
     ];
-    let replies = [asking("", &calls), concluded(Reply::new().text("So be it."))];
+    let replies = [
+        asking("", &calls),
+        concluded(Reply::new().text("So be it.")),
+    ];
     let answer = stage.answer(replies).await;
     answer.answered();
     let refused = [ToolOutcome::Refused; 6];
@@ -163,7 +169,10 @@ async fn what_must_not_run_is_refused_with_the_reason() {
     assert_eq!((look.once_each(), secret.calls(), other.calls()), (2, 0, 0));
     // What the user may not use is not even offered.
     let body = stage.chat.model.requests()[0].body.to_string();
-    assert!(!body.contains("secret") && !body.contains("other"), "{body}");
+    assert!(
+        !body.contains("secret") && !body.contains("other"),
+        "{body}"
+    );
 }
 
 /// A call that the token limit has cut is never run, complete or not; the model is
@@ -270,7 +279,10 @@ async fn calls_and_rounds_are_bounded() {
 async fn a_model_that_asks_for_ever_is_stopped() {
     let stage = stage(r#"tools = ["look"]"#, &[table("look", "")], &[]).await;
     let look = Responder::giving(&stage.chat.bus.nats, "look", Some(json!(1))).await;
-    stage.chat.model.otherwise(asking("", &[("c", "look", "{}")]));
+    stage
+        .chat
+        .model
+        .otherwise(asking("", &[("c", "look", "{}")]));
     let answer = stage.answer([]).await;
     let failed = answer.failed();
     assert_eq!(failed.code(), ChatError::BudgetExceeded);
@@ -300,7 +312,10 @@ async fn cancelling_ends_calls_that_run_and_calls_that_wait() {
     assert_eq!(outcomes(&answer), [ToolOutcome::Cancelled; 10]);
     let started = answer.tools.iter().filter(|tool| tool.is_started);
     assert_eq!((started.count(), look.once_each()), (8, 8));
-    stage.chat.model.reply(concluded(Reply::new().text("Whole.")));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("Whole.")));
     stage.ada.say(&stage.id, "m2").await.unwrap();
     stage.ada.answer(&stage.id, 2).await.answered();
 }
@@ -340,7 +355,10 @@ async fn a_chat_that_waits_for_people_is_in_nobodys_way() {
     let other = Asker::new(stage.chat.bus.bus(BusUser::Gateway).await, "other");
     let id = other.start("tester").await.unwrap().session_id;
     stage.chat.model.reply(asking("", &[("c", "act", "{}")]));
-    stage.chat.model.reply(concluded(Reply::new().text("Alas.")));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("Alas.")));
     other.say(&id, "m1").await.unwrap();
     let answer = other.answer(&id, 1).await;
     assert_eq!(answer.answered().full_response, "Alas.");
@@ -348,7 +366,10 @@ async fn a_chat_that_waits_for_people_is_in_nobodys_way() {
     assert_eq!(outcome, ToolOutcome::Refused);
     assert!(words.contains("too many chats wait"), "{words}");
     // The wait is longer than the answer may take, and is not part of it.
-    stage.chat.model.reply(concluded(Reply::new().text("Then not.")));
+    stage
+        .chat
+        .model
+        .reply(concluded(Reply::new().text("Then not.")));
     let answer = stage.ada.answer(&stage.id, 1).await;
     let answered = answer.answered();
     assert_eq!(answered.full_response, "Then not.");

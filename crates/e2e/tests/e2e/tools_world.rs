@@ -69,10 +69,7 @@ impl Responder {
                         gate.opened().await;
                     }
                     // Whoever has asked may be gone.
-                    client
-                        .publish(to, body.to_string().into())
-                        .await
-                        .ok();
+                    client.publish(to, body.to_string().into()).await.ok();
                 });
             }
         });

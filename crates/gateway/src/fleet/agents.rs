@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use signalbox_bus::relays::Relays;
 use signalbox_bus::{Bus, BusError, rpc, subject};
 use signalbox_protocol::fleet::Shard;
 use signalbox_protocol::wire::agent_report::Report;
@@ -17,8 +18,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
-
-use super::relay::Relays;
 
 /// Deliveries that wait for one connection; relays send one at a time, so that
 /// this is full only for an agent that reads nothing, which is not answered.

@@ -177,8 +177,7 @@ impl Session {
             })),
         };
         let relays = self.shard.shared.fleet.relays();
-        let outcome = self.answered(shard, &request, PATIENCE).await;
-        match outcome.map_err(with_agent)? {
+        match relays.command(shard, &request, PATIENCE).await {
             Some(Outcome::Accepted(accepted)) => Ok((
                 accepted.command_id,
                 accepted.agent_id,
@@ -201,34 +200,6 @@ impl Session {
                 }
                 Err(with_agent(timed_out()))
             }
-        }
-    }
-
-    /// The answer of a shard, asked again for as long as it cannot tell.
-    async fn answered(
-        &self,
-        shard: FleetShard,
-        request: &CommandRequest,
-        patience: Duration,
-    ) -> Result<Option<Outcome>, Denied> {
-        let relays = self.shard.shared.fleet.relays();
-        let deadline = tokio::time::Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let reply = relays.command(shard, request, left).await;
-            let outcome = reply.and_then(|reply| reply.outcome);
-            let is_unsure = matches!(
-                &outcome,
-                Some(Outcome::Refusal(refusal)) if refusal.code() == CommandError::Unavailable
-            );
-            if !is_unsure {
-                return Ok(outcome);
-            }
-            let pause = Duration::from_millis(100);
-            if left <= pause {
-                return Ok(None);
-            }
-            tokio::time::sleep(pause).await;
         }
     }
 
@@ -321,12 +292,11 @@ impl Session {
             by: self.by(),
             verb: Some(verb),
         };
+        let relays = self.shard.shared.fleet.relays();
         let outcome = if once {
-            let relays = self.shard.shared.fleet.relays();
-            let reply = relays.command_once(shard, &request, PATIENCE).await;
-            reply.and_then(|reply| reply.outcome)
+            relays.command_once(shard, &request, PATIENCE).await
         } else {
-            self.answered(shard, &request, PATIENCE).await?
+            relays.command(shard, &request, PATIENCE).await
         };
         match outcome {
             Some(Outcome::Done(_) | Outcome::Accepted(_)) => Ok(()),

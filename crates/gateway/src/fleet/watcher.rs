@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use signalbox_bus::reader::{Delivery, OrderedReader, Reading};
+use signalbox_bus::relays::Relays;
 use signalbox_bus::rpc::Listener;
 use signalbox_bus::stream::{self, TERM};
 use signalbox_bus::{Bus, BusError, subject};
@@ -24,7 +25,6 @@ use tracing::{debug, info, warn};
 
 use super::frames::{now, write};
 use super::logs::{self, read};
-use super::relay::Relays;
 use super::stage::{Lacking, Line, Scene};
 use super::transcript::Transcript;
 use super::view::{Change, View};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::registry::Supplies;
-use super::{Approval, DEFAULT_EXPIRY, Limits, Runner, events};
+use super::{Approval, DEFAULT_EXPIRY, Limits, Runner, events, run_command};
 use crate::analysis::Schema;
 
 /// The longest time that a call may have. Answers of responders are let through
@@ -56,7 +56,12 @@ pub struct BuiltIn {
 }
 
 /// The tools that are built in.
-pub const BUILT_IN: &[BuiltIn] = &[events::SEARCH, events::TIMELINE, events::RELATED];
+pub const BUILT_IN: &[BuiltIn] = &[
+    events::SEARCH,
+    events::TIMELINE,
+    events::RELATED,
+    run_command::RUN_COMMAND,
+];
 
 /// The built-in tool of a name.
 #[must_use]

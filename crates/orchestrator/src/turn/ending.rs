@@ -4,8 +4,9 @@ use signalbox_protocol::wire::{
     ChatAnswered, ChatError, ChatFailed, ChatStopped, chat_record::Record,
 };
 
+use super::Turn;
+use super::call::Outcome;
 use super::tools::Off;
-use super::{Outcome, Turn};
 use crate::chat_log::Lost;
 use crate::moment;
 

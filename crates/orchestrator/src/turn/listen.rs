@@ -9,7 +9,8 @@ use signalbox_protocol::wire::{ChatRecord, chat_record::Record};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use super::{ANSWER_BYTES, Outcome, Turn, writing};
+use super::call::{Outcome, writing};
+use super::{ANSWER_BYTES, Turn};
 use crate::agents::Agent;
 use crate::chat_log::{ChatLog, Lost};
 use crate::coalesce::Coalescer;

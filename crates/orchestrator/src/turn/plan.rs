@@ -103,7 +103,10 @@ impl Turn {
             let problems = problems.join("; ");
             return Err(format!("the arguments do not fit the tool: {problems}"));
         }
-        Ok(arguments)
+        match tool.runner.refusal(&arguments) {
+            Some(refusal) => Err(refusal),
+            None => Ok(arguments),
+        }
     }
 
     fn lacks_permission(&self, agent: &Agent, name: &str) -> bool {

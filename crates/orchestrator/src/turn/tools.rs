@@ -7,26 +7,25 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use signalbox_bus::assignment::Stop;
-use signalbox_bus::{decision, trace};
+use signalbox_bus::trace;
 use signalbox_protocol::wire::{
-    ChatToolDecided, ChatToolEnded, ChatToolHeld, ChatToolNoted, ChatToolStarted, ToolOutcome,
-    ToolVerdict, chat_record::Record,
+    ChatToolEnded, ChatToolNoted, ChatToolStarted, ToolOutcome, chat_record::Record,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use tracing::debug;
 
+use super::Turn;
+use super::call::Outcome as CallOutcome;
 use super::desk::{AT_ONCE, Desk};
 use super::ending::{Verdict, verdict};
-use super::plan::REASON_BYTES;
+use super::people::status_at_end;
 use super::supervise::Supervision;
-use super::{Outcome as CallOutcome, Turn};
 use crate::agents::Agent;
 use crate::answer::{Called, Stage};
-use crate::approval::{Action, Decided, Status};
+use crate::approval::Status;
 use crate::chat_log::Lost;
 use crate::moment;
-use crate::tools::{self, Approval, Call, NOTES_CAPACITY, Note, Outcome, Tool};
+use crate::tools::{self, Call, NOTES_CAPACITY, Note, Outcome, Tool};
 
 /// What the results of one answer may have together, in bytes: the model is given
 /// all of them with each further call.
@@ -127,90 +126,7 @@ impl Turn {
             desk.ready.push_back(call.number());
             return Ok(());
         };
-        if desk.room.is_none() {
-            desk.room = Arc::clone(&self.means.waiting).try_acquire_owned().ok();
-        }
-        if desk.room.is_none() {
-            let words = "too many chats wait for people to decide; it was not run";
-            let outcome = Outcome::Error(words.to_owned());
-            return self.end_call(desk, call, outcome).await;
-        }
-        let number = call.number();
-        self.append(Record::ToolHeld(self.held(call, &approval)))
-            .await?;
-        if let Some(call) = self.answer.call(number).cloned() {
-            self.wait_for_people(desk, &call);
-        }
-        Ok(())
-    }
-
-    fn held(&self, call: &Called, approval: &Approval) -> ChatToolHeld {
-        let planned = &call.planned;
-        let (session_id, answer) = (&self.key.session_id, self.answer.number);
-        let hash = &planned.arguments_hash;
-        ChatToolHeld {
-            tool_call: planned.tool_call,
-            tool_name: planned.tool_name.clone(),
-            arguments: planned.arguments.clone(),
-            arguments_hash: hash.clone(),
-            action_id: tools::action_id(session_id, answer, planned.tool_call, hash),
-            action_type: approval.action_type.clone(),
-            expires_at_ms: moment::now_ms() + moment::millis(approval.expires_in),
-        }
-    }
-
-    /// Asks people, again if need be, which is harmless.
-    fn wait_for_people(&self, desk: &mut Desk, call: &Called) {
-        let Some(action) = self.action(call) else {
-            return;
-        };
-        let approvals = self.means.approvals.clone();
-        if desk.room.is_none() {
-            // Taken over: it waits already, whatever the bound is here.
-            desk.room = Arc::clone(&self.means.waiting).try_acquire_owned().ok();
-        }
-        let counted = self.means.metrics.waiting_approval();
-        let number = call.number();
-        desk.waiting.push(Box::pin(async move {
-            let _counted = counted;
-            if let Err(error) = approvals.hold(&action).await {
-                debug!(action = %action.action_id, %error, "nobody can be asked");
-                let words = "it could not be put to people";
-                return (number, approvals.settle(&action, words).await);
-            }
-            (number, approvals.decided(&action).await)
-        }));
-    }
-
-    /// What people decide on, where they do.
-    fn action(&self, call: &Called) -> Option<Action> {
-        let held = call.held.as_ref()?;
-        Some(Action {
-            action_id: held.action_id.clone(),
-            action_type: held.action_type.clone(),
-            tool_name: held.tool_name.clone(),
-            arguments: call.arguments(),
-            arguments_hash: held.arguments_hash.clone(),
-            requested_by: self.key.user_id.clone(),
-            session_id: self.key.session_id.clone(),
-            answer: self.answer.number,
-            tool_call: held.tool_call,
-            expires_at_ms: held.expires_at_ms,
-        })
-    }
-
-    /// Tells people what another orchestrator may not have come to tell them.
-    async fn tell_again(&self, desk: &mut Desk, call: &Called) {
-        let Some(action) = self.action(call) else {
-            return;
-        };
-        if call.started_ms.is_some() {
-            desk.told(action.clone(), Status::Executing).await;
-        }
-        if let Some(ended) = &call.ended {
-            let status = status_at_end(call, ended.outcome());
-            desk.told(action, status).await;
-        }
+        self.hold(desk, call, &approval).await
     }
 
     /// Keeps the calls going until all have ended, or the answer has.
@@ -376,56 +292,6 @@ impl Turn {
         }
     }
 
-    /// Takes note of what people have decided.
-    async fn decide(&mut self, desk: &mut Desk, number: u32, decided: Decided) -> Result<(), Lost> {
-        self.note_decision(number, decided).await?;
-        let Some(call) = self.answer.call(number).cloned() else {
-            return Ok(());
-        };
-        match call.stage() {
-            Stage::Approved => desk.ready.push_back(number),
-            _ => self.decline(desk, &call).await?,
-        }
-        if desk.waiting.is_empty() {
-            desk.room = None;
-        }
-        Ok(())
-    }
-
-    async fn note_decision(&mut self, number: u32, decided: Decided) -> Result<(), Lost> {
-        let held = self.answer.call(number).and_then(|call| call.held.clone());
-        let Some(held) = held else { return Ok(()) };
-        let (verdict, by, reason) = match decided {
-            Decided::Approved { by, reason } => (ToolVerdict::Approve, by, reason),
-            Decided::Rejected { by, reason } => (ToolVerdict::Reject, by, reason),
-            Decided::Expired => (ToolVerdict::Expired, String::new(), None),
-        };
-        self.append(Record::ToolDecided(ChatToolDecided {
-            tool_call: number,
-            tool_name: held.tool_name,
-            action_id: held.action_id,
-            verdict: verdict.into(),
-            decided_by: by,
-            reason: tools::contain_text(&reason.unwrap_or_default(), REASON_BYTES),
-        }))
-        .await
-    }
-
-    /// Ends a call that people have not agreed to.
-    async fn decline(&mut self, desk: &mut Desk, call: &Called) -> Result<(), Lost> {
-        let words = match &call.decided {
-            Some(decided) if decided.verdict() == ToolVerdict::Reject => {
-                let reason = match decided.reason.is_empty() {
-                    true => String::new(),
-                    false => format!(": {}", decided.reason),
-                };
-                format!("{} has rejected this call{reason}", decided.decided_by)
-            }
-            _ => "nobody has approved this call in time; it was not run".to_owned(),
-        };
-        self.end_call(desk, call, Outcome::Error(words)).await
-    }
-
     /// Ends everything that is under way, and all that is not begun.
     async fn call_off(&mut self, desk: &mut Desk, off: Off) -> Result<(), Lost> {
         desk.ready.clear();
@@ -457,7 +323,7 @@ impl Turn {
 
     /// Stores what became of a call. An error of one that was not started is a
     /// refusal.
-    async fn end_call(
+    pub(super) async fn end_call(
         &mut self,
         desk: &mut Desk,
         call: &Called,
@@ -517,21 +383,6 @@ fn stored(outcome: Outcome, was_started: bool, most_bytes: usize) -> (ToolOutcom
         Outcome::Unknown(words) => (ToolOutcome::Unknown, words),
     };
     (outcome, tools::contain_text(&words, most_bytes), false)
-}
-
-/// What people are told of an action at its end.
-fn status_at_end(call: &Called, outcome: ToolOutcome) -> Status {
-    let decided = call.decided.as_ref();
-    // Given up by us, not turned down by anybody.
-    let decided = decided.filter(|decided| decided.decided_by != decision::SYSTEM);
-    match (outcome, decided.map(ChatToolDecided::verdict)) {
-        (ToolOutcome::Value, _) => Status::Completed,
-        (ToolOutcome::Cancelled, _) if call.started_ms.is_none() => Status::Cancelled,
-        (ToolOutcome::Refused, Some(ToolVerdict::Reject)) => Status::Rejected,
-        (ToolOutcome::Refused, Some(ToolVerdict::Expired)) => Status::Expired,
-        (ToolOutcome::Refused, _) => Status::Cancelled,
-        _ => Status::Failed,
-    }
 }
 
 const fn words_of(outcome: &CallOutcome) -> &'static str {

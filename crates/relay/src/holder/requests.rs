@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use signalbox_bus::BusError;
 use signalbox_bus::history;
 use signalbox_bus::subject::{self, LogKind};
 use signalbox_bus::trace::{Kind, Span, TraceContext};
-use signalbox_protocol::fleet::{Shard, command_id};
+use signalbox_protocol::fleet::{Shard, command_id, keyed_command_id};
 use signalbox_protocol::wire::{
     AgentConnected, AgentReport, CommandAccepted, CommandComplete, CommandDone, CommandError,
     CommandRefusal, CommandRequest, CommandState, OutputOffset, OutputTaken, ReportTaken,
@@ -419,20 +418,8 @@ enum Stored {
 
 /// The id that a request makes; `None` where its nonce is none.
 fn id_of(run: &RunCommand, by: &str) -> Option<String> {
-    let shard = Shard::of_agent(&run.agent_id);
-    if run.idempotency_key.is_empty() {
-        return command_id(shard, &run.nonce);
+    match run.idempotency_key.as_str() {
+        "" => command_id(Shard::of_agent(&run.agent_id), &run.nonce),
+        key => Some(keyed_command_id(&run.agent_id, by, key)),
     }
-    let mut hash = Sha256::new();
-    for part in [&run.agent_id, by, &run.idempotency_key] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    let digits: String = hash
-        .finalize()
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    command_id(shard, &digits)
 }

@@ -1,61 +1,85 @@
-//! Requests to relays. Each is sent again as it is until it is answered or the
-//! patience for it ends: nobody serves a shard while it changes hands.
+//! Requests to relays, by whoever has commands run or has agents. Each is sent
+//! again as it is until it is answered or the patience for it ends: nobody serves
+//! a shard while it changes hands. What answers mean is the callers' matter.
 
 use std::time::Duration;
 
 use prost::Message;
-use signalbox_bus::rpc::{self, Unanswered};
-use signalbox_bus::{Bus, subject};
 use signalbox_protocol::fleet::Shard;
+use signalbox_protocol::wire::command_reply::Outcome;
 use signalbox_protocol::wire::{
-    AgentReply, AgentReport, CommandReply, CommandRequest, EmergencyReply, EmergencyRequest,
-    FleetRequest, FleetSnapshot,
+    AgentReply, AgentReport, CommandError, CommandReply, CommandRequest, EmergencyReply,
+    EmergencyRequest, FleetRequest, FleetSnapshot,
 };
 use tokio::time::{Instant, sleep};
 use tracing::debug;
+
+use crate::connection::Bus;
+use crate::rpc::{self, Unanswered};
+use crate::subject;
 
 /// How long one attempt may take before the request is sent again.
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// The pause before a request is sent again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The way to the relays. Shared by all shards.
+/// The way to the relays. Clones share it.
 #[derive(Clone)]
-pub(super) struct Relays {
+pub struct Relays {
     bus: Bus,
 }
 
 impl Relays {
-    pub(super) const fn new(bus: Bus) -> Self {
+    /// The way through this connection.
+    #[must_use]
+    pub const fn new(bus: Bus) -> Self {
         Self { bus }
     }
 
-    /// Has a verb of a user carried out; `None` without an answer within
-    /// `patience`.
-    pub(super) async fn command(
+    /// Has a verb of a user carried out, asking again for as long as the shard
+    /// cannot tell; `None` when nobody can within `patience`. It may have been
+    /// carried out all the same.
+    pub async fn command(
         &self,
         shard: Shard,
         request: &CommandRequest,
         patience: Duration,
-    ) -> Option<CommandReply> {
-        self.insist(&subject::relay_commands(shard), request, patience)
-            .await
-    }
-
-    /// As [`command`](Self::command), for what must not be done twice: it is
-    /// sent again only while nobody hears it.
-    pub(super) async fn command_once(
-        &self,
-        shard: Shard,
-        request: &CommandRequest,
-        patience: Duration,
-    ) -> Option<CommandReply> {
+    ) -> Option<Outcome> {
         let subject = subject::relay_commands(shard);
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match rpc::ask(&self.bus, &subject, request, left).await {
-                Ok(reply) => return Some(reply),
+            let reply: Option<CommandReply> = self.insist(&subject, request, left).await;
+            let outcome = reply.and_then(|reply| reply.outcome);
+            let is_unsure = matches!(
+                &outcome,
+                Some(Outcome::Refusal(refusal)) if refusal.code() == CommandError::Unavailable
+            );
+            if !is_unsure {
+                return outcome;
+            }
+            if Instant::now() + PAUSE >= deadline {
+                return None;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// As [`command`](Self::command), for what must not be done twice: it is
+    /// sent again only while nobody hears it, and an answer is given as it is.
+    pub async fn command_once(
+        &self,
+        shard: Shard,
+        request: &CommandRequest,
+        patience: Duration,
+    ) -> Option<Outcome> {
+        let subject = subject::relay_commands(shard);
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let reply: Result<CommandReply, _> = rpc::ask(&self.bus, &subject, request, left).await;
+            match reply {
+                Ok(reply) => return reply.outcome,
                 Err(Unanswered::Unheard) if Instant::now() + PAUSE < deadline => {
                     sleep(PAUSE).await;
                 }
@@ -68,7 +92,7 @@ impl Relays {
     }
 
     /// Tells of an agent, once; `None` without an answer.
-    pub(super) async fn report(&self, shard: Shard, report: &AgentReport) -> Option<AgentReply> {
+    pub async fn report(&self, shard: Shard, report: &AgentReport) -> Option<AgentReply> {
         let subject = subject::relay_agents(shard);
         let answer = rpc::ask(&self.bus, &subject, report, 3 * ATTEMPT).await;
         answer
@@ -77,7 +101,7 @@ impl Relays {
     }
 
     /// All that is known of a shard.
-    pub(super) async fn snapshot(&self, shard: Shard) -> Option<FleetSnapshot> {
+    pub async fn snapshot(&self, shard: Shard) -> Option<FleetSnapshot> {
         let subject = subject::relay_snapshot(shard);
         rpc::ask(&self.bus, &subject, &FleetRequest {}, ATTEMPT)
             .await
@@ -85,7 +109,7 @@ impl Relays {
     }
 
     /// Stops all agents, or lets them go on.
-    pub(super) async fn emergency(
+    pub async fn emergency(
         &self,
         request: &EmergencyRequest,
         patience: Duration,
