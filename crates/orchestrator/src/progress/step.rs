@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use signalbox_protocol::wire::{ToolOutcome, chat_record::Record};
 
-use crate::evidence::found;
+use crate::evidence::{found, is_of_an_agent};
 
 /// How far an answer is that has begun, in percent.
 const BEGUN: u32 = 5;
@@ -80,7 +80,10 @@ impl Step {
                 name: ended.tool_name.clone(),
                 outcome: ended.outcome(),
                 found: match ended.outcome() {
-                    ToolOutcome::Value => found::ids(&found::values(&ended.result)),
+                    ToolOutcome::Value => found::ids(&found::values(&ended.result))
+                        .into_iter()
+                        .filter(|id| !is_of_an_agent(id))
+                        .collect(),
                     _ => BTreeSet::new(),
                 },
             }),

@@ -60,7 +60,8 @@ fn story() -> Vec<Record> {
         call: 1,
         ..ChatCallStarted::default()
     };
-    let found = json!({"entries": [{"event_id": "e-1", "time": "t"}, {"event_id": "e-2"}]});
+    let found = json!({"entries": [{"event_id": "e-1", "time": "t"}, {"event_id": "e-2"},
+        {"event_id": "chat-0123456789abcdef0123456789abcdef/1/3", "time": "t"}]});
     vec![
         Record::CallStarted(begun),
         started(1, "event_timeline"),

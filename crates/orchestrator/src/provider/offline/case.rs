@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde_json::Value;
-use signalbox_protocol::{chat, name};
+use signalbox_protocol::name;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -15,7 +15,7 @@ use super::super::{Message, Request};
 use super::knowledge::Severity;
 use super::plan::TIMELINE;
 use super::rounds::{Lookup, Rounds};
-use crate::evidence::{Event, Subject, found};
+use crate::evidence::{Event, Subject, found, is_of_an_agent};
 
 /// The longest text of others that is repeated, in characters.
 const MAX_TEXT_CHARS: usize = 160;
@@ -197,10 +197,7 @@ fn found_by(lookup: &Lookup<'_>) -> Vec<Event> {
 fn is_evidence(event: &Event) -> bool {
     match name_of(event) {
         "investigation_collaboration" => false,
-        "investigation_update" => {
-            let named_by = event.id.split('/').next().unwrap_or_default();
-            event.text("session_id").is_none() && !chat::is_session_id(named_by)
-        }
+        "investigation_update" => event.text("session_id").is_none() && !is_of_an_agent(&event.id),
         _ => true,
     }
 }
