@@ -42,20 +42,15 @@ use signalbox_bus::{Bus, BusError, key};
 use signalbox_protocol::decision::Verdict;
 use signalbox_protocol::timestamp::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::seats::{Seat, Seats};
+use self::status::Outlook;
 pub use self::status::{Status, Untold};
 use crate::moment;
 
 /// The target of audit lines.
 const AUDIT: &str = "audit";
-/// How long it is tried to put an action to people.
-const HOLD_PATIENCE: Duration = Duration::from_secs(10);
-/// How long it is tried to tell what becomes of an action.
-const TELL_PATIENCE: Duration = Duration::from_secs(5);
-/// How long whoever recorded a decision has to publish it; then it is done here.
-const PUBLICATION: Duration = Duration::from_millis(500);
 /// The pause before the bus is asked again; doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest such pause.
@@ -126,12 +121,39 @@ pub enum Decided {
     Expired,
 }
 
+/// How long others are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long the bus may refuse an action that is to be put to people; the time
+    /// for which it is away does not count.
+    pub hold: Duration,
+    /// As `hold`, for what becomes of an action later.
+    pub tell: Duration,
+    /// How long one attempt may take.
+    pub attempt: Duration,
+    /// How long whoever recorded a decision has to publish it; then it is done
+    /// here.
+    pub publication: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            hold: Duration::from_secs(10),
+            tell: Duration::from_secs(5),
+            attempt: Duration::from_secs(5),
+            publication: Duration::from_millis(500),
+        }
+    }
+}
+
 /// Puts actions to people and waits for their decisions. Clones share it.
 #[derive(Clone)]
 pub struct Approvals {
     bus: Bus,
     decisions: Decisions,
     seats: Arc<Seats>,
+    patience: Patience,
 }
 
 impl Approvals {
@@ -144,7 +166,15 @@ impl Approvals {
             decisions: Decisions::open(bus.clone()).await?,
             bus,
             seats: Arc::default(),
+            patience: Patience::default(),
         })
+    }
+
+    /// The same, with this patience.
+    #[must_use]
+    pub fn with(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Hears of decisions for all actions that wait, until it is dropped. Nothing
@@ -159,18 +189,20 @@ impl Approvals {
         }
     }
 
-    /// Puts an action to people: tells that it is PENDING.
+    /// Puts an action to people: tells that it is PENDING. Waits for a bus that is
+    /// away.
     ///
     /// # Errors
-    /// [`Untold`]: nobody can decide on it.
+    /// [`Untold`]: the bus refuses it, so that nobody can decide on it.
     pub async fn hold(&self, action: &Action) -> Result<(), Untold> {
-        self.put(action, Status::Pending, HOLD_PATIENCE).await
+        self.put(action, Status::Pending, self.patience.hold).await
     }
 
-    /// Tells what becomes of an action, once. What cannot be told within some
-    /// seconds is left out, with a line in the log.
+    /// Tells what becomes of an action, once. Waits for a bus that is away; what
+    /// the bus refuses for some seconds is left out, with a line in the log, since
+    /// an answer must not hang on those who look on.
     pub async fn tell(&self, action: &Action, status: Status) {
-        if let Err(error) = self.put(action, status, TELL_PATIENCE).await {
+        if let Err(error) = self.put(action, status, self.patience.tell).await {
             error!(action = %action.action_id, %status, %error, "status of an action not told");
         }
     }
@@ -224,7 +256,7 @@ impl Approvals {
             return Ok(Some(known));
         }
         // Whoever recorded it is about to publish it, unless it was ended.
-        timeout(PUBLICATION, seat.woken()).await.ok();
+        timeout(self.patience.publication, seat.woken()).await.ok();
         let known = self.decisions.find(&action.action_id).await?;
         match known {
             Some(known) => Ok(Some(self.decisions.finish(known).await?)),
@@ -254,19 +286,24 @@ impl Approvals {
     }
 
     async fn put(&self, action: &Action, status: Status, patience: Duration) -> Result<(), Untold> {
-        let deadline = Instant::now() + patience;
+        let mut deadline = Instant::now() + patience;
         let mut pause = PAUSE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let told = timeout(left, status::tell(&self.bus, action, status, left)).await;
+            let attempt = self.patience.attempt;
+            let told = status::tell(&self.bus, action, status, attempt);
+            let told = timeout(attempt, told).await;
             let error = match told {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => error,
-                Err(_) => Untold::Patience(patience),
+                Err(_) => Untold::Silent(attempt),
             };
-            if !error.is_passing() || Instant::now() + pause >= deadline {
-                return Err(error);
+            match error.outlook() {
+                Outlook::Never => return Err(error),
+                Outlook::Away => deadline = Instant::now() + patience,
+                Outlook::Refused if Instant::now() >= deadline => return Err(error),
+                Outlook::Refused => {}
             }
+            debug!(action = %action.action_id, %status, %error, "telling again");
             back_off(&mut pause).await;
         }
     }

@@ -7,6 +7,7 @@
 //! | out | `log.chat.<user>.<session>`: the chat's log, which the server repeats on `live.log.chat.<user>.<session>` |
 //! | out | `svc.relay.<shard>.command`: commands that tools run on agents, and their ends |
 //! | in | `log.term.<command>`: what becomes of those |
+//! | out | `tools.<name>`: calls of tools that other programs answer |
 //! | both | `$KV.chats.<shard>.<user>.<session>`: that an answer is being written |
 //! | out | `events.threat.action_update`, `events.threat.action_decided`: calls of tools that people decide on |
 //! | both | `$KV.decisions.<action>`: what was decided on them |

@@ -154,6 +154,8 @@ pub enum Outcome {
     TimedOut,
     /// It was cancelled.
     Cancelled,
+    /// It was cancelled, and this is known of what it did, in a sentence.
+    Stopped(String),
     /// Nobody knows whether it did what it was to do, in a sentence.
     Unknown(String),
 }

@@ -15,7 +15,7 @@ use signalbox_bus::server::User;
 use signalbox_bus::stored_event::{self, Origin};
 use signalbox_bus::stream::{self, EVENTS, StreamSettings};
 use signalbox_bus::{Bus, BusOptions, key, subject};
-use signalbox_orchestrator::approval::{Action, Approvals, Decided, Status};
+use signalbox_orchestrator::approval::{Action, Approvals, Decided, Patience, Status};
 use signalbox_orchestrator::tools;
 use signalbox_protocol::catalogue;
 use signalbox_protocol::cursor::Epoch;
@@ -498,6 +498,48 @@ async fn arguments_that_no_event_can_carry_are_not_held() {
         ..action(1, LONG)
     };
     assert!(fixture.approvals.hold(&action).await.is_err());
+    assert!(fixture.told().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_becomes_of_an_action_is_told_once_the_bus_is_back() {
+    let fixture = Fixture::start().await;
+    let short = Patience {
+        tell: Duration::from_millis(50),
+        attempt: WHILE,
+        ..Patience::default()
+    };
+    let (approvals, action) = (fixture.approvals.clone().with(short), action(1, LONG));
+    fixture.server.kill9();
+    let of = action.clone();
+    let mut telling = tokio::spawn(async move {
+        approvals.tell(&of, Status::Executing).await;
+        approvals.tell(&of, Status::Completed).await;
+    });
+    assert!(timeout(4 * WHILE, &mut telling).await.is_err());
+    fixture.server.restart().await;
+    timeout(DEADLINE, telling).await.unwrap().unwrap();
+    let expected = [id(&action, "EXECUTING"), id(&action, "COMPLETED")];
+    assert_eq!(fixture.told().await, expected);
+}
+
+#[tokio::test]
+async fn an_action_that_the_bus_has_no_room_for_is_given_up() {
+    let fixture = Fixture::start().await;
+    let full = StreamSettings {
+        events_bytes: 16,
+        ..StreamSettings::default()
+    };
+    stream::init(&fixture.admin, &full).await.unwrap();
+    let short = Patience {
+        hold: Duration::from_millis(200),
+        tell: Duration::from_millis(200),
+        ..Patience::default()
+    };
+    let approvals = fixture.approvals.clone().with(short);
+    let action = action(1, LONG);
+    assert!(approvals.hold(&action).await.is_err());
+    approvals.tell(&action, Status::Cancelled).await;
     assert!(fixture.told().await.is_empty());
 }
 

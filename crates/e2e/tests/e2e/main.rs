@@ -96,6 +96,7 @@ mod tools_command_faults;
 mod tools_command_runner;
 mod tools_command_world;
 mod tools_faults;
+mod tools_local;
 mod tools_turns;
 mod tools_world;
 mod trace;

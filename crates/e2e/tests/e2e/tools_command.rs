@@ -191,6 +191,8 @@ async fn a_cancelled_chat_interrupts_its_command() {
         .await;
     let ended = frame(&mut ada, "agent_tool_result").await;
     assert_eq!(ended["outcome"], "cancelled");
+    let words = ended["results"]["error"].as_str().unwrap();
+    assert!(words.contains("told to end"), "{words}");
     let interrupted = find(&mut dashboard, |message| {
         message["type"] == "command:complete" && message["commandId"] == command.as_str()
     })

@@ -119,3 +119,36 @@ async fn relay_and_orchestrator_may_be_killed_together() {
     scene.world.replace_relay().await;
     scene.finish().await;
 }
+
+/// Killed in the moments around the start: the command runs once all the same, for
+/// what was approved is known to whoever goes on.
+#[tokio::test]
+async fn a_kill_at_any_moment_around_the_start_runs_it_once() {
+    let mut world = World::start("").await;
+    let mut bob = world.decider("operator", "bob").await;
+    let (mut ada, session) = world.chat("admin", "ada").await;
+    for (answer, moment) in (1..).zip([
+        None,
+        Some("agent_tool_decision"),
+        Some("agent_tool_execution"),
+        Some("agent_tool_terminal"),
+    ]) {
+        world.asks_for("echo ran >> ran; echo once");
+        world.concludes("Done.");
+        ada.say(&session, "do it").await;
+        let pending = action(&mut bob, "PENDING").await;
+        bob.send_json(&json!({
+            "type": "action_decision", "action_id": pending["action_id"], "decision": "approve",
+        }))
+        .await;
+        if let Some(moment) = moment {
+            frame(&mut ada, moment).await;
+        }
+        world.replace_orchestrator().await;
+        let ended = frame(&mut ada, "agent_tool_result").await;
+        assert_eq!(ended["outcome"], "value", "{moment:?}: {ended}");
+        assert_eq!(ended["results"]["stdout"]["tail"], "once\n");
+        ada.hear_out(&session, answer).await;
+        assert_eq!(world.runs() as u64, answer, "{moment:?}");
+    }
+}

@@ -163,6 +163,7 @@ async fn words_of_a_later_round_end_the_answer_visibly() {
     stage.kill().await;
     let answer = stage.ada.answer(&stage.id, 1).await;
     assert_eq!(answer.failed().code(), ChatError::AgentUnavailable);
+    assert_eq!(answer.failed().message, "the answer was interrupted");
     assert_eq!(answer.failed().partial_response, "First. Half");
     assert_eq!(outcomes(&answer), [ToolOutcome::Value]);
     assert_eq!(look.once_each(), 1);
@@ -174,7 +175,7 @@ async fn words_of_a_later_round_end_the_answer_visibly() {
 async fn no_moment_to_be_killed_has_a_call_executed_twice() {
     let mut stage = stage(r#"tools = ["look"]"#, &[table("look", "")]).await;
     let viewer = stage.viewer().await;
-    let look = Responder::giving(&stage.chat.bus.nats, "look", Some(json!(1))).await;
+    let look = Responder::working(&stage.chat.bus.nats, "look", Duration::from_millis(30)).await;
     let calls = [("c1", "look", "{}"), ("c2", "look", "{}")];
     stage.chat.model.otherwise(asking("", &calls));
     stage.ada.say(&stage.id, "m1").await.unwrap();

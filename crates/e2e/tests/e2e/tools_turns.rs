@@ -331,6 +331,8 @@ async fn the_clock_of_the_answer_ends_its_tools() {
     let failed = answer.failed();
     assert_eq!(failed.code(), ChatError::AgentTimeout);
     assert_eq!(outcomes(&answer), [ToolOutcome::TimedOut]);
+    // Its own time, 20 s, is longer.
+    assert!(answer.tools[0].ended.as_ref().unwrap().took_ms < 15_000);
     assert_eq!(mute.once_each(), 1);
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use signalbox_bus::server::User;
 use signalbox_testkit::{DEADLINE, Gate, NatsServer, Reply, eventually};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 /// What a call was executed with.
 #[derive(Clone, Debug, Default)]
@@ -38,10 +40,25 @@ impl Responder {
         Self::start(nats, name, Some(gate.clone()), echo).await
     }
 
+    /// Answers once it has worked for a while.
+    pub(crate) async fn working(nats: &NatsServer, name: &str, work: Duration) -> Self {
+        let done = |_: &Value| Some(json!({"result": "done"}));
+        Self::begin(nats, name, (work, None), done).await
+    }
+
     pub(crate) async fn start(
         nats: &NatsServer,
         name: &str,
         gate: Option<Gate>,
+        reply: impl Fn(&Value) -> Option<Value> + Send + 'static,
+    ) -> Self {
+        Self::begin(nats, name, (Duration::ZERO, gate), reply).await
+    }
+
+    async fn begin(
+        nats: &NatsServer,
+        name: &str,
+        (work, gate): (Duration, Option<Gate>),
         reply: impl Fn(&Value) -> Option<Value> + Send + 'static,
     ) -> Self {
         let client = nats.connect(User::Responder).await;
@@ -68,6 +85,7 @@ impl Responder {
                     if let Some(gate) = gate {
                         gate.opened().await;
                     }
+                    sleep(work).await;
                     // Whoever has asked may be gone.
                     client.publish(to, body.to_string().into()).await.ok();
                 });

@@ -94,21 +94,34 @@ pub enum Untold {
     /// The bus does not answer.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// The bus did not answer in time.
-    #[error("not told within {0:?}")]
-    Patience(Duration),
+    /// The bus did not answer.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+}
+
+/// Whether the same can succeed later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// As soon as the bus is back.
+    Away,
+    /// Perhaps: there may be no room now.
+    Refused,
+    /// Never.
+    Never,
 }
 
 impl Untold {
-    /// Whether the same can succeed a moment later.
-    pub(super) const fn is_passing(&self) -> bool {
+    pub(super) const fn outlook(&self) -> Outlook {
         match self {
-            Self::Unfit(_) | Self::Bus(BusError::Forbidden { .. }) => false,
-            Self::Publish(error) => !matches!(
-                error,
-                PublishError::Forbidden(_) | PublishError::TooLarge | PublishError::NoStream(_)
-            ),
-            Self::Bus(_) | Self::Patience(_) => true,
+            Self::Unfit(_) | Self::Bus(BusError::Forbidden { .. }) => Outlook::Never,
+            Self::Publish(error) => match error {
+                PublishError::Unacknowledged(_) => Outlook::Away,
+                PublishError::Refused(_) | PublishError::Fenced | PublishError::NoStream(_) => {
+                    Outlook::Refused
+                }
+                PublishError::Forbidden(_) | PublishError::TooLarge => Outlook::Never,
+            },
+            Self::Bus(_) | Self::Silent(_) => Outlook::Away,
         }
     }
 }

@@ -206,7 +206,7 @@ const fn fault(outcome: &Outcome) -> Option<&'static str> {
         Outcome::Value(_) => None,
         Outcome::Error(_) => Some("error"),
         Outcome::TimedOut => Some("timed out"),
-        Outcome::Cancelled => Some("cancelled"),
+        Outcome::Cancelled | Outcome::Stopped(_) => Some("cancelled"),
         Outcome::Unknown(_) => Some("unknown"),
     }
 }

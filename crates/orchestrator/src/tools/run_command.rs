@@ -210,7 +210,10 @@ impl RunCommand {
             () = call.cancel.wait() => {
                 // It may have been accepted, and only the answer be under way.
                 self.interrupts.send(request);
-                return Outcome::Cancelled;
+                return Outcome::Stopped(format!(
+                    "command {} was being asked for, and is interrupted if it was accepted",
+                    request.command_id
+                ));
             }
         };
         if let Err(outcome) = accepted {
@@ -224,22 +227,26 @@ impl RunCommand {
         call.note.send(note).await.ok();
         let mut following = Following::new(self.bus.clone(), request, self.result_bytes);
         let why = tokio::select! {
-            followed = following.to_end() => return self.told(request, &following, followed, None),
+            followed = following.end() => return self.told(request, &following, followed, None),
             () = call.cancel.wait() => Why::Cancelled,
             () = sleep_until(until) => Why::TimeOver,
         };
         let told = self.interrupts.send(request);
         match why {
             Why::Cancelled => {
-                let ended = timeout(CANCEL_GRACE, following.to_end()).await;
-                info!(command = %request.command_id, ended = ended.is_ok(), "command of a cancelled call interrupted");
-                Outcome::Cancelled
+                let followed = timeout(CANCEL_GRACE, following.end()).await;
+                let end = match &followed {
+                    Ok(Followed::Ended(end)) => Some(&**end),
+                    Ok(Followed::Another) | Err(_) => None,
+                };
+                info!(command = %request.command_id, ended = end.is_some(), "command of a cancelled call interrupted");
+                self.report(request, &following).cancelled(end)
             }
             Why::TimeOver => {
                 let after = until.saturating_duration_since(request.asked_at);
                 let last =
                     until + LAST_WORDS.min(call.deadline.saturating_duration_since(until) / 2);
-                match timeout_at(last, following.to_end()).await {
+                match timeout_at(last, following.end()).await {
                     Ok(followed) => self.told(request, &following, followed, Some(after)),
                     Err(_) => self.still_runs(request, &following, after, told.now()),
                 }

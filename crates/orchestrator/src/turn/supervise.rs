@@ -56,6 +56,7 @@ impl Supervision {
         let late = timeout(GRACE, running).await;
         self.pass_rest().await;
         match (cause, late) {
+            (Cause::Cancelled, Ok(Outcome::Stopped(words))) => Outcome::Stopped(words),
             (Cause::Cancelled, _) => Outcome::Cancelled,
             // It has come to its end all the same: that is what is known of it.
             (Cause::TimedOut, Ok(Outcome::Value(value))) => Outcome::Value(value),

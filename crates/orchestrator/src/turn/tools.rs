@@ -380,6 +380,7 @@ fn stored(outcome: Outcome, was_started: bool, most_bytes: usize) -> (ToolOutcom
             let words = "the call was cancelled before it ran";
             (ToolOutcome::Cancelled, words.to_owned())
         }
+        Outcome::Stopped(words) => (ToolOutcome::Cancelled, words),
         Outcome::Unknown(words) => (ToolOutcome::Unknown, words),
     };
     (outcome, tools::contain_text(&words, most_bytes), false)

@@ -65,7 +65,7 @@ impl Following {
     }
 
     /// Reads on to the end. Cancelling loses nothing.
-    pub(super) async fn to_end(&mut self) -> Followed {
+    pub(super) async fn end(&mut self) -> Followed {
         loop {
             if let Some(done) = &self.done {
                 return done.clone();

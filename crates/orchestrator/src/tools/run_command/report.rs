@@ -136,6 +136,25 @@ impl Report<'_> {
         Outcome::Value(self.with_output(told, |_| 0))
     }
 
+    /// The call was cancelled, and the command interrupted.
+    pub(super) fn cancelled(&self, end: Option<&TermEnded>) -> Outcome {
+        let command = &self.request.command_id;
+        let became = match end {
+            None => "was told to end, and had not ended yet".to_owned(),
+            Some(end) if end.exit_code.is_none() && end.signal.is_empty() => {
+                "was ended before it ran".to_owned()
+            }
+            Some(end) => {
+                let code = end.exit_code.map(|code| format!("exit code {code}"));
+                let signal = (!end.signal.is_empty()).then(|| shortened(&end.signal).to_owned());
+                let how: Vec<String> = code.into_iter().chain(signal).collect();
+                format!("was told to end, and ended with {}", how.join(", "))
+            }
+        };
+        let words = format!("the chat was cancelled; command {command} {became}");
+        Outcome::Stopped(self.with_last_words(words))
+    }
+
     fn begun(&self, status: &str) -> Map<String, Value> {
         let mut told = Map::new();
         told.insert(

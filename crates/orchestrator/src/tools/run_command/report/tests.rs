@@ -210,3 +210,29 @@ async fn refusals_of_the_relay_say_that_nothing_ran() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_became_of_a_cancelled_command_is_told() {
+    let out = seen(&[(OutputStream::Stdout, "tick\n")]);
+    let report = Report {
+        request: &request(),
+        seen: &out,
+        result_bytes: ROOM,
+    };
+    let mut interrupted = end(CommandState::Interrupted, Some(130), "");
+    interrupted.signal = "SIGINT".to_owned();
+    let removed = end(CommandState::Interrupted, None, "");
+    for (end, part) in [
+        (
+            Some(&interrupted),
+            "ended with exit code 130, SIGINT; the last of its stdout: tick\n",
+        ),
+        (Some(&removed), "was ended before it ran"),
+        (None, "had not ended yet"),
+    ] {
+        match report.cancelled(end) {
+            Outcome::Stopped(words) => assert!(words.contains(part), "{words}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
