@@ -55,6 +55,8 @@ pub struct Agent {
     pub ask: Ask,
     /// How many related events it is given with a question.
     pub events: usize,
+    /// Whether it tells how far it is, in chats that are about an investigation.
+    pub progress: bool,
     /// The longest answer to one request, in tokens.
     pub max_output_tokens: u32,
     /// How often a request is sent again before anything is visible.

@@ -2,9 +2,11 @@
 //! fits it, and the one request that asks for a better one.
 //!
 //! For a turn: take [`End::analysis`](crate::provider::End::analysis) of the
-//! answer that has no calls, and [`read`] it. On a [`Fault`] send
+//! answer that has no calls, and have it [`checked`]. On a [`Fault`] send
 //! [`repair`]'s request, as any other within clocks and budgets, ignore its
 //! text, and read again. The second fault ends the turn.
+
+pub mod evidence;
 
 use std::fmt;
 use std::sync::Arc;
@@ -103,6 +105,26 @@ pub fn read(schema: &Schema, written: Option<&str>) -> Result<Value, Fault> {
     } else {
         Err(fault(problems))
     }
+}
+
+/// As [`read`], for the answer to a request: what it cites must be there as well,
+/// where the schema has it cite evidence.
+///
+/// # Errors
+/// Says why it cannot be used.
+pub fn checked(schema: &Schema, request: &Request, written: Option<&str>) -> Result<Value, Fault> {
+    let analysis = read(schema, written)?;
+    if !evidence::is_cited(schema.source()) {
+        return Ok(analysis);
+    }
+    let problems = evidence::problems(&analysis, &evidence::Given::of(request));
+    if problems.is_empty() {
+        return Ok(analysis);
+    }
+    Err(Fault {
+        written: written.map(str::to_owned),
+        problems,
+    })
 }
 
 /// The request that asks once more for the analysis of an answer, and for

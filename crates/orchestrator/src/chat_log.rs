@@ -95,30 +95,41 @@ impl ChatLog {
 
     /// The records from one at `sequence` up to the log's last.
     pub(crate) async fn records_from(&self, sequence: u64) -> Result<Vec<Stored>, BusError> {
-        let filter = subject::log(LogKind::Chat, &self.id);
-        let stream = LogKind::Chat.stream();
-        let mut records: Vec<Stored> = Vec::new();
-        let mut from = sequence;
-        for _ in 0..ATTEMPTS {
-            let page = history::page(&self.bus, stream, &filter, from, PAGE).await?;
-            let is_short = page.is_last;
-            records.extend(page.messages.into_iter().map(stored));
-            if let Some(last) = records.last() {
-                if last.number >= self.number() {
-                    return Ok(records);
-                }
-                from = last.sequence + 1;
-            }
-            if is_short {
-                // The page may come from a follower that lags.
-                sleep(PAUSE).await;
-            }
-        }
-        Err(BusError::Api {
-            action: format!("read log {}", self.id),
-            cause: "its last records do not come".to_owned(),
-        })
+        read_from(&self.bus, &self.id, sequence, self.number()).await
     }
+}
+
+/// The records of a log from one at `sequence` up to the one of a number, and what
+/// was read of those behind it.
+pub(crate) async fn read_from(
+    bus: &Bus,
+    log_id: &str,
+    sequence: u64,
+    until: u64,
+) -> Result<Vec<Stored>, BusError> {
+    let filter = subject::log(LogKind::Chat, log_id);
+    let stream = LogKind::Chat.stream();
+    let mut records: Vec<Stored> = Vec::new();
+    let mut from = sequence;
+    for _ in 0..ATTEMPTS {
+        let page = history::page(bus, stream, &filter, from, PAGE).await?;
+        let is_short = page.is_last;
+        records.extend(page.messages.into_iter().map(stored));
+        if let Some(last) = records.last() {
+            if last.number >= until {
+                return Ok(records);
+            }
+            from = last.sequence + 1;
+        }
+        if is_short {
+            // The page may come from a follower that lags.
+            sleep(PAUSE).await;
+        }
+    }
+    Err(BusError::Api {
+        action: format!("read log {log_id}"),
+        cause: "its last records do not come".to_owned(),
+    })
 }
 
 /// The record of a log at a sequence of CHAT; `None` where it is kept no more.

@@ -2,10 +2,12 @@
 //! of it bears on the question. Read-only and bounded; where events come from
 //! is the service's business.
 
+pub mod found;
 mod subject;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use signalbox_protocol::chat;
 
 pub use self::subject::Subject;
 pub(crate) use self::subject::{cases, is_network, things};
@@ -47,6 +49,12 @@ impl Event {
         let items = self.data.get(key).and_then(Value::as_array);
         items.into_iter().flatten().filter_map(Value::as_str)
     }
+}
+
+/// Whether an event of this id is what an agent tells of its own progress, which is
+/// no evidence of anything: it is named by its chat.
+pub(crate) fn is_of_an_agent(id: &str) -> bool {
+    chat::is_session_id(id.split('/').next().unwrap_or_default())
 }
 
 /// Those of `recent` events, at most `most`, that bear on a request, oldest

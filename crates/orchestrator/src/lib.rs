@@ -11,6 +11,7 @@
 //! | both | `$KV.chats.<shard>.<user>.<session>`: that an answer is being written |
 //! | out | `events.threat.action_update`, `events.threat.action_decided`: calls of tools that people decide on |
 //! | both | `$KV.decisions.<action>`: what was decided on them |
+//! | out | `events.threat.investigation_update`: how far an agent is in an investigation |
 //! | both | `$KV.leases.orchestrator.…`: who holds a shard, and which orchestrators live |
 //!
 //! The messages are those of `proto/signalbox/v1/chat.proto`; what sessions are
@@ -137,7 +138,8 @@
 //! | [`provider`] | the trait of providers, and those that there are |
 //! | [`agents`] | `agents.toml` |
 //! | [`tools`] | what agents can have looked up and done |
-//! | [`analysis`] | the final structured result and its schema |
+//! | [`analysis`] | the final structured result, its schema and its evidence |
+//! | `progress` | what those who follow an investigation are told |
 
 pub mod agents;
 pub mod analysis;
@@ -155,6 +157,7 @@ mod keeper;
 mod metrics;
 mod moment;
 mod open_turn;
+mod progress;
 pub mod provider;
 mod reply;
 mod session;
@@ -221,12 +224,16 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     });
     let supplies = Supplies { bus: bus.clone() };
     let toolbox = registry::toolbox(&options.agents, &supplies).with(Arc::new(servers));
+    let (progress, teller) = progress::new();
+    // It ends when no turn is left.
+    tasks.spawn("progress", teller.run(bus.clone()));
     let shared = Shared {
         bus: bus.clone(),
         agents: Arc::new(options.agents),
         means: Means {
             metrics,
             evidence: EvidenceLog::new(bus.clone()),
+            progress,
             toolbox: Arc::new(toolbox),
             approvals,
             waiting: Arc::new(Semaphore::new(options.waiting)),

@@ -47,6 +47,7 @@ use crate::evidence_log::EvidenceLog;
 use crate::metrics::Metrics;
 use crate::moment;
 use crate::open_turn::SessionKey;
+use crate::progress::{Progress, Watch};
 use crate::provider::{AnalysisRequest, Request, StopReason};
 use crate::session::Session;
 use crate::tools::Toolbox;
@@ -77,6 +78,8 @@ pub(crate) struct View {
 pub(crate) struct Means {
     pub(crate) metrics: Metrics,
     pub(crate) evidence: EvidenceLog,
+    /// Where those who follow an investigation are told of it.
+    pub(crate) progress: Progress,
     /// The tools that there are.
     pub(crate) toolbox: Arc<Toolbox>,
     /// How people decide on calls of them.
@@ -92,6 +95,8 @@ pub(crate) struct Turn {
     means: Means,
     key: SessionKey,
     agent: Option<Arc<Agent>>,
+    /// Who follows the investigation that it is part of.
+    watch: Option<Watch>,
     /// Away while a record is being appended beside something else.
     log: Option<ChatLog>,
     answer: Answer,
@@ -144,10 +149,15 @@ impl Turn {
         let began = now
             .checked_sub(Duration::from_millis(passed))
             .unwrap_or(now);
+        let context = session.context.as_ref();
+        let watch = means
+            .progress
+            .watch(agent.as_deref(), &key, context, &answer);
         Self {
             means,
             key,
             agent,
+            watch,
             log: Some(log),
             earlier: request.messages.len(),
             request,
@@ -203,12 +213,7 @@ impl Turn {
         if let Some(verdict) = self.work_off(&agent, is_taken).await? {
             return Ok(verdict);
         }
-        let asked = &self.answer.asked;
-        self.request.events = self
-            .means
-            .evidence
-            .gather(asked, &self.request, agent.events)
-            .await;
+        self.gather(&agent).await;
         loop {
             self.renew_request();
             let request = Arc::new(self.request.clone());
@@ -250,6 +255,13 @@ impl Turn {
         }
     }
 
+    /// Gives the model the events that bear on the question.
+    async fn gather(&mut self, agent: &Agent) {
+        let asked = &self.answer.asked;
+        let evidence = &self.means.evidence;
+        self.request.events = evidence.gather(asked, &self.request, agent.events).await;
+    }
+
     /// Makes the request what the log says: the question, the rounds that are over
     /// with what their tools gave, and what there is of the one that is not.
     fn renew_request(&mut self) {
@@ -272,7 +284,7 @@ impl Turn {
 
     /// Checks the analysis of a complete text, and has the model repair it once.
     async fn check(&mut self, agent: &Agent, analysis: Option<&str>) -> Result<Verdict, Lost> {
-        let fault = match analysis::read(&agent.schema, analysis) {
+        let fault = match analysis::checked(&agent.schema, &self.request, analysis) {
             Ok(analysis) => return Ok(Verdict::Answered(analysis.to_string())),
             Err(fault) => fault,
         };
@@ -299,7 +311,7 @@ impl Turn {
             Outcome::Ended(end) => end,
             other => return Ok(verdict(other)),
         };
-        match analysis::read(&agent.schema, end.analysis.as_deref()) {
+        match analysis::checked(&agent.schema, &self.request, end.analysis.as_deref()) {
             Ok(analysis) => Ok(Verdict::Answered(analysis.to_string())),
             Err(fault) => {
                 warn!(%fault, agent = %agent.agent_type, "analysis unusable");
@@ -333,6 +345,9 @@ impl Turn {
         self.means.metrics.records.add(1);
         // An end is noted as well: there is nothing to go on with then.
         let _ended = self.answer.note(record, log.sequence());
+        if let Some(watch) = &self.watch {
+            watch.note(log.number(), record);
+        }
         let mut view = self.view.lock();
         view.number = log.number();
         view.sequence = log.sequence();

@@ -196,6 +196,8 @@ impl User {
                 }
                 publish.push(format!("$KV.{DECISIONS}.*"));
                 publish.extend(read_bucket(DECISIONS));
+                // How far agents are in investigations.
+                publish.push(subject::event(Domain::Threat, "investigation_update"));
                 // Calls of tools that others answer.
                 publish.push(format!("{TOOLS_PREFIX}.*"));
                 subscribe.push(below(ORCHESTRATOR_PREFIX));
@@ -457,6 +459,7 @@ mod tests {
             for subject in [
                 "events.threat.action_update",
                 "events.threat.action_decided",
+                "events.threat.investigation_update",
             ] {
                 assert_eq!(publishes(user, subject), tells, "{user} {subject}");
             }

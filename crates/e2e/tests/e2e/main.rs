@@ -64,6 +64,7 @@ mod grpc_faults;
 mod hostile_bytes;
 mod ingest;
 mod ingest_faults;
+mod investigator;
 mod io;
 mod keys;
 mod limits;

@@ -48,6 +48,7 @@ pub(super) struct AgentDraft {
     schema: Option<Arc<Schema>>,
     ask: Option<Ask>,
     events: Option<usize>,
+    progress: Option<bool>,
     max_output_tokens: Option<u32>,
     retries: Option<u32>,
     first_token: Option<Duration>,
@@ -97,6 +98,7 @@ pub(super) fn read(
         ask: value(section.word("analysis_by", ASKS, problems)),
         events: value(section.count("events", 0..MAX_EVENTS + 1, problems))
             .map(|count| count as usize),
+        progress: section.flag("progress", problems),
         max_output_tokens: value(section.count("max_output_tokens", 16..1_000_001, problems))
             .map(|count| count as u32),
         retries: value(section.count("retries", 0..11, problems)).map(|count| count as u32),
@@ -147,6 +149,7 @@ impl AgentDraft {
             schema: later.schema.or(self.schema),
             ask: later.ask.or(self.ask),
             events: later.events.or(self.events),
+            progress: later.progress.or(self.progress),
             max_output_tokens: later.max_output_tokens.or(self.max_output_tokens),
             retries: later.retries.or(self.retries),
             first_token: later.first_token.or(self.first_token),
@@ -267,6 +270,7 @@ impl AgentDraft {
             schema: self.schema.unwrap_or_else(|| Arc::clone(default_schema)),
             ask: self.ask.unwrap_or(standard),
             events: self.events.unwrap_or(20),
+            progress: self.progress.unwrap_or(false),
             max_output_tokens: self.max_output_tokens.unwrap_or(4096),
             retries: Retries {
                 most: self.retries.unwrap_or(retries.most),

@@ -21,6 +21,9 @@ use crate::provider::http::Client;
 const SHIPPED: &str = include_str!("shipped.toml");
 /// What an analysis must look like where nothing else is said.
 const SCHEMA: &str = include_str!("analysis.schema.json");
+/// The agent whose analysis has findings with evidence, and what it must look like.
+const INVESTIGATOR: &str = "investigation_agent";
+const INVESTIGATION_SCHEMA: &str = include_str!("investigation.schema.json");
 
 /// Where a file's values come from.
 pub struct Source<'a> {
@@ -166,7 +169,7 @@ impl Drafts {
 
     fn build(self, source: &Source<'_>, problems: &mut Problems) -> Agents {
         let client = Client::new();
-        let schema = default_schema();
+        let (schema, investigation) = (schema(SCHEMA), schema(INVESTIGATION_SCHEMA));
         let known = KnownTools::new(&self.tools, self.servers);
         let tools = tool_table::build(self.tools);
         let mut built = BTreeMap::new();
@@ -186,7 +189,11 @@ impl Drafts {
                 .entry(name.to_owned())
                 .or_insert_with(|| provider.build(&client, source, &used, problems));
             let provider = Arc::clone(provider);
-            let agent = draft.build(&agent_type, kind, provider, &schema, problems);
+            let schema = match agent_type.as_str() {
+                INVESTIGATOR => &investigation,
+                _ => &schema,
+            };
+            let agent = draft.build(&agent_type, kind, provider, schema, problems);
             agents.insert(agent_type, Arc::new(agent));
         }
         if agents.is_empty() && !problems.has_errors() {
@@ -206,8 +213,8 @@ impl Drafts {
     }
 }
 
-fn default_schema() -> Arc<Schema> {
-    let value: Value = serde_json::from_str(SCHEMA).expect("the built-in schema is JSON");
+fn schema(text: &str) -> Arc<Schema> {
+    let value: Value = serde_json::from_str(text).expect("the built-in schema is JSON");
     Arc::new(Schema::compile(value).expect("the built-in schema is valid"))
 }
 

@@ -1,10 +1,21 @@
-//! The analyst that is built in: fixed rules over the conversation and the
-//! events around it, no language model, no network, no clock. It says so. The
-//! same request always gives the same answer, so that another process can go
-//! on behind what is written.
+//! The analyst that is built in: fixed rules over the conversation, the events
+//! around it and what tools find, no language model, no network, no clock. It says
+//! so. The same request always gives the same answer, so that another process can
+//! go on behind what is written.
+//!
+//! ```text
+//! request ──▶ rounds (what was looked up) ──▶ case (its events) ──▶ verdict (rules)
+//!                 │                                                     │
+//!                 └──▶ plan: a sentence and calls, or ──────────────────┴──▶ report
+//! ```
 
 mod case;
+mod findings;
+mod investigation;
 mod knowledge;
+mod plan;
+mod related;
+mod rounds;
 mod verdict;
 mod write;
 
@@ -16,9 +27,10 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use self::case::Case;
+use self::rounds::Rounds;
 use self::verdict::Verdict;
 use super::{
-    End, Failure, FailureKind, Message, Piece, Pieces, Provider, Request, StopReason, Usage,
+    End, Failure, FailureKind, Piece, Pieces, Provider, Request, StopReason, ToolCall, Usage,
 };
 
 /// What it is called where other agents have a model.
@@ -60,12 +72,9 @@ impl Job {
 
 impl Provider for Offline {
     fn answer(&self, request: Arc<Request>) -> Pieces {
-        let (text, analysis) = compose(&request);
-        let only = request
-            .analysis
-            .as_ref()
-            .is_some_and(|analysis| analysis.only);
-        let text = if only { String::new() } else { text };
+        let only = request.analysis.as_ref().is_some_and(|it| it.only);
+        let written = compose(&request);
+        let text = if only { String::new() } else { written.text };
         let Some(rest) = text
             .strip_prefix(request.so_far.as_str())
             .map(str::to_owned)
@@ -76,9 +85,12 @@ impl Provider for Offline {
             ));
         };
         let end = End {
-            stop: StopReason::EndTurn,
-            calls: Vec::new(),
-            analysis: request.analysis.as_ref().map(|_| analysis.to_string()),
+            stop: match written.calls.is_empty() {
+                true => StopReason::EndTurn,
+                false => StopReason::ToolUse,
+            },
+            calls: written.calls,
+            analysis: written.analysis.map(|analysis| analysis.to_string()),
             usage: Some(Usage::estimate(&request, text.len())),
         };
         let writer = Writer {
@@ -121,18 +133,38 @@ impl Writer {
     }
 }
 
-/// The answer to a request and its analysis.
-fn compose(request: &Request) -> (String, Value) {
-    let case = Case::of(request);
+/// What is written for a request: a round of lookups, or the answer.
+struct Written {
+    text: String,
+    calls: Vec<ToolCall>,
+    analysis: Option<Value>,
+}
+
+fn compose(request: &Request) -> Written {
+    let request = rounds::asked(request);
+    let rounds = Rounds::of(&request);
+    let events = case::events_of(&request, &rounds);
+    let case = Case::of(&request, &events);
+    let job = Job::of(&request.agent_type);
+    let opening = write::opening(rounds.is_first && rounds.count == 0);
+    let only = request.analysis.as_ref().is_some_and(|it| it.only);
+    if !only && let Some(plan) = plan::next(job, &request, &rounds, &case) {
+        return Written {
+            text: format!("{opening}{}\n\n", plan.words),
+            calls: plan.calls,
+            analysis: None,
+        };
+    }
     let verdict = Verdict::of(&case);
-    let is_first = !request
-        .messages
-        .iter()
-        .any(|message| matches!(message, Message::Agent { .. }));
-    match Job::of(&request.agent_type) {
-        Job::Classify => write::classification(&case, &verdict, is_first),
-        Job::Investigate => write::investigation(&case, &verdict, is_first),
-        Job::Advise => write::advice(&case, &verdict, is_first),
+    let (text, analysis) = match job {
+        Job::Classify => write::classification(&case, &verdict, &opening),
+        Job::Investigate => investigation::report(&case, &verdict, &rounds, &opening),
+        Job::Advise => write::advice(&case, &verdict, &opening),
+    };
+    Written {
+        text,
+        calls: Vec::new(),
+        analysis: request.analysis.as_ref().map(|_| analysis),
     }
 }
 

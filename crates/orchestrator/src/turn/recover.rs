@@ -42,7 +42,9 @@ impl Turn {
             return Ok(None);
         };
         if self.answer.is_final {
-            // Of the answer nothing is missing but its analysis.
+            // Of the answer nothing is missing but its analysis, which is to rest on
+            // what the answer does.
+            self.gather(&agent).await;
             let fault = Fault {
                 written: None,
                 problems: vec!["there is no analysis".to_owned()],

@@ -155,6 +155,7 @@ impl Stage {
         let means = Means {
             metrics: Metrics::new(),
             evidence: EvidenceLog::new(bus.clone()),
+            progress: crate::progress::new().0,
             toolbox: Arc::new(toolbox),
             approvals: Approvals::open(bus.clone()).await.unwrap(),
             waiting: Arc::new(Semaphore::new(4)),
@@ -297,6 +298,7 @@ fn agent(provider: Arc<Script>, tools: Vec<String>) -> Agent {
         schema: Arc::new(Schema::compile(json!({"type": "object"})).unwrap()),
         ask: Ask::Tool,
         events: 0,
+        progress: false,
         max_output_tokens: 100,
         retries: retry::Retries::NONE,
         clocks: Clocks {

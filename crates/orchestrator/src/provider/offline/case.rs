@@ -1,18 +1,37 @@
 //! What there is to judge by: the subject, its events by sort, and the figures
-//! that people gave.
+//! that people gave. Events are those given with the question and those that were
+//! looked up for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde_json::Value;
+use signalbox_protocol::name;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::super::{Message, Request};
 use super::knowledge::Severity;
-use crate::evidence::{Event, Subject};
+use super::plan::TIMELINE;
+use super::rounds::{Lookup, Rounds};
+use crate::evidence::{Event, Subject, found, is_of_an_agent};
 
-/// The longest summary of an event that is repeated, in characters.
-const MAX_SUMMARY_CHARS: usize = 160;
+/// The longest text of others that is repeated, in characters.
+const MAX_TEXT_CHARS: usize = 160;
+/// What tools call an event's one line where they leave its data out.
+const LINE: &str = "line";
+/// Where an event says which incident it is of.
+const INCIDENT: &str = "incident_id";
+/// Where an event says in words what happened, the best first.
+const WORDS: &[&str] = &[
+    "ai_summary",
+    "current_activity",
+    "summary",
+    "status",
+    "reason",
+    "decision",
+];
 
 /// A case.
 pub(super) struct Case<'r> {
@@ -22,6 +41,8 @@ pub(super) struct Case<'r> {
     pub(super) own: Vec<&'r Event>,
     /// Others that share something with them, oldest first.
     pub(super) others: Vec<&'r Event>,
+    /// Both, oldest first.
+    pub(super) all: Vec<&'r Event>,
     /// What was said and given as context, in lower case, the latest first.
     pub(super) words: String,
     /// Numbers by name from the contexts, the latest first.
@@ -29,13 +50,17 @@ pub(super) struct Case<'r> {
 }
 
 impl<'r> Case<'r> {
-    /// That of a request.
-    pub(super) fn of(request: &'r Request) -> Self {
-        let mut sorted: Vec<&Event> = request.events.iter().collect();
-        sorted.sort_by_key(|event| event.seq);
-        let mut subject = Subject::of(request, &sorted);
+    /// That of a request, with all events that are known for it, oldest first.
+    pub(super) fn of(request: &Request, events: &'r [Event]) -> Self {
+        let given: Vec<&Event> = request.events.iter().collect();
+        let all: Vec<&Event> = events.iter().collect();
+        // What is looked up must not change what is meant, only help where nothing is.
+        let mut subject = Subject::of(request, &given);
+        if subject.is_empty() {
+            subject = Subject::of(request, &all);
+        }
         let (mut own, mut others): (Vec<&Event>, Vec<&Event>) =
-            sorted.iter().partition(|event| subject.names(event));
+            all.iter().partition(|event| subject.names(event));
         if own.is_empty() && !others.is_empty() && subject.is_empty() {
             own = std::mem::take(&mut others);
             subject.assumed = true;
@@ -53,6 +78,7 @@ impl<'r> Case<'r> {
             subject,
             own,
             others,
+            all,
             words,
             figures,
         }
@@ -70,17 +96,27 @@ impl<'r> Case<'r> {
         self.own.iter().copied().filter(|event| is_alert(event))
     }
 
-    /// Actions that are under way or done, the latest state of each.
+    /// Actions of the case or on its hosts that are under way or done, the latest
+    /// state of each.
     pub(super) fn actions(&self) -> Vec<&'r Event> {
+        let hosts = self.hosts();
+        let is_here = |event: &&Event| {
+            let target = event.text("target_resource");
+            target.is_some_and(|target| hosts.iter().any(|host| host == target))
+        };
+        let is_own = |event: &&Event| self.own.iter().any(|own| own.id == event.id);
         let mut seen = BTreeSet::new();
-        let both = self.own.iter().chain(&self.others).copied();
-        let mut updates: Vec<&Event> = both
-            .filter(|event| event.event_type == "threat.action_update")
+        let mut latest: Vec<&Event> = self
+            .all
+            .iter()
+            .rev()
+            .copied()
+            .filter(|event| name_of(event) == "action_update" && !is_short(event))
+            .filter(|event| is_own(event) || is_here(event))
+            .filter(|event| seen.insert(event.text("action_id").unwrap_or(&event.id)))
             .collect();
-        updates.sort_by_key(|event| std::cmp::Reverse(event.seq));
-        updates.retain(|event| seen.insert(event.text("action_id").unwrap_or(&event.id)));
-        updates.reverse();
-        updates
+        latest.reverse();
+        latest
     }
 
     /// The addresses that it came from, as events and people name them.
@@ -89,7 +125,7 @@ impl<'r> Case<'r> {
         let told = self.alerts().filter_map(|event| event.text("source_ip"));
         let named = self.subject.things.iter().map(String::as_str);
         for name in told.chain(named.filter(|name| name.parse::<IpAddr>().is_ok())) {
-            if !sources.iter().any(|known| known == name) {
+            if is_name(name) && !sources.iter().any(|known| known == name) {
                 sources.push(name.to_owned());
             }
         }
@@ -104,8 +140,7 @@ impl<'r> Case<'r> {
             .flat_map(|event| event.texts("affected_resources"));
         let named = self.subject.things.iter().map(String::as_str);
         for name in told.chain(named) {
-            let is_host = name.parse::<IpAddr>().is_err() && !name.starts_with("vpc-");
-            if is_host && !hosts.iter().any(|known| known == name) {
+            if is_host(name) && !hosts.iter().any(|known| known == name) {
                 hosts.push(name.to_owned());
             }
         }
@@ -113,9 +148,73 @@ impl<'r> Case<'r> {
     }
 }
 
+/// All events that are known for a request, oldest first, each once: those given
+/// with it and those that were looked up. What agents tell of their own progress is
+/// no evidence, and who came and went is none either.
+pub(super) fn events_of(request: &Request, rounds: &Rounds<'_>) -> Vec<Event> {
+    let found = rounds.lookups.iter().flat_map(found_by);
+    let mut events: Vec<Event> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for event in request.events.iter().cloned().chain(found) {
+        match places.get(&event.id) {
+            // One tool gives a line of it, another one the whole.
+            Some(at) if is_short(&events[*at]) && !is_short(&event) => events[*at] = event,
+            Some(_) => {}
+            None if is_evidence(&event) => {
+                places.insert(event.id.clone(), events.len());
+                events.push(event);
+            }
+            None => {}
+        }
+    }
+    if events.iter().all(|event| event.seq > 0) {
+        events.sort_by_key(|event| event.seq);
+    } else {
+        events.sort_by_key(|event| (moment(event), event.seq));
+    }
+    events
+}
+
+/// Whether only one line is known of an event.
+pub(super) fn is_short(event: &Event) -> bool {
+    let fields = event.data.as_object();
+    fields.is_some_and(|fields| fields.keys().all(|key| key == LINE || key == INCIDENT))
+}
+
+/// The events that a lookup gave. Where it is the timeline of an incident they are
+/// of that, also where only a line of each is there.
+fn found_by(lookup: &Lookup<'_>) -> Vec<Event> {
+    let mut events = found::events(lookup.gave().unwrap_or_default());
+    let incident = lookup.incident().filter(|_| lookup.name == TIMELINE);
+    if let Some(incident) = incident {
+        for event in events.iter_mut().filter(|event| is_short(event)) {
+            event.data[INCIDENT] = incident.into();
+        }
+    }
+    events
+}
+
+fn is_evidence(event: &Event) -> bool {
+    match name_of(event) {
+        "investigation_collaboration" => false,
+        "investigation_update" => event.text("session_id").is_none() && !is_of_an_agent(&event.id),
+        _ => true,
+    }
+}
+
+/// An event's type without its domain; tools may leave that out.
+pub(super) fn name_of(event: &Event) -> &str {
+    event.event_type.rsplit('.').next().unwrap_or_default()
+}
+
+/// When an event happened; `None` where it does not say so.
+pub(super) fn moment(event: &Event) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(&event.time, &Rfc3339).ok()
+}
+
 /// Whether an event says that a threat was detected.
 pub(super) fn is_alert(event: &Event) -> bool {
-    event.event_type.ends_with(".threat_alert")
+    name_of(event) == "threat_alert"
 }
 
 /// The severity that an alert has.
@@ -132,30 +231,60 @@ pub(super) fn is_inside(address: &str) -> bool {
     }
 }
 
+/// Whether a text is fit to stand as a name in a sentence; events may have any.
+pub(super) fn is_name(text: &str) -> bool {
+    name::is_valid(text)
+}
+
+/// Whether a name is that of a host, not of an address or a whole network.
+pub(super) fn is_host(name: &str) -> bool {
+    let is_network = ["vpc-", "subnet-"]
+        .iter()
+        .any(|start| name.starts_with(start));
+    is_name(name) && !is_network && name.parse::<IpAddr>().is_err()
+}
+
+/// Others' words on one line, not too many.
+pub(super) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .take(MAX_TEXT_CHARS)
+        .collect()
+}
+
 /// An event in one line, without its time.
 pub(super) fn summary(event: &Event) -> String {
-    let name = event.event_type.rsplit('.').next().unwrap_or_default();
-    let said = ["ai_summary", "current_activity", "status", "reason"]
+    let name = name_of(event);
+    if is_short(event) {
+        let line = event.text(LINE).unwrap_or("no details");
+        let name = match name {
+            "threat_alert" => "alert",
+            "action_update" => "action",
+            name => name,
+        };
+        return plain(&format!("{} {line}", name.replace('_', " ")));
+    }
+    let note = event.data.get("note").and_then(|note| note.get("content"));
+    let said = WORDS
         .iter()
         .find_map(|key| event.text(key))
+        .or_else(|| note.and_then(Value::as_str))
         .unwrap_or("no details");
-    let said: String = said
-        .chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .take(MAX_SUMMARY_CHARS)
-        .collect();
+    let said = plain(said);
     let head = match name {
         "threat_alert" => {
             let severity = event.text("severity").unwrap_or("severity unknown");
             let kind = event.text("threat_type").unwrap_or("unknown");
-            format!("alert {severity} {kind}")
+            plain(&format!("alert {severity} {kind}"))
         }
         "action_update" => {
             let action = event.text("action_type").unwrap_or("action");
-            format!("action {action}")
+            plain(&format!("action {action}"))
         }
         "investigation_update" => "investigation".to_owned(),
-        other => other.replace('_', " "),
+        "investigation_note_added" => "note".to_owned(),
+        "" => "event".to_owned(),
+        other => plain(&other.replace('_', " ")),
     };
     format!("{head}: {said}")
 }

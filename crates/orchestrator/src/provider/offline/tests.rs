@@ -1,10 +1,12 @@
+mod lookups;
+
 use futures_util::StreamExt as _;
 use serde_json::json;
 
 use super::*;
 use crate::agents::Agents;
 use crate::evidence::Event;
-use crate::provider::{AnalysisRequest, Ask};
+use crate::provider::{AnalysisRequest, Ask, Message};
 
 const TYPES: [&str; 3] = [
     "threat_classifier",

@@ -2,14 +2,52 @@
 //! evidence that made it apply.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use super::case::{self, Case};
 use super::knowledge::{self, KINDS, Kind, Severity, UNKNOWN};
+use crate::evidence::Event;
 
 /// Rules are never surer than this, in percent.
 const MOST_SURE: f64 = 95.0;
 /// What a kind that is only spoken of is worth, in percent.
 const BY_WORDS: f64 = 35.0;
+/// How many events stand behind a reason in the text.
+const SHOWN: usize = 3;
+
+/// What speaks for a judgement.
+pub(super) struct Reason {
+    /// In a sentence without its full stop.
+    pub(super) words: String,
+    /// The events that show it; none where people said so.
+    pub(super) events: Vec<String>,
+}
+
+impl Reason {
+    fn said(words: String) -> Self {
+        Self {
+            words,
+            events: Vec::new(),
+        }
+    }
+
+    fn shown<'e>(words: String, events: impl IntoIterator<Item = &'e Event>) -> Self {
+        Self {
+            words,
+            events: events.into_iter().map(|event| event.id.clone()).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)?;
+        match &self.events[..self.events.len().min(SHOWN)] {
+            [] => Ok(()),
+            shown => write!(f, " [{}]", shown.join(", ")),
+        }
+    }
+}
 
 /// A judgement with its reasons.
 pub(super) struct Verdict {
@@ -22,7 +60,7 @@ pub(super) struct Verdict {
     /// How sure, in percent.
     pub(super) confidence: u8,
     /// What speaks for it.
-    pub(super) reasons: Vec<String>,
+    pub(super) reasons: Vec<Reason>,
     /// What speaks against it, or is missing.
     pub(super) doubts: Vec<String>,
 }
@@ -45,6 +83,11 @@ impl Verdict {
         }
     }
 
+    /// What speaks for it, in words with their evidence.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        self.reasons.iter().map(Reason::to_string).collect()
+    }
+
     /// The kind in a sentence.
     pub(super) fn phrase(&self) -> String {
         if self.kind == &UNKNOWN && self.kind_name != UNKNOWN.name {
@@ -63,18 +106,16 @@ impl Verdict {
 /// The kind, its name, and the names of other kinds that alerts have.
 fn kind_of(
     case: &Case<'_>,
-    reasons: &mut Vec<String>,
+    reasons: &mut Vec<Reason>,
 ) -> (&'static Kind, String, BTreeSet<String>) {
     let mut others: BTreeSet<String> = BTreeSet::new();
     // The worst alert names the kind; of several the latest.
-    let worst = case
-        .alerts()
-        .max_by_key(|event| (case::severity_of(event), event.seq));
+    let worst = case.alerts().max_by_key(|event| case::severity_of(event));
     if let Some(worst) = worst {
         let name = worst.text("threat_type").unwrap_or(UNKNOWN.name).to_owned();
         let kinds = case.alerts().filter_map(|event| event.text("threat_type"));
         others.extend(kinds.filter(|other| *other != name).map(str::to_owned));
-        reasons.push(format!("{} [{}]", case::summary(worst), worst.id));
+        reasons.push(Reason::shown(case::summary(worst), [worst]));
         return (
             knowledge::kind_named(&name).unwrap_or(&UNKNOWN),
             name,
@@ -86,7 +127,8 @@ fn kind_of(
         return (&UNKNOWN, UNKNOWN.name.to_owned(), others);
     };
     others.extend(spoken[1..].iter().map(|kind| kind.name.to_owned()));
-    reasons.push(format!("what you say and give speaks of {}", kind.phrase));
+    let words = format!("what you say and give speaks of {}", kind.phrase);
+    reasons.push(Reason::said(words));
     (kind, kind.name.to_owned(), others)
 }
 
@@ -94,7 +136,7 @@ fn severity_of(
     case: &Case<'_>,
     kind: &'static Kind,
     others: &BTreeSet<String>,
-    reasons: &mut Vec<String>,
+    reasons: &mut Vec<Reason>,
 ) -> Severity {
     let told = case.alerts().filter_map(case::severity_of).max();
     let mut severity = kind.base;
@@ -109,8 +151,8 @@ fn severity_of(
         severity = severity.max(told);
     }
     if escalates(case) {
-        reasons
-            .push("the alerts of this case have become more severe one after the other".to_owned());
+        let words = "the alerts of this case have become more severe one after the other";
+        reasons.push(Reason::shown(words.to_owned(), case.alerts()));
     }
     let known = others
         .iter()
@@ -118,16 +160,21 @@ fn severity_of(
     let stages: Vec<&str> = known.map(String::as_str).collect();
     if case.alerts().next().is_some() && !stages.is_empty() && told >= Some(Severity::High) {
         severity = severity.raised();
-        reasons.push(format!(
+        let words = format!(
             "the same case also shows {}: several stages of one attack",
             stages.join(", ").replace('_', " ")
-        ));
+        );
+        let is_stage = |event: &&Event| {
+            let kind = event.text("threat_type");
+            kind.is_some_and(|kind| stages.contains(&kind))
+        };
+        reasons.push(Reason::shown(words, case.alerts().filter(is_stage)));
     }
     severity
 }
 
 /// What makes a kind worse than it is by itself.
-fn aggravations(case: &Case<'_>, kind: &Kind) -> Vec<(bool, String)> {
+fn aggravations(case: &Case<'_>, kind: &Kind) -> Vec<(bool, Reason)> {
     let mut found = Vec::new();
     let source = case
         .sources()
@@ -136,8 +183,9 @@ fn aggravations(case: &Case<'_>, kind: &Kind) -> Vec<(bool, String)> {
     if let (Some(source), "port_scanning" | "brute_force" | "data_exfiltration") =
         (source, kind.name)
     {
-        let reason = format!("{source} is an inside address, so a host of yours may be taken over");
-        found.push((true, reason));
+        let named = |event: &&Event| event.text("source_ip") == Some(&source);
+        let words = format!("{source} is an inside address, so a host of yours may be taken over");
+        found.push((true, Reason::shown(words, case.alerts().filter(named))));
     }
     if let Some(ports) = case.figure(&["ports_scanned", "port_count", "ports"]) {
         let window = case
@@ -145,14 +193,15 @@ fn aggravations(case: &Case<'_>, kind: &Kind) -> Vec<(bool, String)> {
             .filter(|time| *time > 0.0);
         let fast = window.is_some_and(|window| ports / window > 0.1);
         let within = window.map_or_else(String::new, |window| format!(" within {window} s"));
-        let reason = format!("{ports} ports{within}: that is a tool, not a person");
-        found.push((ports >= 100.0 || (ports >= 10.0 && fast), reason));
+        let words = format!("{ports} ports{within}: that is a tool, not a person");
+        let applies = ports >= 100.0 || (ports >= 10.0 && fast);
+        found.push((applies, Reason::said(words)));
     }
     if let Some(failures) =
         case.figure(&["failed_logins", "login_failures", "failures", "attempts"])
     {
-        let reason = format!("{failures} failed attempts: that is a tool, not a person");
-        found.push((failures >= 50.0, reason));
+        let words = format!("{failures} failed attempts: that is a tool, not a person");
+        found.push((failures >= 50.0, Reason::said(words)));
     }
     let succeeded = case.alerts().find(|event| {
         let said = event.text("ai_summary").unwrap_or_default().to_lowercase();
@@ -162,10 +211,13 @@ fn aggravations(case: &Case<'_>, kind: &Kind) -> Vec<(bool, String)> {
                 .any(|word| said.contains(word))
     });
     if let Some(event) = succeeded {
-        found.push((true, format!("an attempt succeeded [{}]", event.id)));
+        let words = "an attempt succeeded".to_owned();
+        found.push((true, Reason::shown(words, [event])));
     }
     let hosts = case.hosts().len();
-    found.push((hosts >= 5, format!("{hosts} hosts are hit")));
+    let hit = |event: &&Event| event.texts("affected_resources").any(case::is_host);
+    let words = format!("{hosts} hosts are hit");
+    found.push((hosts >= 5, Reason::shown(words, case.alerts().filter(hit))));
     found
 }
 

@@ -1,12 +1,10 @@
-//! The three jobs in words: each answers another question about the same case,
-//! and hands over an analysis of the default shape with fields of its own.
+//! Two of the jobs in words, and what all have in common: each answers another
+//! question about the same case, and hands over an analysis of the default shape
+//! with fields of its own.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::case::{self, Case};
 use super::knowledge::{Action, Severity};
@@ -17,20 +15,12 @@ use crate::evidence::Event;
 const INTRODUCTION: &str = "I am the offline analyst: fixed rules over this chat and the event \
     log, not a language model. I recognise names, addresses, figures and key words, and I \
     conclude nothing beyond what I show.";
-/// The most lines of a timeline.
-const MAX_LINES: usize = 30;
-/// A silence of the log that is worth a line, in seconds.
-const GAP_SECONDS: i64 = 600;
 /// The most items of each list of an analysis; the schema has the same bound.
 const MAX_ITEMS: usize = 20;
 
 /// Says what kind of threat it is and how severe.
-pub(super) fn classification(
-    case: &Case<'_>,
-    verdict: &Verdict,
-    is_first: bool,
-) -> (String, Value) {
-    let mut text = opening(is_first);
+pub(super) fn classification(case: &Case<'_>, verdict: &Verdict, opening: &str) -> (String, Value) {
+    let mut text = opening.to_owned();
     if verdict.is_empty() {
         nothing(case, &mut text);
     } else {
@@ -42,7 +32,7 @@ pub(super) fn classification(
             verdict.confidence,
             about(case)
         );
-        list(&mut text, "Why", &verdict.reasons);
+        list(&mut text, "Why", &verdict.reasons());
         list(&mut text, "What speaks against it", &verdict.doubts);
         let checks = [
             format!("Settles it: {}.", verdict.kind.check),
@@ -53,74 +43,9 @@ pub(super) fn classification(
     (finished(text), analysis(case, verdict))
 }
 
-/// Says what happened in which order and what belongs together.
-pub(super) fn investigation(case: &Case<'_>, verdict: &Verdict, is_first: bool) -> (String, Value) {
-    let mut text = opening(is_first);
-    let mut events: Vec<&Event> = case.own.iter().chain(&case.others).copied().collect();
-    events.sort_by_key(|event| event.seq);
-    let mut result = analysis(case, verdict);
-    if events.is_empty() {
-        if verdict.is_empty() {
-            nothing(case, &mut text);
-        } else {
-            let _ = writeln!(
-                text,
-                "The event log has nothing about {}. From what you say it would be {}, {}, \
-                 {} % sure; there is no timeline to draw from that.",
-                names(case),
-                verdict.phrase(),
-                verdict.severity.name(),
-                verdict.confidence
-            );
-        }
-        open_questions(case, verdict, &mut text);
-        result["timeline"] = json!([]);
-        result["correlations"] = json!([]);
-        return (finished(text), result);
-    }
-    let _ = writeln!(
-        text,
-        "{} events bear on {}: {} of it, {} that share an address, a host or a case with it.",
-        events.len(),
-        names(case),
-        case.own.len(),
-        case.others.len()
-    );
-    timeline(&events, &mut text);
-    let shared = correlations(&events);
-    let lines: Vec<String> = shared
-        .iter()
-        .map(|(thing, ids)| format!("{thing}: {} events [{}]", ids.len(), ids.join(", ")))
-        .collect();
-    list(&mut text, "What ties them together", &lines);
-    if !verdict.is_empty() {
-        let _ = writeln!(
-            text,
-            "\nMost likely: {}, {}, {} % sure.",
-            verdict.phrase(),
-            verdict.severity.name(),
-            verdict.confidence
-        );
-        list(&mut text, "Because", &verdict.reasons);
-    }
-    open_questions(case, verdict, &mut text);
-    result["timeline"] = events
-        .iter()
-        .rev()
-        .take(MAX_LINES)
-        .rev()
-        .map(|event| json!({"time": event.time, "event_id": event.id, "summary": case::summary(event)}))
-        .collect();
-    result["correlations"] = shared
-        .iter()
-        .map(|(thing, ids)| json!({"shared": thing, "event_ids": ids}))
-        .collect();
-    (finished(text), result)
-}
-
 /// Says what to do, in which order and why.
-pub(super) fn advice(case: &Case<'_>, verdict: &Verdict, is_first: bool) -> (String, Value) {
-    let mut text = opening(is_first);
+pub(super) fn advice(case: &Case<'_>, verdict: &Verdict, opening: &str) -> (String, Value) {
+    let mut text = opening.to_owned();
     let under_way = case.actions();
     let steps = steps(case, verdict, &under_way);
     if verdict.is_empty() && under_way.is_empty() {
@@ -136,21 +61,11 @@ pub(super) fn advice(case: &Case<'_>, verdict: &Verdict, is_first: bool) -> (Str
             steps.len()
         );
         text.push('\n');
-        for (number, (action, what)) in steps.iter().enumerate() {
-            let care = if action.disruptive {
-                " It interrupts what runs there, so a person decides."
-            } else {
-                ""
-            };
-            let _ = writeln!(
-                text,
-                "{}. {what} ({}): {}.{care}",
-                number + 1,
-                action.name,
-                action.why
-            );
-        }
-        let done: Vec<String> = under_way.iter().map(|event| state(event)).collect();
+        numbered(&steps, &mut text);
+        let done: Vec<String> = under_way
+            .iter()
+            .map(|event| format!("{} [{}]", state(event), event.id))
+            .collect();
         list(&mut text, "Under way or done, so not advised again", &done);
         let checks = [
             format!("It worked if this does not follow: {}.", verdict.kind.next),
@@ -175,7 +90,7 @@ pub(super) fn advice(case: &Case<'_>, verdict: &Verdict, is_first: bool) -> (Str
 }
 
 /// The part that all analyses have.
-fn analysis(case: &Case<'_>, verdict: &Verdict) -> Value {
+pub(super) fn analysis(case: &Case<'_>, verdict: &Verdict) -> Value {
     let actions: Vec<String> = steps(case, verdict, &case.actions())
         .into_iter()
         .map(|(_, what)| what)
@@ -194,14 +109,18 @@ fn analysis(case: &Case<'_>, verdict: &Verdict) -> Value {
             "confidence": verdict.confidence,
             "threat_type": verdict.kind_name,
         },
-        "risk_factors": verdict.reasons.iter().take(MAX_ITEMS).collect::<Vec<_>>(),
+        "risk_factors": verdict.reasons().into_iter().take(MAX_ITEMS).collect::<Vec<_>>(),
         "recommended_actions": actions,
         "evidence": evidence,
     })
 }
 
 /// What is to be done and is not under way, with its words filled in.
-fn steps(case: &Case<'_>, verdict: &Verdict, under_way: &[&Event]) -> Vec<(Action, String)> {
+pub(super) fn steps(
+    case: &Case<'_>,
+    verdict: &Verdict,
+    under_way: &[&Event],
+) -> Vec<(Action, String)> {
     let sources = case.sources();
     let hosts = case.hosts();
     let filled = |list: &[String], what: &str| match list {
@@ -234,7 +153,8 @@ fn steps(case: &Case<'_>, verdict: &Verdict, under_way: &[&Event]) -> Vec<(Actio
         .collect()
 }
 
-fn opening(is_first: bool) -> String {
+/// What stands above an answer.
+pub(super) fn opening(is_first: bool) -> String {
     if is_first {
         format!("{INTRODUCTION}\n\n")
     } else {
@@ -242,7 +162,8 @@ fn opening(is_first: bool) -> String {
     }
 }
 
-fn nothing(case: &Case<'_>, text: &mut String) {
+/// That there is nothing to judge by, and what would help.
+pub(super) fn nothing(case: &Case<'_>, text: &mut String) {
     let _ = write!(text, "INFO: I cannot judge this. ");
     if case.subject.is_empty() {
         text.push_str("You name no incident, address or host, and the event log has no alert. ");
@@ -269,7 +190,7 @@ fn about(case: &Case<'_>) -> String {
 }
 
 /// What a case is called in a sentence.
-fn names(case: &Case<'_>) -> String {
+pub(super) fn names(case: &Case<'_>) -> String {
     let names: Vec<&str> = case.subject.all().take(4).collect();
     match names.as_slice() {
         [] => "what you describe".to_owned(),
@@ -278,7 +199,8 @@ fn names(case: &Case<'_>) -> String {
     }
 }
 
-fn list(text: &mut String, title: &str, items: &[String]) {
+/// A list with its title, if it has items.
+pub(super) fn list(text: &mut String, title: &str, items: &[String]) {
     if items.is_empty() {
         return;
     }
@@ -288,89 +210,35 @@ fn list(text: &mut String, title: &str, items: &[String]) {
     }
 }
 
-fn timeline(events: &[&Event], text: &mut String) {
-    let left_out = events.len().saturating_sub(MAX_LINES);
-    let _ = writeln!(text, "\nTimeline:");
-    if left_out > 0 {
-        let _ = writeln!(text, "- {left_out} earlier events are left out here");
-    }
-    let mut before: Option<OffsetDateTime> = None;
-    for event in &events[left_out..] {
-        let time = OffsetDateTime::parse(&event.time, &Rfc3339).ok();
-        if let (Some(before), Some(time)) = (before, time) {
-            let gap = (time - before).whole_seconds();
-            if gap >= GAP_SECONDS {
-                let _ = writeln!(text, "- (nothing for {} minutes)", gap / 60);
-            }
-        }
-        before = time.or(before);
+/// Steps, one a line.
+pub(super) fn numbered(steps: &[(Action, String)], text: &mut String) {
+    for (number, (action, what)) in steps.iter().enumerate() {
+        let care = if action.disruptive {
+            " It interrupts what runs there, so a person decides."
+        } else {
+            ""
+        };
         let _ = writeln!(
             text,
-            "- {} {} [{}]",
-            event.time,
-            case::summary(event),
-            event.id
+            "{}. {what} ({}): {}.{care}",
+            number + 1,
+            action.name,
+            action.why
         );
     }
 }
 
-/// The addresses, hosts and cases that more than one event has, with the
-/// events that have them.
-fn correlations(events: &[&Event]) -> Vec<(String, Vec<String>)> {
-    let mut shared: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for event in events {
-        let single = [
-            "incident_id",
-            "source_ip",
-            "target_resource",
-            "investigation_id",
-        ];
-        let names = single.iter().filter_map(|key| event.text(key));
-        for name in names.chain(event.texts("affected_resources")) {
-            let ids = shared.entry(name).or_default();
-            if ids.last() != Some(&event.id) {
-                ids.push(event.id.clone());
-            }
-        }
-    }
-    let mut shared: Vec<(String, Vec<String>)> = shared
-        .into_iter()
-        .filter(|(_, ids)| ids.len() > 1)
-        .map(|(name, ids)| (name.to_owned(), ids))
-        .collect();
-    shared.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
-    shared.truncate(10);
-    shared
-}
-
-fn open_questions(case: &Case<'_>, verdict: &Verdict, text: &mut String) {
-    let mut open = verdict.doubts.clone();
-    if case.sources().is_empty() {
-        open.push("no source address is known".to_owned());
-    }
-    if case.hosts().is_empty() {
-        open.push("no affected host is known".to_owned());
-    }
-    if case.actions().is_empty() {
-        open.push("the log has no response to it yet".to_owned());
-    }
-    open.push(format!("to be found out: {}", verdict.kind.check));
-    list(text, "Still open", &open);
-}
-
-fn state(event: &Event) -> String {
+/// How far an action is.
+pub(super) fn state(event: &Event) -> String {
     let action = event.text("action_type").unwrap_or("an action");
     let status = event.text("status").unwrap_or("state unknown");
     let target = event
         .text("target_resource")
         .map(|target| format!(" on {target}"));
-    format!(
-        "{action}{}: {status} [{}]",
-        target.unwrap_or_default(),
-        event.id
-    )
+    case::plain(&format!("{action}{}: {status}", target.unwrap_or_default()))
 }
 
-fn finished(text: String) -> String {
+/// A text without the white space at its end.
+pub(super) fn finished(text: String) -> String {
     text.trim_end().to_owned()
 }
