@@ -179,7 +179,7 @@ pub enum ChatFrame<'a> {
         /// `EXECUTING`.
         status: ToolStatus,
         /// What it is given.
-        parameters: Option<&'a RawValue>,
+        parameters: &'a RawValue,
         /// Which answer of the chat, from 1.
         answer: u32,
         /// Which call of the answer, from 1.
@@ -192,7 +192,7 @@ pub enum ChatFrame<'a> {
         /// The tool.
         tool_name: &'a str,
         /// What it would be given.
-        parameters: Option<&'a RawValue>,
+        parameters: &'a RawValue,
         /// Which answer of the chat, from 1.
         answer: u32,
         /// Which call of the answer, from 1.
@@ -318,6 +318,11 @@ pub enum ToolDecision {
     Reject,
     /// Nobody decided in time; it does not run.
     Expired,
+}
+
+impl ToolDecision {
+    /// The words on the wire.
+    pub const WORDS: &'static [&'static str] = &["approve", "reject", "expired"];
 }
 
 /// What became of a call of a tool.
@@ -456,6 +461,10 @@ mod tests {
         let outcomes = [Value, Error, TimedOut, Cancelled, Refused, Unknown];
         for (outcome, word) in outcomes.iter().zip(ToolOutcome::WORDS) {
             assert_eq!(serde_json::to_value(outcome).unwrap(), *word);
+        }
+        use ToolDecision::*;
+        for (decision, word) in [Approve, Reject, Expired].iter().zip(ToolDecision::WORDS) {
+            assert_eq!(serde_json::to_value(decision).unwrap(), *word);
         }
     }
 }

@@ -23,11 +23,11 @@ pub(super) fn frame<'a>(
             session_id,
             tool_name: &started.tool_name,
             status: ToolStatus::Executing,
-            parameters: json(&started.arguments),
+            parameters: json(&started.arguments)?,
             answer,
             tool_call: started.tool_call,
         }),
-        Record::ToolHeld(held) => Some(approval(session_id, answer, held)),
+        Record::ToolHeld(held) => approval(session_id, answer, held),
         Record::ToolDecided(decided) => Some(decision(session_id, answer, decided)),
         Record::ToolNoted(noted) => Some(ChatFrame::AgentToolTerminal {
             session_id,
@@ -41,18 +41,18 @@ pub(super) fn frame<'a>(
     }
 }
 
-fn approval<'a>(session_id: &'a str, answer: u32, held: &'a ChatToolHeld) -> ChatFrame<'a> {
-    ChatFrame::AgentToolApproval {
+fn approval<'a>(session_id: &'a str, answer: u32, held: &'a ChatToolHeld) -> Option<ChatFrame<'a>> {
+    Some(ChatFrame::AgentToolApproval {
         session_id,
         tool_name: &held.tool_name,
-        parameters: json(&held.arguments),
+        parameters: json(&held.arguments)?,
         answer,
         tool_call: held.tool_call,
         action_id: &held.action_id,
         action_type: &held.action_type,
         arguments_hash: &held.arguments_hash,
         expires_at: moment(held.expires_at_ms),
-    }
+    })
 }
 
 fn decision<'a>(session_id: &'a str, answer: u32, decided: &'a ChatToolDecided) -> ChatFrame<'a> {

@@ -3,7 +3,7 @@
 use super::{COUNT, Field, Kind, Message, WORD};
 use crate::chat::{MAX_CONTEXT_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_ID_BYTES};
 use crate::error_code::ErrorCode;
-use crate::frame::threat::chat::AgentErrorCode;
+use crate::frame::threat::chat::{AgentErrorCode, ToolDecision, ToolOutcome};
 
 const _: () = assert!(MAX_CONTEXT_BYTES == 64 * 1024, "the summaries say so");
 
@@ -244,6 +244,118 @@ pub(super) const AGENT_ERROR: Message = Message::server(
             "partial_response",
             Kind::AnyText,
             "What was written of it until then.",
+        ),
+    ],
+);
+
+const TOOL_CALL: Field = Field::required(
+    "tool_call",
+    ANSWER,
+    "Which call of a tool in the answer, from 1.",
+);
+const TOOL_NAME: Field = Field::required("tool_name", Kind::AnyText, "The tool.");
+const PARAMETERS: Field = Field::required("parameters", Kind::AnyObject, "What the tool is given.");
+const ACTION: Field = Field::required(
+    "action_id",
+    Kind::Id,
+    "What is decided on, by `action_decision`; it stands for this tool with these parameters.",
+);
+
+pub(super) const TOOL_EXECUTION: Message = Message::server(
+    "agent_tool_execution",
+    "The agent has a tool run, from now on.",
+    &[
+        SESSION,
+        TOOL_NAME,
+        Field::required("status", Kind::OneOf(&["EXECUTING"]), "It runs."),
+        PARAMETERS,
+        NUMBERED,
+        TOOL_CALL,
+    ],
+);
+
+pub(super) const TOOL_APPROVAL: Message = Message::server(
+    "agent_tool_approval",
+    "The agent would have a tool run, and waits until somebody who may `execute_actions` decides. Subscribers of `response_actions` are shown the same as an `action_update`.",
+    &[
+        SESSION,
+        TOOL_NAME,
+        PARAMETERS,
+        NUMBERED,
+        TOOL_CALL,
+        ACTION,
+        Field::required("action_type", Kind::AnyText, "What kind of action it is."),
+        Field::required(
+            "arguments_hash",
+            Kind::AnyText,
+            "SHA-256 of tool and parameters, to which a decision is bound.",
+        ),
+        Field::required("expires_at", Kind::Time, "When it is too late to decide."),
+    ],
+);
+
+pub(super) const TOOL_DECISION: Message = Message::server(
+    "agent_tool_decision",
+    "Somebody decided on a tool that waited, or nobody did in time.",
+    &[
+        SESSION,
+        TOOL_NAME,
+        NUMBERED,
+        TOOL_CALL,
+        ACTION,
+        Field::required(
+            "decision",
+            Kind::OneOf(ToolDecision::WORDS),
+            "It runs if it was approved.",
+        ),
+        Field::optional(
+            "decided_by",
+            Kind::AnyText,
+            "Who decided; absent where nobody did.",
+        ),
+        Field::optional("reason", Kind::AnyText, "Why."),
+    ],
+);
+
+pub(super) const TOOL_TERMINAL: Message = Message::server(
+    "agent_tool_terminal",
+    "The tool runs a command on an agent. Dashboards of dialect `fleet` show its terminal live.",
+    &[
+        SESSION,
+        NUMBERED,
+        TOOL_CALL,
+        Field::required("agent_id", Kind::AnyText, "The agent that runs it."),
+        Field::required("command_id", Kind::AnyText, "The command."),
+    ],
+);
+
+pub(super) const TOOL_RESULT: Message = Message::server(
+    "agent_tool_result",
+    "What became of a tool. Every call has one, whatever happens.",
+    &[
+        SESSION,
+        TOOL_NAME,
+        Field::required(
+            "status",
+            Kind::OneOf(&["COMPLETED", "FAILED"]),
+            "Whether it gave something.",
+        ),
+        Field::required(
+            "results",
+            Kind::AnyObject,
+            "What it gave: as it is if that is an object, else as `value`; or, as `error`, why it gave nothing. Written by others: to be shown, never to be trusted.",
+        ),
+        NUMBERED,
+        TOOL_CALL,
+        Field::required(
+            "outcome",
+            Kind::OneOf(ToolOutcome::WORDS),
+            "What became of the call: `refused` never ran, `timed_out`, `cancelled` and `unknown` may have acted.",
+        ),
+        Field::optional(
+            "truncated",
+            Kind::Flag,
+            "True where the tool gave more; `value` is then the beginning as text.",
         ),
     ],
 );

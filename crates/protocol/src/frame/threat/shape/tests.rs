@@ -3,7 +3,10 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::super::chat::{AgentErrorCode, AgentFailure, AgentInfo, ChatFrame, ResponseMetadata};
+use super::super::chat::{
+    AgentErrorCode, AgentFailure, AgentInfo, ChatFrame, ResponseMetadata, ToolDecision,
+    ToolOutcome, ToolResults, ToolStatus,
+};
 use super::super::{ClientFrame, FlatEvent, NestedEvent, RateLimits, ServerFrame};
 use super::*;
 use crate::catalogue;
@@ -137,6 +140,55 @@ fn chat_frames(full: bool) -> Vec<Value> {
             answer: options.map(|()| 1),
             partial_response: options.map(|()| ""),
         },
+        ChatFrame::AgentToolExecution {
+            session_id: "s",
+            tool_name: "t",
+            status: ToolStatus::Executing,
+            parameters: &analysis,
+            answer: 1,
+            tool_call: 1,
+        },
+        ChatFrame::AgentToolApproval {
+            session_id: "s",
+            tool_name: "t",
+            parameters: &analysis,
+            answer: 1,
+            tool_call: 1,
+            action_id: "tool-1",
+            action_type: "t",
+            arguments_hash: "0f",
+            expires_at: Timestamp::parse("2024-12-19T21:30:00Z").unwrap(),
+        },
+        ChatFrame::AgentToolDecision {
+            session_id: "s",
+            tool_name: "t",
+            answer: 1,
+            tool_call: 1,
+            action_id: "tool-1",
+            decision: ToolDecision::Reject,
+            decided_by: options.map(|()| "u"),
+            reason: options.map(|()| "r"),
+        },
+        ChatFrame::AgentToolTerminal {
+            session_id: "s",
+            answer: 1,
+            tool_call: 1,
+            agent_id: "a",
+            command_id: "cmd-1",
+        },
+        ChatFrame::AgentToolResult {
+            session_id: "s",
+            tool_name: "t",
+            status: ToolStatus::Completed,
+            results: match full {
+                true => ToolResults::Value { value: &analysis },
+                false => ToolResults::Error { error: "e" },
+            },
+            answer: 1,
+            tool_call: 1,
+            outcome: ToolOutcome::Value,
+            truncated: full,
+        },
     ];
     for frame in &frames {
         match frame {
@@ -146,6 +198,11 @@ fn chat_frames(full: bool) -> Vec<Value> {
             | ChatFrame::AgentResponseChunk { .. }
             | ChatFrame::AgentResponseComplete { .. }
             | ChatFrame::AgentResponseCancelled { .. }
+            | ChatFrame::AgentToolExecution { .. }
+            | ChatFrame::AgentToolApproval { .. }
+            | ChatFrame::AgentToolDecision { .. }
+            | ChatFrame::AgentToolTerminal { .. }
+            | ChatFrame::AgentToolResult { .. }
             | ChatFrame::AgentError { .. } => {}
         }
     }
