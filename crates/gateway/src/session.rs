@@ -4,6 +4,7 @@
 mod chat;
 mod decide;
 mod identity;
+mod investigate;
 pub(crate) mod meter;
 mod standing;
 mod subscriptions;
@@ -244,6 +245,7 @@ impl<D: Dialect + 'static> Session<D> {
                 reason,
             } => self.decide(action_id, verdict, reason).await,
             Request::Chat(asked) => self.chat(asked).await,
+            Request::AddNote(asked) => self.add_note(asked).await,
         }
     }
 

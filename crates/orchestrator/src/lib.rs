@@ -6,6 +6,7 @@
 //! | in | `svc.orchestrator.<shard>.chat`: start, message, cancel, join |
 //! | out | `log.chat.<user>.<session>`: the chat's log, which the server repeats on `live.log.chat.<user>.<session>` |
 //! | both | `$KV.chats.<shard>.<user>.<session>`: that an answer is being written |
+//! | both | `$KV.investigations.…`, and events: see `investigation` |
 //! | both | `$KV.leases.orchestrator.…`: who holds a shard, and which orchestrators live |
 //!
 //! The messages are those of `proto/signalbox/v1/chat.proto`; what sessions are
@@ -86,6 +87,7 @@
 //! | `turn` | one answer from its question to its end |
 //! | `coalesce`, `budget`, `usage`, `conversation` | what a turn goes by |
 //! | `evidence_log` | events that bear on a question |
+//! | `investigation` | people who work together: who is there, and what they noted |
 //! | [`provider`] | the trait of providers, and those that there are |
 //! | [`agents`] | `agents.toml` |
 //! | [`tools`] | what agents can have looked up and done |
@@ -102,6 +104,7 @@ mod conversation;
 mod error;
 pub mod evidence;
 mod evidence_log;
+mod investigation;
 mod keeper;
 mod metrics;
 mod moment;
@@ -128,6 +131,8 @@ use tracing::info;
 pub use crate::config::{ChatArgs, Options, OrchestratorArgs};
 pub use crate::error::Error;
 use crate::evidence_log::EvidenceLog;
+use crate::investigation::Attendance;
+pub use crate::investigation::{InvestigationArgs, InvestigationOptions};
 use crate::metrics::Metrics;
 use crate::shard::Shared;
 use crate::turn::Means;
@@ -145,7 +150,12 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     let ready: Condition = health.condition("orchestrator");
     let bus = Bus::connect(&options.bus, "signalbox-orchestrator").await?;
     stream::verify(&bus, stream::CHAT).await?;
-    for name in [stream::TOPICS, key::CHATS_STREAM] {
+    for name in [
+        stream::TOPICS,
+        key::CHATS_STREAM,
+        key::INVESTIGATIONS_STREAM,
+        key::PRESENCE_STREAM,
+    ] {
         stream::state(&bus, name).await?;
     }
     lease::verify(&bus).await?;
@@ -167,6 +177,27 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         chats: Arc::new(Semaphore::new(options.chats)),
         drain: options.drain,
     };
+    let attendance = Arc::new(Attendance::new());
+    let (following, followed, stop) = (Arc::clone(&attendance), bus.clone(), shutdown.clone());
+    tasks.spawn("who is in investigations", async move {
+        tokio::select! {
+            () = following.follow(followed) => {}
+            () = stop.wait() => {}
+        }
+    });
+    let investigations = investigation::Shared {
+        bus: bus.clone(),
+        attendance,
+        options: options.investigation,
+    };
+    let parts = investigation::shards();
+    let investigations = Assignment::new(bus.clone(), leases.clone(), parts, investigations);
+    let stop = shutdown.clone();
+    tasks.spawn_critical("investigations assignment", async move {
+        if let Err(cause) = investigations.run(stop.wait()).await {
+            stop.fail(cause);
+        }
+    });
     let assignment = Assignment::new(bus.clone(), leases, shard::shards(), shared);
     let stop = shutdown.clone();
     tasks.spawn_critical("orchestrator assignment", async move {

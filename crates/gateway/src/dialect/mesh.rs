@@ -102,7 +102,10 @@ impl Dialect for Mesh {
                 timestamp,
             },
             // Nothing here can be decided on, and nobody talked to.
-            Answer::Decided(_) | Answer::DecidedBefore(_) | Answer::Chat(_) => return None,
+            Answer::Decided(_)
+            | Answer::DecidedBefore(_)
+            | Answer::Chat(_)
+            | Answer::Investigation(_) => return None,
             Answer::LimitExceeded(excess) => ServerFrame::Error {
                 data: Failure {
                     code: ErrorCode::RateLimit,
