@@ -93,7 +93,8 @@ impl Keeper {
             self.look_around().await?;
             let due = [self.settlement.due(), self.people.due()];
             let due = due.into_iter().flatten().min();
-            let idle = (due.is_none() && self.people.is_empty()).then_some(self.active + IDLE);
+            let idle = IDLE.min(self.shared.options.age);
+            let idle = (due.is_none() && self.people.is_empty()).then_some(self.active + idle);
             tokio::select! {
                 biased;
                 () = until(self.settlement.due()) => self.settle().await?,
