@@ -254,15 +254,9 @@ async fn nobody_leaves_because_the_bus_was_killed() {
         recorded["type"], "investigation_note_recorded",
         "{recorded}"
     );
-    let late = Analyst::join(&platform.gateways[1], &ben, INV).await;
-    let told: Vec<&str> = late
-        .story
-        .view
-        .notes
-        .iter()
-        .filter_map(|one| one["content"].as_str())
-        .collect();
-    assert_eq!(told, ["still here"]);
+    let mut late = Analyst::join(&platform.gateways[1], &ben, INV).await;
+    late.hear_until(|story| story.view.notes.len() == 1).await;
+    assert_eq!(late.story.view.notes[0]["content"], "still here");
     watcher
         .hear_until(|story| story.view.users.len() == 2)
         .await;

@@ -169,7 +169,7 @@ pub(super) fn progress(event: &HubEvent) -> Option<Value> {
     }
     let mut data = event.data.clone();
     // It stands beside the data.
-    data.remove("investigation_id");
+    data.retain(|key, _| key != "investigation_id");
     Some(Value::Object(data))
 }
 

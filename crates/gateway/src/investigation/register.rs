@@ -11,9 +11,9 @@ use signalbox_protocol::timestamp::Timestamp;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-/// Investigations that a user may be in at once on a gateway; a subscription to
-/// one more is refused.
-const MOST_OF_USER: usize = 64;
+/// Investigations that a user may be in at once on a gateway, which leaves room
+/// for others; a subscription to one more is refused.
+const MOST_OF_USER: usize = 16_384;
 /// Pairs of user and investigation on a gateway; beyond it nobody comes in
 /// anywhere.
 const CAPACITY: usize = 65_536;
