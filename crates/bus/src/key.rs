@@ -4,6 +4,7 @@ use sha2::{Digest as _, Sha256};
 use signalbox_protocol::cursor::Cursor;
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::fleet::Shard;
+use signalbox_protocol::investigation;
 
 /// Bucket: API keys by id.
 pub const API_KEYS: &str = "api_keys";
@@ -133,6 +134,132 @@ pub fn is_orchestrator_member(key: &str) -> bool {
     key.strip_prefix(ORCHESTRATOR)
         .is_some_and(|rest| rest.starts_with(MEMBER))
 }
+
+/// Bucket: who is in which investigation, as gateways declare it, by shard,
+/// investigation, user and gateway.
+pub const PRESENCE: &str = "presence";
+/// The stream that the bucket of declarations is.
+pub const PRESENCE_STREAM: &str = "KV_presence";
+/// The wildcard for all declarations in [`PRESENCE_STREAM`].
+pub const DECLARATIONS: &str = "$KV.presence.>";
+
+/// A gateway's declaration that a user is in an investigation, as a subject of
+/// [`PRESENCE_STREAM`].
+#[must_use]
+pub fn declaration(investigation_id: &str, user_id: &str, gateway: &str) -> String {
+    let shard = investigation::shard(investigation_id);
+    let (investigation, user) = (plain(investigation_id), plain(user_id));
+    format!("$KV.{PRESENCE}.{shard}.{investigation}.{user}.{gateway}")
+}
+
+/// What the keys of gateways begin with in the bucket of leases.
+pub const GATEWAY: &str = "gateway.";
+
+/// The lease by which a gateway says that it is alive.
+#[must_use]
+pub fn gateway_life(id: &str) -> String {
+    format!("{GATEWAY}{id}")
+}
+
+/// The gateway whose sign of life a key of the bucket of leases is.
+#[must_use]
+pub fn gateway_of_life(key: &str) -> Option<&str> {
+    key.strip_prefix(GATEWAY)
+}
+
+/// Bucket: what must last about investigations, by shard, kind and
+/// investigation.
+pub const INVESTIGATIONS: &str = "investigations";
+/// The stream that the bucket of investigations is.
+pub const INVESTIGATIONS_STREAM: &str = "KV_investigations";
+
+/// What is kept of an investigation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InvestigationPart {
+    /// That it is known.
+    Head,
+    /// Somebody who is there.
+    Member,
+    /// A note whose event may not be stored yet.
+    FreshNote,
+    /// A note whose event is stored.
+    Note,
+}
+
+impl InvestigationPart {
+    /// Every part.
+    pub const ALL: [Self; 4] = [Self::Head, Self::Member, Self::FreshNote, Self::Note];
+
+    const fn token(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Member => "member",
+            Self::FreshNote => "fresh",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// One record of an investigation, as a subject of [`INVESTIGATIONS_STREAM`]:
+/// a user's by the user, a note's by the note, and the head's by anything but
+/// nothing.
+#[must_use]
+pub fn investigation_record(part: InvestigationPart, investigation_id: &str, id: &str) -> String {
+    let shard = investigation::shard(investigation_id);
+    let (investigation, id) = (plain(investigation_id), plain(id));
+    format!(
+        "$KV.{INVESTIGATIONS}.{shard}.{}.{investigation}.{id}",
+        part.token()
+    )
+}
+
+/// The wildcard for all records of an investigation, or for one part of them.
+#[must_use]
+pub fn investigation_records(part: Option<InvestigationPart>, investigation_id: &str) -> String {
+    let shard = investigation::shard(investigation_id);
+    let part = part.map_or("*", InvestigationPart::token);
+    format!(
+        "$KV.{INVESTIGATIONS}.{shard}.{part}.{}.*",
+        plain(investigation_id)
+    )
+}
+
+/// The wildcard for one part of all investigations of a shard.
+#[must_use]
+pub fn investigations_of(shard: Shard, part: InvestigationPart) -> String {
+    format!("$KV.{INVESTIGATIONS}.{shard}.{}.*.*", part.token())
+}
+
+/// Which part of an investigation a subject of [`INVESTIGATIONS_STREAM`] is.
+#[must_use]
+pub fn part_of_investigation(subject: &str) -> Option<InvestigationPart> {
+    let token = subject.split('.').nth(3)?;
+    InvestigationPart::ALL
+        .into_iter()
+        .find(|part| part.token() == token)
+}
+
+/// The lease of the orchestrator that looks after the investigations of a
+/// shard, beside the chats of others.
+#[must_use]
+pub fn investigations_lease(shard: Shard) -> String {
+    format!("{ORCHESTRATOR}investigations.{shard}")
+}
+
+/// The lease by which an orchestrator says that it looks after investigations.
+#[must_use]
+pub fn investigations_member(id: &str) -> String {
+    format!("{ORCHESTRATOR}{INVESTIGATOR}{id}")
+}
+
+/// Whether a key of the bucket of leases is such a sign of life.
+#[must_use]
+pub fn is_investigations_member(key: &str) -> bool {
+    key.strip_prefix(ORCHESTRATOR)
+        .is_some_and(|rest| rest.starts_with(INVESTIGATOR))
+}
+
+const INVESTIGATOR: &str = "investigator.";
 
 /// Bucket: who does what of the things that one at a time may do, and who is
 /// there to do them.
@@ -266,6 +393,32 @@ mod tests {
         assert_eq!(decision("a.é*"), "612ec3a92a");
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(session("abc"), digest);
+    }
+
+    #[test]
+    fn any_investigation_and_user_have_a_record_of_their_own() {
+        let (id, user) = ("inv.1 *", "corp|ada");
+        let shard = investigation::shard(id);
+        let declared = declaration(id, user, "g1");
+        let expected = format!("$KV.presence.{shard}.inv=2E1=20=2A.corp=7Cada.g1");
+        assert_eq!(declared, expected);
+        for part in InvestigationPart::ALL {
+            let record = investigation_record(part, id, user);
+            assert_eq!(record.split('.').count(), 6, "{record}");
+            assert_eq!(part_of_investigation(&record), Some(part));
+            let one = investigation_records(Some(part), id);
+            assert!(record.starts_with(one.trim_end_matches('*')), "{one}");
+        }
+        assert_eq!(
+            part_of_investigation("$KV.investigations.0.other.a.b"),
+            None
+        );
+        assert_eq!(gateway_of_life(&gateway_life("g1")), Some("g1"));
+        assert_eq!(gateway_of_life("orchestrator.member.x"), None);
+        // Those who look after chats and after investigations are counted apart.
+        let member = investigations_member("o1");
+        assert!(is_investigations_member(&member) && !is_orchestrator_member(&member));
+        assert!(!is_investigations_member(&orchestrator_member("o1")));
     }
 
     #[test]

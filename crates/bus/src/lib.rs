@@ -19,6 +19,7 @@
 //! | [`lease`] | who may do what only one may do, for a while |
 //! | [`reader`] | a gateway's one ordered reader of TOPICS |
 //! | [`history`] | reading stored events back |
+//! | [`investigation`] | who is in an investigation, and what was noted there |
 //! | [`session_store`] | Socket.IO sessions that clients may come back to |
 //! | [`rpc`] | protobuf requests between services |
 //! | [`relays`] | requests to relays, asked until they are answered |
@@ -37,6 +38,7 @@ pub mod fenced;
 pub mod header;
 pub mod history;
 pub mod intake;
+pub mod investigation;
 pub mod key;
 pub mod lease;
 pub mod log;

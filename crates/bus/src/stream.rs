@@ -151,7 +151,13 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
             .await
             .map_err(|error| BusError::api(format!("make stream {name}"), error))?;
     }
-    let expiring = [key::LEASES, key::REFRESH_FAMILIES, key::REVOCATIONS];
+    let expiring = [
+        key::INVESTIGATIONS,
+        key::LEASES,
+        key::PRESENCE,
+        key::REFRESH_FAMILIES,
+        key::REVOCATIONS,
+    ];
     let lasting = [
         key::AGENTS,
         key::API_KEYS,

@@ -9,6 +9,7 @@
 //! svc.relay.<shard>.<method>                    gateways -> the shard's relay
 //! svc.agents.<gateway>                   relays -> an agent's gateway
 //! svc.orchestrator.<shard>.chat                 gateways -> the shard's orchestrator
+//! svc.orchestrator.<shard>.investigation        likewise
 //! log.term.<command>                            a log's owner -> its stream
 //! log.chat.<user>.<session>                     likewise, in a group per user
 //! live.log.<kind>.<id>                          the server, as it stores them
@@ -194,6 +195,22 @@ pub const ORCHESTRATOR_PREFIX: &str = "svc.orchestrator";
 #[must_use]
 pub fn orchestrator_chat(shard: Shard) -> String {
     format!("{ORCHESTRATOR_PREFIX}.{shard}.chat")
+}
+
+/// Requests about the investigations of a shard.
+#[must_use]
+pub fn orchestrator_investigation(shard: Shard) -> String {
+    format!("{ORCHESTRATOR_PREFIX}.{shard}.investigation")
+}
+
+/// Where the events of an investigation are on TOPICS, all in one order.
+#[must_use]
+pub fn investigation(investigation_id: &str) -> String {
+    topic(&Topic {
+        channel: Channel::InvestigationProgress,
+        object: Some(investigation_id.to_owned()),
+        audience: Audience::Nobody,
+    })
 }
 
 /// Requests for commands on the agents of a shard.

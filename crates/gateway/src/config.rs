@@ -3,6 +3,7 @@
 mod chat;
 mod connection;
 mod fleet;
+mod presence;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use signalbox_transport::{HttpLimits, WebSocketOptions};
 pub use self::chat::{ChatArgs, ChatOptions};
 pub use self::connection::ConnectionArgs;
 pub use self::fleet::{FleetArgs, FleetOptions, Rates};
+pub use self::presence::{PresenceArgs, PresenceOptions};
 use crate::admission::AdmissionLimits;
 use crate::listener::ListenSpec;
 use crate::origin::{ListedOrigin, Origin};
@@ -97,6 +99,9 @@ pub struct EdgeArgs {
     /// How chats are served
     #[command(flatten)]
     pub chat: ChatArgs,
+    /// How it is told who is in investigations
+    #[command(flatten)]
+    pub investigation: PresenceArgs,
     /// Issuer that access tokens must name
     #[arg(long, env = "SIGNALBOX_TOKEN_ISSUER", default_value = "signalbox")]
     pub token_issuer: String,
@@ -155,6 +160,8 @@ pub struct Options {
     pub fleet: FleetOptions,
     /// How chats are served.
     pub chat: ChatOptions,
+    /// How it is told who is in investigations.
+    pub investigation: PresenceOptions,
 }
 
 /// A setting that cannot be.
@@ -214,6 +221,7 @@ impl Options {
             limits: edge.limits,
             fleet: edge.fleet.options()?,
             chat: edge.chat.options()?,
+            investigation: edge.investigation.options(),
         })
     }
 }

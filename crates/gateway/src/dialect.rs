@@ -19,6 +19,7 @@ use signalbox_protocol::frame::socketio::NAMESPACE;
 use signalbox_protocol::frame::threat::chat::{
     CancelChat, ChatFrame, ChatMessage, ResumeChat, StartChat,
 };
+use signalbox_protocol::frame::threat::investigation::{AddNote, InvestigationFrame};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::{Dialect as Name, ErrorCode};
 use signalbox_socketio::Packet;
@@ -62,6 +63,8 @@ pub(crate) enum Request {
     },
     /// Something about chats with agents.
     Chat(Chat),
+    /// Note something in an investigation.
+    AddNote(AddNote),
     /// Are you there?
     Ping,
 }
@@ -168,6 +171,8 @@ pub(crate) enum Answer<'a> {
     DecidedTooLate(Timestamp),
     /// What there is to say about a chat.
     Chat(&'a ChatFrame<'a>),
+    /// What there is to say about an investigation.
+    Investigation(&'a InvestigationFrame<'a>),
     /// The message was one too many.
     LimitExceeded(&'a Excess),
     /// Yes.

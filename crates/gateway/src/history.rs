@@ -11,7 +11,7 @@ use signalbox_bus::stream::{self, StreamState, TOPICS};
 use signalbox_bus::{Bus, BusError, history, subject};
 use signalbox_protocol::cursor::Cursor;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 pub(crate) use self::walk::{Chapter, Walk};
@@ -23,6 +23,10 @@ use crate::hub::HubEvent;
 const CONCURRENCY: usize = 32;
 /// Messages of a page.
 const PAGE: usize = 256;
+/// The pause before a server that lags is asked again.
+const LAG_PAUSE: Duration = Duration::from_millis(100);
+/// How often that is done in a row.
+const LAG_PAUSES: usize = 10;
 /// How long reading what was before may hold up a start.
 const RECENT_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -82,6 +86,45 @@ impl Pages for History {
             .filter_map(feed::decode)
             .collect();
         Ok(Part { events, covered })
+    }
+}
+
+impl History {
+    /// Everything that matches `wildcard` behind `after`, up to and including
+    /// `until`; `None` where that is more than `most`.
+    ///
+    /// # Errors
+    /// When the bus does not answer, or a server lags for too long.
+    pub(crate) async fn between(
+        &self,
+        wildcard: &str,
+        after: u64,
+        until: u64,
+        most: usize,
+    ) -> Result<Option<Vec<Arc<HubEvent>>>, BusError> {
+        let (mut events, mut reached, mut pauses) = (Vec::new(), after, 0);
+        while reached < until {
+            let part = self
+                .page(wildcard, reached, until, PageLimits::messages(PAGE))
+                .await?;
+            events.extend(part.events);
+            if events.len() > most {
+                return Ok(None);
+            }
+            if part.covered > reached {
+                reached = part.covered;
+                continue;
+            }
+            pauses += 1;
+            if pauses > LAG_PAUSES {
+                return Err(BusError::Api {
+                    action: format!("read {wildcard}"),
+                    cause: "the server lags".to_owned(),
+                });
+            }
+            sleep(LAG_PAUSE).await;
+        }
+        Ok(Some(events))
     }
 }
 

@@ -10,6 +10,8 @@
 //! | in | what agents are told, on `svc.agents.<gateway>` |
 //! | in | events of producers, over HTTP |
 //! | in | logins, refreshes, revocations and administration, over HTTP |
+//! | out | who is in which investigation, in the bucket `presence` |
+//! | in | what is kept of investigations, in the bucket `investigations` |
 //! | in, out | polls, bodies and whole sessions of Socket.IO, on `svc.gateway.<id>.>` |
 //! | in, out | who is connected, on `svc.gateway.stats`; sessions to come back to, in the bucket `sessions` |
 //! | out | frames to clients; requests on `svc.auth.>`, `svc.relay.>` and `svc.orchestrator.>`; events on `events.>` |
@@ -40,6 +42,7 @@ mod fleet;
 mod history;
 mod hub;
 mod ingest;
+mod investigation;
 mod ledger;
 mod listener;
 mod metrics;
@@ -80,13 +83,14 @@ use crate::back_off::BackOff;
 use crate::chat::{Chats, Telling};
 pub use crate::config::{
     ChatArgs, ChatOptions, ConnectionArgs, EdgeArgs, FleetArgs, FleetOptions, GatewayArgs,
-    InvalidSetting, Options, Rates,
+    InvalidSetting, Options, PresenceArgs, PresenceOptions, Rates,
 };
 pub use crate::error::Error;
 use crate::feed::{FEED_CAPACITY, News, Presence};
 use crate::fleet::{Fleet, SCENES_CAPACITY, Scene};
 use crate::history::{History, Recent};
 use crate::ingest::Ingest;
+use crate::investigation::Investigations;
 use crate::listener::Listener;
 pub use crate::listener::{InvalidListenSpec, ListenSpec};
 use crate::metrics::Metrics;
@@ -185,6 +189,14 @@ pub async fn run(
     let (fleet, asks) = Fleet::new(bus.clone());
     let (chats, tellings) = Chats::new(bus.clone(), Arc::clone(&authority), count.get());
     Metrics::observe_chats(&chats);
+    let name: Arc<str> = Uuid::new_v4().simple().to_string().into();
+    let investigations = Arc::new(Investigations::new(bus.clone(), &name));
+    // Those who leave last are to be taken out as well.
+    let (attended, unattended) = oneshot::channel::<()>();
+    let declaring = investigations.declare(options.investigation.ttl, async move {
+        unattended.await.ok();
+    });
+    tasks.spawn("who is in investigations", declaring);
     let shared = Shared {
         chats,
         fleet: Arc::clone(&fleet),
@@ -201,7 +213,8 @@ pub async fn run(
         statistics: Arc::clone(&statistics),
         offences: Arc::default(),
         occupancy,
-        name: Uuid::new_v4().simple().to_string().into(),
+        name,
+        investigations,
         decisions,
         limits,
         ingest: Arc::new(ingest),
@@ -250,7 +263,7 @@ pub async fn run(
     info!(shards = count, "serving");
     bound.send(addresses).ok();
     let ended = shards.join().await;
-    drop(neighbourly);
+    drop((neighbourly, attended));
     tasks.drain(TASK_GRACE).await;
     bus.drain().await;
     Ok(ended?)

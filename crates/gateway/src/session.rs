@@ -4,6 +4,7 @@
 mod chat;
 mod decide;
 mod identity;
+mod investigate;
 pub(crate) mod meter;
 mod standing;
 mod subscriptions;
@@ -256,6 +257,7 @@ impl<D: Dialect + 'static> Session<D> {
                 self.decide(decision).await
             }
             Request::Chat(asked) => self.chat(asked).await,
+            Request::AddNote(asked) => self.add_note(asked).await,
         }
     }
 

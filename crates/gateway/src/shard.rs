@@ -37,6 +37,7 @@ use crate::fleet::{self, Fleet, Scene, Stage};
 use crate::history::{History, Recent};
 use crate::hub::{FanOut, Hub, RingLimits};
 use crate::ingest::Ingest;
+use crate::investigation::Investigations;
 use crate::ledger::Ledger;
 use crate::listener::Listener;
 use crate::neighbours::{Neighbours, Order};
@@ -90,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) neighbours: Arc<Neighbours>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) chats: Arc<Chats>,
+    /// Who works together on what.
+    pub(crate) investigations: Arc<Investigations>,
     pub(crate) shutdown: Shutdown,
 }
 

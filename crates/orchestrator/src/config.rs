@@ -7,6 +7,7 @@ use clap::{Args, value_parser};
 use signalbox_bus::{BusArgs, BusOptions};
 
 use crate::agents::Agents;
+use crate::investigation::{InvestigationArgs, InvestigationOptions};
 
 /// How long an orchestrator's lease of a shard lasts without renewal.
 const LEASE_TTL: Duration = Duration::from_secs(5);
@@ -67,6 +68,9 @@ pub struct ChatArgs {
         value_name = "SECONDS"
     )]
     pub chat_drain: u64,
+    /// How investigations are treated
+    #[command(flatten)]
+    pub investigation: InvestigationArgs,
 }
 
 /// Settings of the orchestrator, validated.
@@ -90,6 +94,8 @@ pub struct Options {
     pub interval: Duration,
     /// How long answers may take to be finished when a shard is given away.
     pub drain: Duration,
+    /// How investigations are treated.
+    pub investigation: InvestigationOptions,
 }
 
 impl Options {
@@ -111,6 +117,7 @@ impl Options {
             chats: count(chat.chats),
             interval: Duration::from_millis(u64::from(chat.chunk_interval)),
             drain: Duration::from_secs(chat.chat_drain),
+            investigation: chat.investigation.options(),
         })
     }
 }

@@ -12,6 +12,7 @@
 //! | out | `events.threat.action_update`, `events.threat.action_decided`: calls of tools that people decide on |
 //! | both | `$KV.decisions.<action>`: what was decided on them |
 //! | out | `events.threat.investigation_update`: how far an agent is in an investigation |
+//! | both | `$KV.investigations.…`, and events: see `investigation` |
 //! | both | `$KV.leases.orchestrator.…`: who holds a shard, and which orchestrators live |
 //!
 //! The messages are those of `proto/signalbox/v1/chat.proto`; what sessions are
@@ -135,6 +136,7 @@
 //! | `coalesce`, `budget`, `usage`, `conversation` | what a turn goes by |
 //! | `evidence_log` | events that bear on a question |
 //! | [`approval`] | calls of tools that wait for people |
+//! | `investigation` | people who work together: who is there, and what they noted |
 //! | [`provider`] | the trait of providers, and those that there are |
 //! | [`agents`] | `agents.toml` |
 //! | [`tools`] | what agents can have looked up and done |
@@ -153,6 +155,7 @@ mod conversation;
 mod error;
 pub mod evidence;
 mod evidence_log;
+mod investigation;
 mod keeper;
 mod metrics;
 mod moment;
@@ -181,6 +184,8 @@ use crate::approval::Approvals;
 pub use crate::config::{ChatArgs, Options, OrchestratorArgs};
 pub use crate::error::Error;
 use crate::evidence_log::EvidenceLog;
+use crate::investigation::Attendance;
+pub use crate::investigation::{InvestigationArgs, InvestigationOptions};
 use crate::metrics::Metrics;
 use crate::shard::Shared;
 use crate::tools::mcp::{Servers, Timing};
@@ -200,7 +205,12 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     let ready: Condition = health.condition("orchestrator");
     let bus = Bus::connect(&options.bus, "signalbox-orchestrator").await?;
     stream::verify(&bus, stream::CHAT).await?;
-    for name in [stream::TOPICS, key::CHATS_STREAM] {
+    for name in [
+        stream::TOPICS,
+        key::CHATS_STREAM,
+        key::INVESTIGATIONS_STREAM,
+        key::PRESENCE_STREAM,
+    ] {
         stream::state(&bus, name).await?;
     }
     lease::verify(&bus).await?;
@@ -215,13 +225,8 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
     let id = format!("{:016x}", rand::random::<u64>());
     let leases = Leases::new(bus.clone(), &id, options.lease_ttl);
     let approvals = Approvals::open(bus.clone()).await?;
-    let (watching, stop) = (approvals.clone(), shutdown.clone());
-    tasks.spawn("decisions", async move {
-        tokio::select! {
-            () = watching.watch() => {}
-            () = stop.wait() => {}
-        }
-    });
+    let watching = approvals.clone();
+    tasks.spawn_until_shutdown("decisions", async move { watching.watch().await });
     let supplies = Supplies { bus: bus.clone() };
     let toolbox = registry::toolbox(&options.agents, &supplies).with(Arc::new(servers));
     let (progress, teller) = progress::new();
@@ -244,6 +249,24 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         chats: Arc::new(Semaphore::new(options.chats)),
         drain: options.drain,
     };
+    let attendance = Arc::new(Attendance::new());
+    let (following, followed) = (Arc::clone(&attendance), bus.clone());
+    tasks.spawn_until_shutdown("who is in investigations", async move {
+        following.follow(followed).await;
+    });
+    let investigations = investigation::Shared {
+        bus: bus.clone(),
+        attendance,
+        options: options.investigation,
+    };
+    let parts = investigation::shards();
+    let investigations = Assignment::new(bus.clone(), leases.clone(), parts, investigations);
+    let stop = shutdown.clone();
+    tasks.spawn_critical("investigations assignment", async move {
+        if let Err(cause) = investigations.run(stop.wait()).await {
+            stop.fail(cause);
+        }
+    });
     let assignment = Assignment::new(bus.clone(), leases, shard::shards(), shared);
     let stop = shutdown.clone();
     tasks.spawn_critical("orchestrator assignment", async move {

@@ -12,6 +12,7 @@
 //! | [`decision`] | what users decide on response actions |
 //! | [`event`] | an event after validation |
 //! | [`fleet`] | shards of agents, ids of commands |
+//! | [`investigation`] | who is in an investigation, and what was noted there |
 //! | [`cursor`] | epochs and resume offsets |
 //! | [`frame`] | the JSON frames of each dialect |
 //! | [`wire`] | protobuf messages between services, generated from `proto/` |
@@ -27,6 +28,7 @@ pub mod error_code;
 pub mod event;
 pub mod fleet;
 pub mod frame;
+pub mod investigation;
 pub mod json;
 pub mod name;
 pub mod timestamp;

@@ -270,7 +270,8 @@ impl Visitor {
                 return Departure::Stopped;
             }
             asked = false;
-            if frame["seq"].is_string() {
+            // A state has no id: it is no event.
+            if frame["seq"].is_string() && frame["id"].is_string() {
                 let seq = text(&frame["seq"]);
                 self.ledger.note(|ledger, at| {
                     ledger.received(self.id, text(&frame["id"]), position(seq), at);

@@ -8,11 +8,13 @@
 use std::fmt;
 
 use signalbox_protocol::domain::Domain;
+use signalbox_protocol::investigation::{COLLABORATION, NOTE_ADDED};
 
 use crate::{
     key::{
-        AGENTS, API_KEYS, CHATS, DECISIONS, FLEET, LEASES, ORCHESTRATOR, REFRESH_FAMILIES, RELAY,
-        REPLAYS, REVOCATIONS, SESSIONS, SESSIONS_STREAM, SIGNING_KEYS, USERS,
+        self, AGENTS, API_KEYS, CHATS, DECISIONS, FLEET, GATEWAY, INVESTIGATIONS,
+        INVESTIGATIONS_STREAM, LEASES, ORCHESTRATOR, PRESENCE, REFRESH_FAMILIES, RELAY, REPLAYS,
+        REVOCATIONS, SESSIONS, SESSIONS_STREAM, SIGNING_KEYS, USERS,
     },
     stream::{CHAT, DLQ, EVENTS, TERM, TOPICS},
     subject::{
@@ -39,8 +41,9 @@ pub enum User {
     Router,
     /// Reads topics, public signing keys and revocations, asks the auth service,
     /// publishes the events of producers that come over HTTP, records who
-    /// decided what, keeps the sessions that clients may come back to, and asks
-    /// other gateways about those that they have.
+    /// decided what, keeps the sessions that clients may come back to, declares
+    /// who is in which investigation, and asks other gateways about the sessions
+    /// that they have.
     Gateway,
     /// Answers the auth requests and owns the buckets of keys, users, refresh
     /// families and revocations.
@@ -50,7 +53,8 @@ pub enum User {
     Relay,
     /// Holds chats with agents: owns their logs and what is known of answers that
     /// are being written, reads topics for what agents are asked about, and has
-    /// relays run commands, whose logs it reads.
+    /// relays run commands, whose logs it reads. Tells who is in investigations, and
+    /// keeps what was noted there.
     Orchestrator,
     /// Reads topics, dead letters and the logs of commands for people who look on.
     Observer,
@@ -153,6 +157,13 @@ impl User {
                 publish.push(stream_info(CHAT));
                 publish.extend(get_messages(CHAT));
                 subscribe.push(subject::live_logs_of(LogKind::Chat));
+                // Who is in investigations here, and that the gateway lives.
+                publish.push(key::DECLARATIONS.to_owned());
+                publish.push(format!("$KV.{LEASES}.{GATEWAY}>"));
+                let leases = format!("KV_{LEASES}");
+                publish.extend([stream_info(&leases), get_from_leader(&leases)]);
+                publish.push(stream_info(INVESTIGATIONS_STREAM));
+                publish.extend(get_messages(INVESTIGATIONS_STREAM));
                 allow_responses = true;
             }
             Self::Relay => {
@@ -187,7 +198,13 @@ impl User {
                 subscribe.push(subject::live_logs_of(LogKind::Term));
                 publish.push(format!("$KV.{LEASES}.{ORCHESTRATOR}>"));
                 publish.push(format!("$KV.{CHATS}.>"));
-                for bucket in [LEASES, CHATS] {
+                // What is told of investigations, and declarations of gateways
+                // that are gone.
+                let events = [COLLABORATION, NOTE_ADDED];
+                publish.extend(events.map(|name| subject::event(Domain::Threat, name)));
+                publish.push(format!("$KV.{INVESTIGATIONS}.>"));
+                publish.push(key::DECLARATIONS.to_owned());
+                for bucket in [LEASES, CHATS, INVESTIGATIONS, PRESENCE] {
                     publish.extend(read_bucket(bucket));
                 }
                 // Of actions, on which people decide, and of decisions.
@@ -484,6 +501,28 @@ mod tests {
         assert_eq!(permissions.publish, [""; 0]);
         assert_eq!(permissions.subscribe, ["_INBOX_responder.>", "tools.>"]);
         assert!(permissions.allow_responses);
+    }
+
+    #[test]
+    fn gateways_declare_who_is_there_and_orchestrators_say_so() {
+        for user in User::ALL {
+            let (admin, gateway) = (user == User::Admin, user == User::Gateway);
+            let orchestrator = user == User::Orchestrator;
+            let declares = admin || gateway || orchestrator;
+            let subject = key::declaration("inv-1", "ada", "g1");
+            assert_eq!(publishes(user, &subject), declares, "{user}");
+            let life = format!("$KV.leases.{}", key::gateway_life("g1"));
+            let lives = admin || gateway || user == User::Router;
+            assert_eq!(publishes(user, &life), lives, "{user}");
+            let part = key::InvestigationPart::Note;
+            let record = key::investigation_record(part, "inv-1", "note-1");
+            let records = admin || orchestrator;
+            assert_eq!(publishes(user, &record), records, "{user}");
+            let reads = "$JS.API.DIRECT.GET.KV_investigations";
+            assert_eq!(publishes(user, reads), records || gateway, "{user}");
+        }
+        let told = "events.threat.investigation_note_added";
+        assert!(publishes(User::Orchestrator, told));
     }
 
     #[test]

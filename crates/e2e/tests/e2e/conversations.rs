@@ -98,6 +98,9 @@ async fn threat_is_spoken_as_documented() {
     dana.hears("subscription_confirmed").await;
     dana.says("subscribe-investigation").await;
     dana.client.expect("subscription_confirmed").await;
+    dana.client.expect("investigation_state").await;
+    // Her own coming, of which the fixture of the event tells of somebody else's.
+    dana.client.expect("investigation_collaboration").await;
     dana.says("subscribe-metrics").await;
     dana.client.expect("subscription_confirmed").await;
     dana.says("subscribe-actions").await;
@@ -131,6 +134,17 @@ async fn threat_is_spoken_as_documented() {
     dana.says("ping").await;
     dana.hears("pong").await;
     chat(&mut dana, &model).await;
+    dana.says("add_investigation_note").await;
+    // What is noted may be told before the one who noted it is answered.
+    for _ in 0..2 {
+        let message = dana.client.next_json(DEADLINE).await;
+        if message["type"] != "investigation_note_added" {
+            fixtures.assert_server("investigation_note_recorded", &message);
+        }
+    }
+    dana.says("subscribe-investigation").await;
+    dana.client.expect("subscription_confirmed").await;
+    dana.hears("investigation_state").await;
     dana.says("unsubscribe").await;
     dana.hears("unsubscription_confirmed").await;
     // The same subscription again is one that the connection no longer holds.

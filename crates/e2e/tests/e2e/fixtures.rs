@@ -169,6 +169,12 @@ impl Fixtures {
         if message.get("reset_time").is_some() {
             message["reset_time"] = RESET.into();
         }
+        if let Some(notes) = message.get_mut("notes").and_then(Value::as_array_mut) {
+            // Stored at this moment.
+            for note in notes {
+                note["timestamp"] = RESET.into();
+            }
+        }
         self.session(&mut message);
         if message.pointer("/metadata/processing_time").is_some() {
             message["metadata"]["processing_time"] = PROCESSING_TIME.into();

@@ -156,6 +156,7 @@ async fn channels_have_their_own_selections() {
         )
         .await;
     client.subscribe(json!({"channel": "investigation_progress", "investigation_id": "inv.1 *".replace(' ', "-")})).await;
+    client.expect("investigation_state").await;
     send(&bus, "threat_alert", "1", &alert("HIGH")).await;
     send(&bus, "metrics_update", "2", &json!({"queue": 1})).await;
     send(

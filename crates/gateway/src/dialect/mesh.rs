@@ -105,7 +105,8 @@ impl Dialect for Mesh {
             Answer::Decided(_)
             | Answer::DecidedBefore(_)
             | Answer::DecidedTooLate(_)
-            | Answer::Chat(_) => return None,
+            | Answer::Chat(_)
+            | Answer::Investigation(_) => return None,
             Answer::LimitExceeded(excess) => ServerFrame::Error {
                 data: Failure {
                     code: ErrorCode::RateLimit,

@@ -84,6 +84,7 @@ impl Dialect for Threat {
             ClientFrame::ChatMessage(asked) => Ok(Request::Chat(Chat::Say(asked))),
             ClientFrame::CancelChat(asked) => Ok(Request::Chat(Chat::Cancel(asked))),
             ClientFrame::ResumeChat(asked) => Ok(Request::Chat(Chat::Resume(asked))),
+            ClientFrame::AddNote(asked) => Ok(Request::AddNote(asked)),
             ClientFrame::Ping => Ok(Request::Ping),
         }
     }
@@ -91,6 +92,7 @@ impl Dialect for Threat {
     fn answer(&self, answer: &Answer<'_>) -> Option<Frame> {
         Some(write(&match *answer {
             Answer::Chat(frame) => return Some(write(frame)),
+            Answer::Investigation(frame) => return Some(write(frame)),
             Answer::Authenticated {
                 session_id,
                 principal,

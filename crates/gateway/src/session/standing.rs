@@ -18,6 +18,7 @@ use crate::authority::REVOKED;
 use crate::chat::Seat;
 use crate::dialect::{Answer, Dialect, Occasion};
 use crate::hub::SubscriptionId;
+use crate::investigation::Attendance;
 use crate::shard::{Holder, Shard};
 
 /// A subscription by the name that the client knows it by.
@@ -26,6 +27,8 @@ pub(super) enum Held {
     Events {
         id: SubscriptionId,
         channel: Channel,
+        /// Keeps the user in the investigation that it names.
+        attendance: Option<Attendance>,
     },
     /// To the user's chats, or one of them.
     Chats { session: Option<String> },
@@ -77,6 +80,31 @@ impl<D: Dialect> Standing<D> {
         }
     }
 
+    /// Whether a subscription names the investigation.
+    pub(super) fn attends(&self, investigation_id: &str) -> bool {
+        self.subscriptions.borrow().values().any(|held| match held {
+            Held::Events { attendance, .. } => attendance
+                .as_ref()
+                .is_some_and(|one| one.investigation_id() == investigation_id),
+            Held::Chats { .. } => false,
+        })
+    }
+
+    /// Ends a subscription to events, and tells the client why.
+    pub(super) fn dismiss(&self, shard: &Shard, name: &str, complaint: &Complaint) {
+        let Some(held) = self.release(name) else {
+            return;
+        };
+        if let Held::Events { id, .. } = &held {
+            shard.hub.borrow_mut().unsubscribe(*id);
+        }
+        self.answer(&Answer::Refused(complaint));
+        self.answer(&Answer::Unsubscribed {
+            channel: held.channel(),
+            subscription_id: name,
+        });
+    }
+
     /// Where the connection sits while it takes part in chats.
     pub(super) fn seat(&self) -> Option<Rc<Seat>> {
         self.seat.borrow().clone()
@@ -125,7 +153,7 @@ impl<D: Dialect> Standing<D> {
         }
     }
 
-    fn answer(&self, answer: &Answer<'_>) {
+    pub(super) fn answer(&self, answer: &Answer<'_>) {
         if let Some(frame) = D::default().answer(answer) {
             let _sent = self.outbound.send_frame(&frame);
         }

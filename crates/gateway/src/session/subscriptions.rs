@@ -48,6 +48,11 @@ impl<D: Dialect + 'static> Session<D> {
         };
         // The credential may have been taken back, and what it held with it.
         self.authorise(channel)?;
+        let attendance = self.attend(&asked)?;
+        let newcomer = attendance
+            .as_ref()
+            .filter(|_| resumed != Some(true))
+            .map(|attendance| attendance.investigation_id().to_owned());
         let replaced = held(&asked.name);
         let start = asked
             .since
@@ -76,15 +81,24 @@ impl<D: Dialect + 'static> Session<D> {
                 seq,
                 recovered: resumed,
             });
-            (id, seq, hub.catch_up(id))
+            // Nothing comes before the state that it is to be added to.
+            let progress = newcomer.is_none().then(|| hub.catch_up(id));
+            (id, seq, progress)
         };
         debug!(session = %self.name, %channel, %seq, recovered = resumed, "subscribed");
-        if progress != Progress::Live {
+        if let Some(investigation_id) = newcomer {
+            self.introduce(investigation_id, name.clone(), id, seq);
+        } else if progress != Some(Progress::Live) {
             let work = replay(Rc::clone(&self.shard), self.outbound.clone(), id);
             self.replays
                 .push(Box::pin(trace::within(spans::replay(channel), work)));
         }
-        self.standing.hold(name, Held::Events { id, channel });
+        let held = Held::Events {
+            id,
+            channel,
+            attendance,
+        };
+        self.standing.hold(name, held);
         Ok(())
     }
 

@@ -1,10 +1,11 @@
 // Shared by the example that writes the generated code and the test that
 // compares it, so that the two can't drift apart.
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "signalbox/v1/auth.proto",
     "signalbox/v1/chat.proto",
     "signalbox/v1/event.proto",
+    "signalbox/v1/investigation.proto",
     "signalbox/v1/neighbour.proto",
     "signalbox/v1/relay.proto",
     "signalbox/v1/session.proto",

@@ -1,11 +1,13 @@
 //! Frames of dialect `threat`.
 
 pub mod chat;
+pub mod investigation;
 pub mod shape;
 
 use serde::Serialize;
 
 use self::chat::{CancelChat, ChatMessage, ResumeChat, StartChat};
+use self::investigation::AddNote;
 use super::fields::{Complaint, Fields, MAX_TOKEN_BYTES};
 use crate::cursor::Cursor;
 use crate::decision::Verdict;
@@ -47,6 +49,8 @@ pub enum ClientFrame {
     CancelChat(CancelChat),
     /// Goes on with a chat.
     ResumeChat(ResumeChat),
+    /// Notes something in an investigation.
+    AddNote(AddNote),
     /// Asks for a `pong`.
     Ping,
 }
@@ -111,11 +115,12 @@ impl ClientFrame {
             "chat_message" => chat::message(fields).map(Self::ChatMessage),
             "cancel_chat" => chat::cancel(fields).map(Self::CancelChat),
             "resume_chat" => chat::resume(fields).map(Self::ResumeChat),
+            "add_investigation_note" => investigation::add_note(fields).map(Self::AddNote),
             "ping" => Ok(Self::Ping),
             _ => Err(Complaint {
                 code: ErrorCode::UnknownType,
                 message: format!(
-                    "unknown type `{kind}`: expected authenticate, subscribe, unsubscribe, action_decision, start_chat, chat_message, cancel_chat, resume_chat or ping"
+                    "unknown type `{kind}`: expected authenticate, subscribe, unsubscribe, action_decision, start_chat, chat_message, cancel_chat, resume_chat, add_investigation_note or ping"
                 ),
                 field: Some("type".to_owned()),
             }),

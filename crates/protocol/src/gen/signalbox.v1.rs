@@ -1171,6 +1171,108 @@ pub struct Event {
     #[prost(bytes = "bytes", tag = "5")]
     pub data: ::prost::bytes::Bytes,
 }
+/// A verb of a user, who the gateway knows may do this and is in the
+/// investigation.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvestigationRequest {
+    #[prost(string, tag = "1")]
+    pub investigation_id: ::prost::alloc::string::String,
+    /// The subject of the token.
+    #[prost(string, tag = "2")]
+    pub user_id: ::prost::alloc::string::String,
+    #[prost(oneof = "investigation_request::Verb", tags = "10")]
+    pub verb: ::core::option::Option<investigation_request::Verb>,
+}
+/// Nested message and enum types in `InvestigationRequest`.
+pub mod investigation_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Verb {
+        #[prost(message, tag = "10")]
+        AddNote(super::AddNote),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvestigationReply {
+    #[prost(oneof = "investigation_reply::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<investigation_reply::Outcome>,
+}
+/// Nested message and enum types in `InvestigationReply`.
+pub mod investigation_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "1")]
+        Refusal(super::InvestigationRefusal),
+        #[prost(message, tag = "2")]
+        NoteAdded(super::NoteAdded),
+    }
+}
+/// Harmless to repeat as it is: the note id names the note among those of its
+/// author in the investigation, and what came first under it stands.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddNote {
+    /// The client's, or one that the gateway drew.
+    #[prost(string, tag = "1")]
+    pub note_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub content: ::prost::alloc::string::String,
+    /// Names or addresses of what belongs to it.
+    #[prost(string, repeated, tag = "3")]
+    pub attachments: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// The note is stored, and its event accepted by the bus.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoteAdded {
+    /// As events name it.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Nothing was done.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvestigationRefusal {
+    #[prost(enumeration = "InvestigationError", tag = "1")]
+    pub code: i32,
+    /// For people.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// The field at fault, with INVESTIGATION_ERROR_INVALID.
+    #[prost(string, tag = "3")]
+    pub field: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum InvestigationError {
+    Unspecified = 0,
+    /// The same may be done a moment later; the gateway asks again.
+    Unavailable = 1,
+    /// A field is not as it must be.
+    Invalid = 2,
+    /// The investigation has as many notes as it may have.
+    Full = 3,
+}
+impl InvestigationError {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "INVESTIGATION_ERROR_UNSPECIFIED",
+            Self::Unavailable => "INVESTIGATION_ERROR_UNAVAILABLE",
+            Self::Invalid => "INVESTIGATION_ERROR_INVALID",
+            Self::Full => "INVESTIGATION_ERROR_FULL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "INVESTIGATION_ERROR_UNSPECIFIED" => Some(Self::Unspecified),
+            "INVESTIGATION_ERROR_UNAVAILABLE" => Some(Self::Unavailable),
+            "INVESTIGATION_ERROR_INVALID" => Some(Self::Invalid),
+            "INVESTIGATION_ERROR_FULL" => Some(Self::Full),
+            _ => None,
+        }
+    }
+}
 /// A Socket.IO session that its client may come back to: an entry of the bucket
 /// `sessions`, under the hexadecimal SHA-256 of the session's `pid`, which is a
 /// secret of the client's. Whoever has the session writes the entry; an entry of

@@ -1,7 +1,8 @@
-//! The messages of dialect `threat` as data, those about chats in a module. One
-//! file, since tables are read from top to bottom.
+//! The messages of dialect `threat` as data, those about chats and investigations
+//! in modules. One file, since tables are read from top to bottom.
 
 mod chat;
+mod investigation;
 
 use std::borrow::Cow;
 
@@ -75,7 +76,7 @@ const CLIENT: &[Message] = &[
             Field::optional(
                 "investigation_id",
                 Kind::Id,
-                "On `investigation_progress`: this investigation only.",
+                "On `investigation_progress`: this investigation only. The user is in it while a subscription names it, and the others there are told; `investigation_state` follows the confirmation unless everything since `since` does.",
             ),
             Field::optional("session_id", Kind::Id, "On `agent_chat`: this chat only."),
             Field::optional(
@@ -89,7 +90,11 @@ const CLIENT: &[Message] = &[
                 "The `seq` of the last message that was received on this channel: what came after it follows. On `agent_chat` nothing does, and `recovered` says so: `resume_chat` goes on there.",
             ),
         ],
-        &["subscription_confirmed", "agent_error"],
+        &[
+            "subscription_confirmed",
+            "investigation_state",
+            "agent_error",
+        ],
         &[
             ErrorCode::UnknownChannel,
             ErrorCode::UnknownFilter,
@@ -145,6 +150,7 @@ const CLIENT: &[Message] = &[
     chat::MESSAGE,
     chat::CANCEL,
     chat::RESUME,
+    investigation::ADD_NOTE,
     Message::client(
         "ping",
         "Asks whether the other end is there, also before authentication; for browsers, which cannot send WebSocket pings.",
@@ -246,6 +252,8 @@ const SERVER: &[Message] = &[
     chat::TOOL_TERMINAL,
     chat::TOOL_RESULT,
     chat::AGENT_ERROR,
+    investigation::STATE,
+    investigation::NOTE_RECORDED,
     Message::server("pong", "Answers `ping`.", &[]),
     Message::server(
         "error",
