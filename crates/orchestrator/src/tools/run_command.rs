@@ -204,7 +204,6 @@ impl RunCommand {
     /// A command from its request to its end, or to that of its time.
     async fn command(&self, call: &Call, request: &Request, asking: Asking) -> Outcome {
         let until = end_of_waiting(call, request);
-        // Before it is asked for: the reader then has the command's every record.
         let accepted = tokio::select! {
             accepted = self.ask(request, asking) => accepted,
             () = call.cancel.wait() => {
