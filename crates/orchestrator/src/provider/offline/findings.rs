@@ -20,7 +20,7 @@ const MAX_FINDINGS: usize = 20;
 /// The most evidence of one finding; the schema has the same bound.
 const MAX_EVIDENCE: usize = 20;
 /// How many ids stand behind a statement in the text.
-const SHOWN: usize = 6;
+const SHOWN: usize = 4;
 /// Sources and hosts that have a statement of their own.
 const MAX_NAMES: usize = 4;
 /// A silence of the log that is worth a line, in seconds.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -22,14 +23,9 @@ const MAX_OTHERS: usize = 10;
 /// The most names that tie events together.
 const MAX_TIES: usize = 10;
 /// How many ids stand behind a tie in the text.
-const SHOWN: usize = 6;
+const SHOWN: usize = 4;
 /// Fields that name one thing that events may share.
-const SHARED: [&str; 4] = [
-    "incident_id",
-    "source_ip",
-    "target_resource",
-    "investigation_id",
-];
+const SHARED: [&str; 2] = ["source_ip", "target_resource"];
 
 /// Writes the report and its analysis.
 pub(super) fn report(
@@ -40,7 +36,7 @@ pub(super) fn report(
 ) -> (String, Value) {
     let mut text = opening.to_owned();
     let lines = lines(case);
-    let ties = ties(&case.all);
+    let ties = ties(case);
     let known = findings::known(case, verdict, rounds);
     headline(case, verdict, &mut text);
     if !lines.is_empty() {
@@ -109,7 +105,13 @@ fn headline(case: &Case<'_>, verdict: &Verdict, text: &mut String) {
 /// only share something with it, the latest before earlier ones.
 fn lines<'e>(case: &Case<'e>) -> Vec<&'e Event> {
     let spare = MAX_LINES.saturating_sub(case.own.len()).max(MAX_OTHERS);
-    let others = case.others.iter().rev().take(spare);
+    // What was done about other cases is no part of the story.
+    let others = case
+        .others
+        .iter()
+        .rev()
+        .filter(|event| case::is_alert(event));
+    let others: Vec<&&Event> = others.take(spare).collect();
     let own = case.own.iter().rev();
     let room = MAX_LINES - others.len();
     let chosen: BTreeSet<&str> = own
@@ -125,7 +127,7 @@ fn timeline(case: &Case<'_>, lines: &[&Event], text: &mut String) {
     let _ = writeln!(text, "\nWhat happened, in order:");
     let left_out = case.all.len() - lines.len();
     if left_out > 0 {
-        let _ = writeln!(text, "- ({} more are left out here)", count(left_out));
+        let _ = writeln!(text, "- ({left_out} more are left out here)");
     }
     let mut before: Option<OffsetDateTime> = None;
     for event in lines {
@@ -152,14 +154,13 @@ fn timeline(case: &Case<'_>, lines: &[&Event], text: &mut String) {
     }
 }
 
-/// The addresses, hosts and cases that more than one event has, with the
+/// The addresses and hosts of the case that more than one event has, with the
 /// events that have them, the most common first.
-fn ties(events: &[&Event]) -> Vec<(String, Vec<String>)> {
+fn ties(case: &Case<'_>) -> Vec<(String, Vec<String>)> {
+    let named: BTreeSet<&str> = case.own.iter().flat_map(|event| things(event)).collect();
     let mut shared: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for event in events {
-        let names = SHARED.iter().filter_map(|key| event.text(key));
-        let names = names.chain(event.texts("affected_resources"));
-        for name in names.filter(|name| case::is_name(name)) {
+    for event in &case.all {
+        for name in things(event).filter(|name| named.contains(name)) {
             let ids = shared.entry(name).or_default();
             if ids.last() != Some(&event.id) {
                 ids.push(event.id.clone());
@@ -174,6 +175,13 @@ fn ties(events: &[&Event]) -> Vec<(String, Vec<String>)> {
     shared.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
     shared.truncate(MAX_TIES);
     shared
+}
+
+/// The addresses and hosts that an event names; a whole network says nothing.
+fn things(event: &Event) -> impl Iterator<Item = &str> {
+    let single = SHARED.iter().filter_map(|key| event.text(key));
+    let all = single.chain(event.texts("affected_resources"));
+    all.filter(|name| case::is_host(name) || name.parse::<IpAddr>().is_ok())
 }
 
 fn tie((thing, ids): &(String, Vec<String>)) -> String {

@@ -10,7 +10,7 @@ use super::plan::RELATED;
 use super::rounds::Rounds;
 
 /// The most that are told of.
-const MAX_RELATED: usize = 10;
+const MAX_RELATED: usize = 6;
 /// How deep results are looked into.
 const MAX_DEPTH: usize = 12;
 /// What an incident is told to share that is not worth telling.
