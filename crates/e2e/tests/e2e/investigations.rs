@@ -11,8 +11,11 @@ use signalbox_protocol::investigation::{
     MAX_MEMBERS, MAX_NOTES, Member, MemberRecord, Note, NoteRecord, Standing,
 };
 use signalbox_protocol::timestamp::Timestamp;
-use signalbox_testkit::{DEADLINE, NodeClient, Platform, Service, WsClient, orchestrator};
+use signalbox_testkit::{
+    DEADLINE, NodeClient, Platform, Service, WsClient, eventually, orchestrator,
+};
 use time::OffsetDateTime;
+use tokio::time::sleep;
 
 use crate::investigation_side::{Analyst, Story, note, progress, subscribe, token_of};
 
@@ -186,6 +189,8 @@ async fn a_reload_is_not_told_and_leaving_is() {
     let first = Analyst::join(gateway, &ben, INV).await;
     watcher.hear_told("USER_JOINED ben").await;
     first.socket.close().await;
+    // A page takes a moment to load.
+    sleep(Duration::from_secs(1)).await;
     let mut again = Analyst::join(gateway, &ben, INV).await;
     watcher.hears_nothing(Duration::from_secs(4)).await;
     // To end the subscription is to leave, with the connection still there.
@@ -292,6 +297,19 @@ async fn a_note_sent_again_is_the_same_note() {
         .hear_until(|story| story.view.notes.len() == 2)
         .await;
     assert_eq!(watcher.story.view.notes[0]["content"], "once");
+    // And no more than these two are kept, or are still to be.
+    let bus = platform.bus(BusUser::Admin).await;
+    let records = eventually("complete records", DEADLINE, async || {
+        let filter = key::investigation_records(Some(key::InvestigationPart::FreshNote), INV);
+        let fresh = investigation::read_part::<NoteRecord>(&bus, &filter).await;
+        let is_complete = fresh.is_ok_and(|fresh| fresh.is_empty());
+        let records = investigation::read(&bus, INV).await.ok()?;
+        is_complete.then_some(records)
+    })
+    .await;
+    let kept = records.notes.iter().map(|one| &*one.record.note.content);
+    let second = "what came first under the id stands";
+    assert_eq!(kept.collect::<Vec<_>>(), ["once", second]);
 }
 
 fn now() -> Timestamp {

@@ -7,11 +7,13 @@ use super::super::chat::{
     AgentErrorCode, AgentFailure, AgentInfo, ChatFrame, ResponseMetadata, ToolDecision,
     ToolOutcome, ToolResults, ToolStatus,
 };
+use super::super::investigation::InvestigationFrame;
 use super::super::{ClientFrame, FlatEvent, NestedEvent, RateLimits, ServerFrame};
 use super::*;
 use crate::catalogue;
 use crate::cursor::{Cursor, Epoch};
 use crate::frame::shape::tests::{decoder_agrees, encoder_agrees};
+use crate::investigation::{Member, Note};
 use crate::timestamp::Timestamp;
 
 const SEQ: Cursor = Cursor {
@@ -79,7 +81,8 @@ fn frames(full: bool) -> Vec<Value> {
         }
     }
     let frames = frames.iter().map(|frame| json!(frame));
-    frames.chain(chat_frames(full)).collect()
+    let frames = frames.chain(chat_frames(full));
+    frames.chain(investigation_frames(full)).collect()
 }
 
 /// The same of chats.
@@ -206,6 +209,41 @@ fn chat_frames(full: bool) -> Vec<Value> {
             | ChatFrame::AgentError { .. } => {}
         }
     }
+    frames.iter().map(|frame| json!(frame)).collect()
+}
+
+/// The frames about investigations, with every field or without the optional ones.
+fn investigation_frames(full: bool) -> Vec<Value> {
+    let progress = json!({"progress": 45});
+    let user = Member {
+        id: "ada".to_owned(),
+        name: "Ada".to_owned(),
+        role: "analyst".to_owned(),
+    };
+    let note = Note {
+        id: "note-1".to_owned(),
+        author: "ada".to_owned(),
+        content: "c".to_owned(),
+        timestamp: Timestamp::parse("2026-03-02T09:14:07Z").unwrap(),
+        attachments: vec!["a.json".to_owned()],
+    };
+    let frames = [
+        InvestigationFrame::InvestigationState {
+            investigation_id: "inv-1",
+            seq: "a-1".parse().unwrap(),
+            users: &[user],
+            notes: &[note],
+            notes_omitted: full.then_some(3),
+            progress: full.then_some(&progress),
+            progress_omitted: full,
+            unavailable: full,
+        },
+        InvestigationFrame::InvestigationNoteRecorded {
+            investigation_id: "inv-1",
+            note_id: "n",
+            id: "note-1",
+        },
+    ];
     frames.iter().map(|frame| json!(frame)).collect()
 }
 
