@@ -15,6 +15,7 @@ use signalbox_testkit::{DEADLINE, FakeModel, Gate, Reply, WsClient, api_key, pos
 use crate::chat_world::{agents, analysis};
 use crate::events::send;
 use crate::fixtures::{Fixtures, event};
+use crate::spoken_tools;
 use crate::up::{listener, up, up_with};
 
 /// The time of every event.
@@ -84,6 +85,7 @@ async fn threat_is_spoken_as_documented() {
     let dir = tempfile::tempdir().unwrap();
     let model = FakeModel::start().await;
     let agents = agents(&dir, &model);
+    spoken_tools::allow(&agents);
     let (process, runtime) = up_with(dir.path(), &["--agents", agents.to_str().unwrap()]).await;
     let addr: SocketAddr = listener(&runtime);
     let url = format!("ws://{addr}{}", THREAT.path);
@@ -179,6 +181,9 @@ async fn threat_is_spoken_as_documented() {
     guest.hears("error-token_expired").await;
     let closed = guest.client.expect_close(DEADLINE).await;
     assert_eq!(closed.code, Some(1008));
+
+    // Dana sees the actions of others as well, and says nothing more of them.
+    spoken_tools::speak(dir.path(), &runtime, &model, &fixtures).await;
 
     loop {
         dana.says("subscribe-metrics").await;

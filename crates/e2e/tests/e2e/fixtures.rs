@@ -25,6 +25,10 @@ const CHAT: &str = "chat-01a1f9194d5a71508d519f18695b00c3";
 const PROCESSING_TIME: &str = "2.4s";
 /// Stands for an estimate of the tokens of an answer.
 const TOKENS: u64 = 450;
+/// Stands for a call of a tool that was decided on.
+const ACTION: &str = "tool-0123456789abcdef0123456789abcdef";
+/// Stands for a command.
+const COMMAND: &str = "cmd-0123456789abcdef0123456789abcdef";
 /// Stands for the end of the minute.
 const RESET: &str = "2026-03-02T09:15:00Z";
 
@@ -185,6 +189,13 @@ impl Fixtures {
         }
         if message.get("expires_at").is_some() {
             message["expires_at"] = RESET.into();
+        }
+        for (field, stand_in) in [("action_id", ACTION), ("command_id", COMMAND)] {
+            let (kind, _) = stand_in.split_at(4);
+            if let Some(id) = message[field].as_str().filter(|id| id.starts_with(kind)) {
+                assert!(id.len() >= stand_in.len() - 1, "{id}");
+                message[field] = stand_in.into();
+            }
         }
         if self.shape.dialect == Dialect::Mesh && message.get("event").is_none() {
             // What is no event is of this moment, and has its fields below.

@@ -98,6 +98,7 @@ mod socketio;
 mod socketio_crowds;
 mod socketio_recovery;
 mod speech;
+mod spoken_tools;
 mod telemetry;
 mod threat;
 mod tools_command;
