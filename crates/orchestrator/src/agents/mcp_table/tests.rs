@@ -106,7 +106,7 @@ permission = "everything"
 color = "red"
 [mcp.i]
 command = "x"
-approval = ["", "a**"]
+approval = ["a**", ""]
 "#;
     let (_, problems) = parse(text, true);
     let expected = [
@@ -130,8 +130,8 @@ approval = ["", "a**"]
         "line 24: mcp.h.tools[0]: expected a tool's name as the server has it",
         "line 25: mcp.h.permission: expected a permission",
         "line 26: mcp.h.color: there is no such field",
-        "line 29: mcp.i.approval[0]: expected a string",
-        "line 29: mcp.i.approval[1]: expected a tool's name",
+        "line 29: mcp.i.approval[1]: expected a string",
+        "line 29: mcp.i.approval[0]: expected a tool's name",
     ];
     let mut left = problems.clone();
     for start in expected {
