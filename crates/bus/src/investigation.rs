@@ -236,10 +236,10 @@ pub async fn write(
     fenced::write(bus, INVESTIGATIONS_STREAM, &message, revision).await
 }
 
-/// Removes a record, fenced like [`write`].
+/// Removes a record, fenced like [`write()`].
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub async fn remove(bus: &Bus, subject: String, revision: u64) -> Result<u64, FenceError> {
     fenced::write(bus, INVESTIGATIONS_STREAM, &removal(subject), revision).await
 }
