@@ -22,6 +22,7 @@ use futures_util::StreamExt as _;
 use signalbox_protocol::decision::Decision;
 use signalbox_protocol::timestamp::Timestamp;
 use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
 
 use self::record::{EVENT, Record, Terms, event, terms, topic};
 pub use self::record::{SYSTEM, Settlement};
@@ -32,6 +33,10 @@ use crate::publish::{PublishError, publish};
 use crate::stream::TOPICS;
 use crate::{history, key, stored_event};
 
+/// How long an action that somebody knows of may take to be stored.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+/// The pause between two looks for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the publish of a decision may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Events of one action that are looked through for its decision.
@@ -153,7 +158,7 @@ impl Decisions {
         if let Some(known) = self.look_up(&key).await? {
             return self.join(&decision, known).await;
         }
-        let Some(terms) = self.terms(&decision.action_id).await? else {
+        let Some(terms) = self.terms_soon(&decision.action_id).await? else {
             return Err(DecisionError::UnknownAction);
         };
         if is_on_others(&decision, terms.arguments_hash.as_deref()) {
@@ -341,6 +346,19 @@ impl Decisions {
             key: key.to_owned(),
             revision: message.sequence,
         }))
+    }
+
+    /// As [`terms`](Self::terms), but waits for an action that is on its way: who
+    /// is asked in a chat may know of it before the router has stored it.
+    async fn terms_soon(&self, action_id: &str) -> Result<Option<Terms>, BusError> {
+        let end = Instant::now() + UNDER_WAY;
+        loop {
+            let terms = self.terms(action_id).await?;
+            if terms.is_some() || Instant::now() >= end {
+                return Ok(terms);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// What the action's last event says of it, if there is one.

@@ -19,7 +19,10 @@ use crate::up::listener;
 
 /// Gives the agent of a file its tools.
 pub(crate) fn allow(agents: &Path) {
-    let mut file = std::fs::OpenOptions::new().append(true).open(agents).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(agents)
+        .unwrap();
     let tools = r#"tools = ["lookup_host", "run_command"]
 
 [tools.lookup_host]
@@ -35,7 +38,11 @@ agents = ["web-1"]
 /// Answers calls of `lookup_host`.
 async fn responder(runtime: &Value) -> JoinHandle<()> {
     let url = runtime["responder_url"].as_str().unwrap();
-    let (user, addr) = url.strip_prefix("nats://").unwrap().split_once('@').unwrap();
+    let (user, addr) = url
+        .strip_prefix("nats://")
+        .unwrap()
+        .split_once('@')
+        .unwrap();
     let (user, password) = user.split_once(':').unwrap();
     let client: Client = ConnectOptions::new()
         .user_and_password(user.to_owned(), password.to_owned())
@@ -47,7 +54,8 @@ async fn responder(runtime: &Value) -> JoinHandle<()> {
     client.flush().await.unwrap();
     tokio::spawn(async move {
         while let Some(call) = calls.next().await {
-            let found = json!({"result": {"host": "web-1", "owner": "shop team", "critical": true}});
+            let found =
+                json!({"result": {"host": "web-1", "owner": "shop team", "critical": true}});
             let to = call.reply.unwrap();
             client.publish(to, found.to_string().into()).await.unwrap();
         }
@@ -92,10 +100,13 @@ pub(crate) async fn speak(dir: &Path, runtime: &Value, model: &FakeModel, fixtur
     model.reply(Reply::new().text(&end).usage(400, 50).end());
 
     let mut erin = WsClient::connect(&format!("ws://{}/v1/ws", listener(runtime)), &[]).await;
-    erin.authenticate(&api_key(&dir.join("credentials.json"), "admin")).await;
-    erin.send_json(&json!({"type": "start_chat", "agent_type": "threat_classifier"})).await;
+    erin.authenticate(&api_key(&dir.join("credentials.json"), "admin"))
+        .await;
+    erin.send_json(&json!({"type": "start_chat", "agent_type": "threat_classifier"}))
+        .await;
     erin.expect("chat_session_started").await;
-    erin.send_json(&json!({"type": "chat_message", "message": "Is web-1 up?"})).await;
+    erin.send_json(&json!({"type": "chat_message", "message": "Is web-1 up?"}))
+        .await;
     let (result, before) = until(&mut erin, "agent_tool_result").await;
     let mut action = Value::Null;
     for frame in &before {
@@ -115,7 +126,10 @@ pub(crate) async fn speak(dir: &Path, runtime: &Value, model: &FakeModel, fixtur
     let (terminal, _) = until(&mut erin, "agent_tool_terminal").await;
     fixtures.assert_foreign("agent_tool_terminal", &terminal);
     let (result, _) = until(&mut erin, "agent_tool_result").await;
-    assert_eq!((&result["tool_call"], &result["outcome"]), (&json!(2), &json!("value")));
+    assert_eq!(
+        (&result["tool_call"], &result["outcome"]),
+        (&json!(2), &json!("value"))
+    );
 
     let (mut again, _) = until(&mut erin, "agent_tool_approval").await;
     decide(&mut erin, &again["action_id"].take(), "reject", "too risky").await;
