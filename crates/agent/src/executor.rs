@@ -136,7 +136,11 @@ impl Executor {
         if table.stopping {
             return refuse("busy: the agent stops");
         }
-        if *inner.running.borrow() >= inner.options.concurrency {
+        // By their states, not by `running`, which follows a little later: whoever
+        // has heard of an end may send the next command.
+        let commands = table.commands.values();
+        let running = commands.filter(|(_, command)| !matches!(command.state(), State::Ended(_)));
+        if running.count() >= inner.options.concurrency {
             return refuse("busy: the agent runs as many commands as it may");
         }
         let folder = inner.spool_folder(&id);

@@ -9,7 +9,6 @@
 pub mod evidence;
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -145,7 +144,6 @@ pub fn repair(request: &Request, answer: &str, fault: &Fault) -> Option<Request>
     });
     Some(Request {
         messages,
-        tools: Arc::new([]),
         analysis: Some(AnalysisRequest {
             only: true,
             ..analysis.clone()

@@ -62,7 +62,7 @@ use self::holding::Holding;
 
 /// How long gateways get to come back after the bus was out of reach, before
 /// somebody who is not declared counts as absent.
-pub(crate) const RETURN: Duration = Duration::from_secs(5);
+pub(crate) const RETURN: Duration = Duration::from_secs(7);
 
 /// The shards of investigations, one orchestrator for each; it may hold other
 /// shards of chats.

@@ -18,7 +18,8 @@ use signalbox_protocol::wire::chat_request::Verb;
 use signalbox_protocol::wire::{
     AgentInfo, ChatAccepted, ChatAnswered, ChatAsked, ChatCancelled, ChatChunk, ChatError,
     ChatJoined, ChatOpened, ChatRecord, ChatRefusal, ChatReply, ChatRequest, ChatStarted,
-    ChatStopped, ChatUsage,
+    ChatStopped, ChatUsage, InvestigationReply, InvestigationRequest, NoteAdded,
+    investigation_reply,
 };
 use signalbox_testkit::Platform;
 use tokio::sync::Mutex;
@@ -88,6 +89,22 @@ impl Scripted {
                 async move { Some(state.lock().await.answer(request).await) }
             };
             let subject = format!("{}.*.chat", subject::ORCHESTRATOR_PREFIX);
+            rpc::attend(&bus, subject, CONCURRENCY, handler)
+                .await
+                .unwrap();
+        });
+        // Notes are taken and forgotten.
+        let bus = platform.bus(User::Admin).await;
+        serving.spawn(async move {
+            let handler = |_: InvestigationRequest| async {
+                let outcome = investigation_reply::Outcome::NoteAdded(NoteAdded {
+                    id: "note-1".to_owned(),
+                });
+                Some(InvestigationReply {
+                    outcome: Some(outcome),
+                })
+            };
+            let subject = format!("{}.*.investigation", subject::ORCHESTRATOR_PREFIX);
             rpc::attend(&bus, subject, CONCURRENCY, handler)
                 .await
                 .unwrap();

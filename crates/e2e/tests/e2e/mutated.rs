@@ -73,7 +73,8 @@ async fn converse(subject: &Subject, seed: u64) -> String {
     }
     // The gateway may hang up before the end.
     raw.0.write_all(&bytes).await.ok();
-    for number in 1..=MESSAGES {
+    let mut answered = 0;
+    while answered < MESSAGES {
         let (first, payload) = match raw.receive().await {
             Ok(received) => received,
             Err(error) => return format!("cut: {:?}", error.kind()),
@@ -90,7 +91,11 @@ async fn converse(subject: &Subject, seed: u64) -> String {
         let message = subject.shape.server(kind);
         let message = message.unwrap_or_else(|| panic!("{seed}: {answer}"));
         assert_eq!(message.check(&answer), Ok(()), "{seed}: {answer}");
-        if number == MESSAGES {
+        // What an investigation is told comes beside the answers.
+        let is_unasked = kind == "investigation_state"
+            || subject.shape.events().any(|(_, event)| event.kind == kind);
+        answered += usize::from(!is_unasked);
+        if answered == MESSAGES && !is_unasked {
             assert_eq!(kind, "pong", "{seed}: {answer}");
         }
     }

@@ -147,6 +147,12 @@ impl Speech {
                     fields.insert("session_id".to_owned(), started["session_id"].clone());
                 }
             }
+            (Dialect::Threat, "add_investigation_note") => {
+                let id = &fields["investigation_id"];
+                let of = json!({"channel": "investigation_progress", "investigation_id": id});
+                client.subscribe(of).await;
+                client.expect("investigation_state").await;
+            }
             (dialect, kind) => panic!("what does `{kind}` of {dialect} need?"),
         }
     }

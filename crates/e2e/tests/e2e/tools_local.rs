@@ -47,7 +47,8 @@ impl Stage {
         let text = format!(
             "[providers.scripted]\nkind = 'openai'\nbase_url = '{}'\n\n\
              [agents.investigation_agent]\nprovider = 'scripted'\nmodel = 'example-model'\n\
-             events = 0\nanalysis_by = 'fence'\ntools = {tools:?}\n{tables}",
+             events = 0\nanalysis_by = 'fence'\nanalysis_schema = '{{\"type\": \"object\"}}'\n\
+             tools = {tools:?}\n{tables}",
             model.openai_url()
         );
         std::fs::write(&path, text).unwrap();

@@ -105,16 +105,17 @@ fn body(request: &Request, limit: &str) -> Value {
     body[limit] = json!(request.max_output_tokens);
     let analysis = prompt::analysis_tool(request);
     let tools: Vec<Value> = request.tools.iter().chain(&analysis).map(tool).collect();
-    if !tools.is_empty() {
+    let has_tools = !tools.is_empty();
+    if has_tools {
         body["tools"] = Value::Array(tools);
     }
-    if analysis.is_some()
-        && request
-            .analysis
-            .as_ref()
-            .is_some_and(|analysis| analysis.only)
-    {
-        body["tool_choice"] = json!({"type": "function", "function": {"name": ANALYSIS_TOOL}});
+    let asked = request.analysis.as_ref();
+    if asked.is_some_and(|asked| asked.only) && has_tools {
+        // Tools of earlier calls must be described, and are not to be called again.
+        body["tool_choice"] = match analysis {
+            Some(_) => json!({"type": "function", "function": {"name": ANALYSIS_TOOL}}),
+            None => json!("none"),
+        };
     }
     body
 }

@@ -303,7 +303,14 @@ async fn a_repair_asks_for_nothing_but_the_analysis() {
     for api in BOTH {
         for ask in [Ask::Tool, Ask::Fence] {
             let model = FakeModel::start().await;
-            let request = asking_analysis(ask);
+            let mut request = asking_analysis(ask);
+            // Earlier calls stay in the conversation, and APIs want their tools with it.
+            request.tools = [Tool {
+                name: "look_up".to_owned(),
+                description: "Looks up.".to_owned(),
+                parameters: json!({"type": "object"}),
+            }]
+            .into();
             let schema = &request.analysis.as_ref().unwrap().schema;
             let fault = analysis::read(schema, Some("{\"n\": \"three\"}")).unwrap_err();
             let repair = analysis::repair(&request, "Three.", &fault).unwrap();
@@ -324,7 +331,18 @@ async fn a_repair_asks_for_nothing_but_the_analysis() {
             let read = analysis::read(schema, outcome.ended().analysis.as_deref());
             assert_eq!(read.unwrap(), json!({"n": 3}));
             let body = model.received(1).await.body;
-            assert_eq!(body.get("tool_choice").is_some(), ask == Ask::Tool);
+            let choice = match (api, ask) {
+                (Api::Anthropic, Ask::Tool) => {
+                    json!({"type": "tool", "name": "hand_over_analysis"})
+                }
+                (Api::Anthropic, Ask::Fence) => json!({"type": "none"}),
+                (Api::OpenAi, Ask::Tool) => {
+                    json!({"type": "function", "function": {"name": "hand_over_analysis"}})
+                }
+                (Api::OpenAi, Ask::Fence) => json!("none"),
+            };
+            assert_eq!(body["tool_choice"], choice);
+            assert!(body["tools"].to_string().contains("look_up"), "{body}");
             let last = body["messages"].as_array().unwrap().last().unwrap();
             assert!(
                 last["content"].as_str().unwrap().contains("\"three\""),

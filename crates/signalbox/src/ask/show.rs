@@ -118,7 +118,7 @@ fn beside(message: &Message) -> Option<String> {
             format!(
                 "{tool} {}: {}",
                 text("outcome"),
-                glimpse(message.value("results")?)
+                gist(message.value("results")?)
             )
         }
         _ => return None,
@@ -140,6 +140,24 @@ fn glimpse(value: &Value) -> String {
     match text.char_indices().nth(GLIMPSE) {
         Some((end, _)) => format!("{}…", plain(&text[..end])),
         None => plain(&text),
+    }
+}
+
+/// What a result has: how much of what, and then the rest.
+fn gist(results: &Value) -> String {
+    let Value::Object(fields) = results else {
+        return glimpse(results);
+    };
+    let lists = fields.iter().filter_map(|(name, value)| {
+        let items = value.as_array()?;
+        Some(format!("{} {}", items.len(), plain(name)))
+    });
+    let rest = fields.iter().filter(|(_, value)| !value.is_array());
+    let rest = rest.map(|(name, value)| format!("{} {}", plain(name), glimpse(value)));
+    let whole = lists.chain(rest).collect::<Vec<_>>().join(", ");
+    match whole.char_indices().nth(GLIMPSE) {
+        Some((end, _)) => format!("{}…", &whole[..end]),
+        None => whole,
     }
 }
 
@@ -241,6 +259,12 @@ mod tests {
             "  [1] approved by ada"
         );
         assert_eq!(decided(json!({"decision": "expired"})), "  [1] expired");
+        let gave = json!({"type": "agent_tool_result", "tool_call": 3, "tool_name": "t",
+            "outcome": "value", "results": {"complete": true, "events": [{}, {}]}});
+        assert_eq!(
+            line(&gave).unwrap(),
+            "  [3] t value: 2 events, complete true"
+        );
         assert_eq!(line(&json!({"type": "chat_resumed", "answer": 1})), None);
     }
 
