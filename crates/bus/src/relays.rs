@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use prost::Message;
 use signalbox_protocol::fleet::Shard;
 use signalbox_protocol::wire::command_reply::Outcome;
 use signalbox_protocol::wire::{
@@ -18,7 +17,7 @@ use crate::connection::Bus;
 use crate::rpc::{self, Unanswered};
 use crate::subject;
 
-/// How long one attempt may take before the request is sent again.
+/// How long an answer may take.
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// The pause before a request is sent again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -46,23 +45,13 @@ impl Relays {
         patience: Duration,
     ) -> Option<Outcome> {
         let subject = subject::relay_commands(shard);
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let reply: Option<CommandReply> = self.insist(&subject, request, left).await;
-            let outcome = reply.and_then(|reply| reply.outcome);
-            let is_unsure = matches!(
-                &outcome,
-                Some(Outcome::Refusal(refusal)) if refusal.code() == CommandError::Unavailable
-            );
-            if !is_unsure {
-                return outcome;
-            }
-            if Instant::now() + PAUSE >= deadline {
-                return None;
-            }
-            sleep(PAUSE).await;
-        }
+        let settle = |reply: CommandReply| match reply.outcome {
+            Some(Outcome::Refusal(refusal)) if refusal.code() == CommandError::Unavailable => None,
+            // One that cannot be read is an answer as well.
+            outcome => Some(outcome),
+        };
+        let settled = rpc::insist(&self.bus, &subject, request, patience, settle).await;
+        settled.ok().flatten()
     }
 
     /// As [`command`](Self::command), for what must not be done twice: it is
@@ -114,26 +103,8 @@ impl Relays {
         request: &EmergencyRequest,
         patience: Duration,
     ) -> Option<EmergencyReply> {
-        self.insist(subject::EMERGENCY, request, patience).await
-    }
-
-    async fn insist<Req: Message, Rep: Message + Default>(
-        &self,
-        subject: &str,
-        request: &Req,
-        patience: Duration,
-    ) -> Option<Rep> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match rpc::ask(&self.bus, subject, request, left.min(ATTEMPT)).await {
-                Ok(reply) => return Some(reply),
-                Err(error) => debug!(%error, subject, "no answer"),
-            }
-            if Instant::now() + PAUSE >= deadline {
-                return None;
-            }
-            sleep(PAUSE).await;
-        }
+        rpc::insist(&self.bus, subject::EMERGENCY, request, patience, Some)
+            .await
+            .ok()
     }
 }

@@ -11,7 +11,7 @@ use prost::Message;
 use signalbox_protocol::trace::TraceParent;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::connection::{Bus, BusError};
@@ -23,6 +23,11 @@ const SCOPE: &str = "signalbox.rpc";
 /// Requests that one service works on at once; further ones wait in the
 /// subscription.
 const CONCURRENCY: usize = 256;
+
+/// How long one attempt of [`insist`] may take before the request is sent again.
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// The pause before a request is sent again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a request got no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -141,6 +146,42 @@ pub async fn ask<Req: Message, Rep: Message + Default>(
         Ok(Err(_)) | Err(_) => return Err(Unanswered::Late),
     };
     Rep::decode(answer.payload).map_err(|_| Unanswered::Unreadable)
+}
+
+/// Nobody has given an answer that settles the matter in time. The request may have
+/// been served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unheard;
+
+/// Asks until an answer settles the matter, for what is harmless to repeat: nobody
+/// serves a part while it changes hands, and an answer may be lost or say that it
+/// is not the moment. `settle` gives what comes of an answer, or nothing where the
+/// same is to be asked again.
+///
+/// # Errors
+/// [`Unheard`] when `patience` is over.
+pub async fn insist<Req: Message, Rep: Message + Default, T>(
+    bus: &Bus,
+    subject: &str,
+    request: &Req,
+    patience: Duration,
+    mut settle: impl FnMut(Rep) -> Option<T>,
+) -> Result<T, Unheard> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match ask(bus, subject, request, left.min(ATTEMPT)).await {
+            Ok(answer) => match settle(answer) {
+                Some(settled) => return Ok(settled),
+                None => debug!(subject, "not now"),
+            },
+            Err(error) => debug!(%error, subject, "no answer"),
+        }
+        if Instant::now() + PAUSE >= deadline {
+            return Err(Unheard);
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 /// Answers what comes on a subject of its own until the connection ends; what

@@ -27,7 +27,6 @@ use signalbox_bus::Bus;
 use signalbox_identity::Principal;
 use signalbox_protocol::investigation::Member;
 
-pub(crate) use self::ask::Unheard;
 pub(crate) use self::found::State;
 use self::register::Register;
 pub(crate) use self::register::{Attendance, Crowded};

@@ -4,23 +4,12 @@
 
 use std::time::Duration;
 
-use signalbox_bus::rpc;
+use signalbox_bus::rpc::{self, Unheard};
 use signalbox_bus::{Bus, subject};
 use signalbox_protocol::chat;
 use signalbox_protocol::wire::chat_reply::Outcome;
 use signalbox_protocol::wire::chat_request::Verb;
 use signalbox_protocol::wire::{ChatError, ChatReply, ChatRequest};
-use tokio::time::{Instant, sleep};
-use tracing::debug;
-
-/// How long one attempt may take before the request is sent again.
-const ATTEMPT: Duration = Duration::from_secs(1);
-/// The pause before a request is sent again.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Nobody has answered in time. The request may have been served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unheard;
 
 /// The way to the orchestrators. Shared by all shards.
 pub(crate) struct Orchestrators {
@@ -48,23 +37,11 @@ impl Orchestrators {
             user_id: user.to_owned(),
             verb: Some(verb),
         };
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let answer: Result<ChatReply, _> =
-                rpc::ask(&self.bus, &subject, &request, left.min(ATTEMPT)).await;
-            match answer {
-                Ok(ChatReply {
-                    outcome: Some(outcome),
-                }) if !is_for_later(&outcome) => return Ok(outcome),
-                Ok(_) => debug!(subject, "not now"),
-                Err(error) => debug!(%error, subject, "no answer"),
-            }
-            if Instant::now() + PAUSE >= deadline {
-                return Err(Unheard);
-            }
-            sleep(PAUSE).await;
-        }
+        rpc::insist(&self.bus, &subject, &request, patience, |answer| {
+            let ChatReply { outcome } = answer;
+            outcome.filter(|outcome| !is_for_later(outcome))
+        })
+        .await
     }
 }
 

@@ -4,24 +4,14 @@
 
 use std::time::Duration;
 
-use signalbox_bus::{rpc, subject};
+use signalbox_bus::rpc::{self, Unheard};
+use signalbox_bus::subject;
 use signalbox_protocol::investigation;
 use signalbox_protocol::wire::investigation_reply::Outcome;
 use signalbox_protocol::wire::investigation_request::Verb;
 use signalbox_protocol::wire::{InvestigationError, InvestigationReply, InvestigationRequest};
-use tokio::time::{Instant, sleep};
-use tracing::debug;
 
 use super::Investigations;
-
-/// How long one attempt may take before the request is sent again.
-const ATTEMPT: Duration = Duration::from_secs(1);
-/// The pause before a request is sent again.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Nobody has answered in time. The request may have been served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unheard;
 
 impl Investigations {
     /// Has a verb of a user carried out.
@@ -43,23 +33,11 @@ impl Investigations {
             user_id,
             verb: Some(verb),
         };
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let answer: Result<InvestigationReply, _> =
-                rpc::ask(self.bus(), &subject, &request, left.min(ATTEMPT)).await;
-            match answer {
-                Ok(InvestigationReply {
-                    outcome: Some(outcome),
-                }) if !is_for_later(&outcome) => return Ok(outcome),
-                Ok(_) => debug!(subject, "not now"),
-                Err(error) => debug!(%error, subject, "no answer"),
-            }
-            if Instant::now() + PAUSE >= deadline {
-                return Err(Unheard);
-            }
-            sleep(PAUSE).await;
-        }
+        rpc::insist(self.bus(), &subject, &request, patience, |answer| {
+            let InvestigationReply { outcome } = answer;
+            outcome.filter(|outcome| !is_for_later(outcome))
+        })
+        .await
     }
 }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use signalbox_bus::BusError;
+use signalbox_bus::rpc::Unheard;
 use signalbox_identity::Principal;
 use signalbox_protocol::ErrorCode;
 use signalbox_protocol::catalogue::Channel;
@@ -22,7 +23,7 @@ use super::standing::Standing;
 use super::{AUDIT, Session};
 use crate::dialect::{Answer, Dialect, Subscribe};
 use crate::hub::SubscriptionId;
-use crate::investigation::{Attendance, State, Unheard};
+use crate::investigation::{Attendance, State};
 use crate::replay::replay;
 use crate::shard::Shard;
 
