@@ -10,7 +10,7 @@ import threading
 import engineio
 import socketio
 
-LOCK = threading.Lock()
+LOCK = threading.RLock()
 READY = 0
 
 
@@ -125,10 +125,10 @@ class Member:
             self.confirmed.add(what)
             newly = not done and len(self.confirmed) > len(self.rooms)
         if newly:
+            # Told in order: whoever waits for the last is told nothing behind it.
             with LOCK:
                 READY += 1
-                count = READY
-            say(event="ready", count=count)
+                say(event="ready", count=READY)
 
     def report(self):
         with self.lock:
