@@ -1,4 +1,5 @@
-//! Every subject on the bus is built and read here.
+//! Every subject on the bus is built and read here: one file, so that no two of
+//! them can mean the same.
 //!
 //! ```text
 //! events.<domain>.<type>                        producers -> routers

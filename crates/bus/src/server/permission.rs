@@ -1,5 +1,5 @@
 //! The users of a generated server configuration and the subjects that each
-//! may publish and subscribe to: one table, deny by default.
+//! may publish and subscribe to: one table, and so one file, deny by default.
 //!
 //! A consumer delivers to whatever subject its creator names, which the server
 //! does not check; the right to create consumers is therefore given only to

@@ -1,3 +1,7 @@
+//! One agent's queue and commands as a state machine: what each event makes it do,
+//! and what holds in every order of events. One file, since all are short scenes
+//! with the same agent.
+
 use proptest::prelude::*;
 use signalbox_protocol::wire::{
     AgentConnected, CommandComplete, CommandPriority, EmergencyState, KnownCommand, ResourceUsage,
