@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getpid, getsid, pidfd_open, pidfd_send_signal, set_child_subreaper,
+    Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, set_child_subreaper,
 };
 use tracing::{debug, warn};
 
@@ -255,8 +255,10 @@ impl Drop for Family {
 /// program are in its session; those that commands leave never are.
 fn is_orphan(entry: &Entry, children: &Children) -> bool {
     let us = getpid().as_raw_nonzero().get();
-    let session = getsid(None).map_or(0, |session| session.as_raw_nonzero().get());
-    entry.parent == us && entry.session != session && !children.awaited.contains(&entry.pid)
+    // As the table has it: 0 if our session began outside of our container, which
+    // `getsid` has no word for.
+    let left = || self::entry(us).is_some_and(|us| us.session != entry.session);
+    entry.parent == us && !children.awaited.contains(&entry.pid) && left()
 }
 
 /// Sends a signal to exactly this process.
@@ -338,6 +340,8 @@ fn parse(pid: i32, line: &str) -> Option<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::getppid;
+
     use super::*;
 
     #[test]
@@ -353,10 +357,33 @@ mod tests {
     #[test]
     fn we_are_in_the_table() {
         let us = getpid().as_raw_nonzero().get();
-        let session = getsid(None).unwrap().as_raw_nonzero().get();
         let found = table().into_iter().find(|entry| entry.pid == us).unwrap();
-        assert_eq!((found.session, found.zombie), (session, false));
+        let parent = getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
+        assert_eq!((found.parent, found.zombie), (parent, false));
         assert!(found.start > 0);
+        assert_eq!(entry(us), Some(found));
+    }
+
+    #[test]
+    fn a_child_in_our_session_is_no_orphan_and_one_that_left_it_is() {
+        let us = entry(getpid().as_raw_nonzero().get()).unwrap();
+        let child = Entry {
+            pid: i32::MAX,
+            parent: us.pid,
+            ..us
+        };
+        let left = Entry {
+            session: i32::MAX,
+            ..child
+        };
+        let mut children = Children {
+            awaited: Vec::new(),
+            families: 1,
+        };
+        assert!(!is_orphan(&child, &children));
+        assert!(is_orphan(&left, &children));
+        children.awaited.push(left.pid);
+        assert!(!is_orphan(&left, &children));
     }
 
     #[test]
