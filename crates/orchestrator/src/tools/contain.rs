@@ -9,8 +9,7 @@
 //!          what turns the writing direction around, invisible characters
 //! ```
 
-use std::iter::Peekable;
-use std::str::Chars;
+use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
@@ -60,17 +59,30 @@ fn clean_value(value: &Value) -> Value {
         Value::Array(items) => Value::Array(items.iter().map(clean_value).collect()),
         Value::Object(fields) => {
             let mut cleaned = Map::new();
+            let mut numbers = HashMap::new();
             for (key, value) in fields {
-                let mut key = clean(key);
-                // Keys that differ in nothing else stay apart.
-                while cleaned.contains_key(&key) {
-                    key.push('_');
-                }
+                let key = apart(clean(key), &cleaned, &mut numbers);
                 cleaned.insert(key, clean_value(value));
             }
             Value::Object(cleaned)
         }
         other => other.clone(),
+    }
+}
+
+/// A key that no other is like: those that differ in what was removed alone get
+/// numbers, of which the last one given to each is kept.
+fn apart(key: String, taken: &Map<String, Value>, numbers: &mut HashMap<String, usize>) -> String {
+    if !taken.contains_key(&key) {
+        return key;
+    }
+    let number = numbers.entry(key.clone()).or_insert(1);
+    loop {
+        *number += 1;
+        let numbered = format!("{key}_{number}");
+        if !taken.contains_key(&numbered) {
+            return numbered;
+        }
     }
 }
 
@@ -93,12 +105,15 @@ fn beginning(text: &str, most_bytes: usize) -> &str {
 /// A text without what could do harm.
 fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text.chars().peekable();
-    while let Some(char) = rest.next() {
+    let mut reader = Reader {
+        rest: text,
+        no_end_above: usize::MAX,
+    };
+    while let Some(char) = reader.next_if(|_| true) {
         match char {
-            '\u{1b}' => skip_escape(&mut rest),
-            '\u{9b}' => skip_control(&mut rest),
-            '\u{90}' | '\u{98}' | '\u{9d}' | '\u{9e}' | '\u{9f}' => skip_string(&mut rest),
+            '\u{1b}' => reader.skip_escape(),
+            '\u{9b}' => reader.skip_control(),
+            '\u{90}' | '\u{98}' | '\u{9d}' | '\u{9e}' | '\u{9f}' => reader.skip_string(),
             char if is_harmful(char) => {}
             char => out.push(char),
         }
@@ -106,46 +121,63 @@ fn clean(text: &str) -> String {
     out
 }
 
-/// Skips what belongs to an ESC.
-fn skip_escape(rest: &mut Peekable<Chars<'_>>) {
-    match rest.peek() {
-        Some('[') => {
-            rest.next();
-            skip_control(rest);
-        }
-        Some(']' | 'P' | 'X' | '^' | '_') => {
-            rest.next();
-            skip_string(rest);
-        }
-        _ => {
-            while rest.next_if(|char| matches!(char, ' '..='/')).is_some() {}
-            rest.next_if(|char| matches!(char, '0'..='~'));
+/// What is still to be read of a text, each character of it a bounded number of
+/// times.
+struct Reader<'a> {
+    rest: &'a str,
+    /// While more bytes than these are left, a control string has no end.
+    no_end_above: usize,
+}
+
+impl Reader<'_> {
+    fn next_if(&mut self, matches: impl Fn(char) -> bool) -> Option<char> {
+        let char = self.rest.chars().next().filter(|char| matches(*char))?;
+        self.rest = &self.rest[char.len_utf8()..];
+        Some(char)
+    }
+
+    fn skip_all(&mut self, matches: impl Fn(char) -> bool) {
+        self.rest = self.rest.trim_start_matches(matches);
+    }
+
+    /// Skips what belongs to an ESC.
+    fn skip_escape(&mut self) {
+        if self.next_if(|char| char == '[').is_some() {
+            self.skip_control();
+        } else if self
+            .next_if(|char| matches!(char, ']' | 'P' | 'X' | '^' | '_'))
+            .is_some()
+        {
+            self.skip_string();
+        } else {
+            self.skip_all(|char| matches!(char, ' '..='/'));
+            self.next_if(|char| matches!(char, '0'..='~'));
         }
     }
-}
 
-/// Skips parameters and the final character of a control sequence.
-fn skip_control(rest: &mut Peekable<Chars<'_>>) {
-    while rest.next_if(|char| matches!(char, ' '..='?')).is_some() {}
-    rest.next_if(|char| matches!(char, '@'..='~'));
-}
+    /// Skips parameters and the final character of a control sequence.
+    fn skip_control(&mut self) {
+        self.skip_all(|char| matches!(char, ' '..='?'));
+        self.next_if(|char| matches!(char, '@'..='~'));
+    }
 
-/// Skips a control string with its end. One that has none would take all that
-/// follows with it, which somebody may want to hide: that stays, as plain text.
-fn skip_string(rest: &mut Peekable<Chars<'_>>) {
-    let mut ahead = rest.clone();
-    while let Some(char) = ahead.next() {
-        match char {
-            '\u{7}' | '\u{9c}' => {}
-            '\u{1b}' if ahead.peek() == Some(&'\\') => {
-                ahead.next();
-            }
-            // Another sequence begins, or a line ends: terminals give it up as well.
-            '\u{1b}' | '\n' => return,
-            _ => continue,
+    /// Skips a control string with its end. One that has none would take all that
+    /// follows with it, which somebody may want to hide: that stays, as plain text.
+    fn skip_string(&mut self) {
+        if self.rest.len() > self.no_end_above {
+            return;
         }
-        *rest = ahead;
-        return;
+        // Terminals give a string up as well where another sequence begins or a line
+        // ends.
+        let at = self.rest.find(['\u{7}', '\u{9c}', '\u{1b}', '\n']);
+        let stop = &self.rest[at.unwrap_or(self.rest.len())..];
+        match ["\u{7}", "\u{9c}", "\u{1b}\\"]
+            .iter()
+            .find_map(|end| stop.strip_prefix(end))
+        {
+            Some(rest) => self.rest = rest,
+            None => self.no_end_above = stop.len(),
+        }
     }
 }
 
@@ -171,6 +203,8 @@ const fn is_harmful(char: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -222,8 +256,44 @@ mod tests {
         let value: Value = serde_json::from_str(&contained.json).unwrap();
         assert_eq!(
             value,
-            json!({"a": "b", "a_": [{"k": "xy"}, 1.5, null, true]})
+            json!({"a": "b", "a_2": [{"k": "xy"}, 1.5, null, true]})
         );
+    }
+
+    #[test]
+    fn keys_that_look_alike_stay_apart() {
+        let value = json!({"a": 1, "a\0": 2, "a\0\0": 3, "a_2": 4, "b\0": 5});
+        let cleaned = clean_value(&value);
+        let mut values: Vec<_> = cleaned.as_object().unwrap().values().collect();
+        values.sort_by_key(|value| value.as_u64());
+        assert_eq!(values, [1, 2, 3, 4, 5].map(Value::from).each_ref());
+        assert_eq!(cleaned["a"], 1);
+        assert_eq!(cleaned["b"], 5);
+    }
+
+    /// Whoever writes results must not have a say in how long they are looked at:
+    /// with a look at all that is left for each character these would take hours.
+    #[test]
+    fn the_worst_results_are_soon_contained() {
+        const BYTES: usize = 1 << 20;
+        let strings = "\u{9d}".repeat(BYTES / 2);
+        let escapes = "\u{1b}]".repeat(BYTES / 2);
+        let keys = (0..BYTES / 16).map(|number| {
+            let bits = (0..16).map(|bit| number >> bit & 1 == 1);
+            let key: String = bits.map(|bit| if bit { '\0' } else { '\u{1}' }).collect();
+            (key, Value::Null)
+        });
+        let keys = Value::Object(keys.collect());
+        let (done, waiting) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for value in [json!([strings, escapes]), keys] {
+                done.send(contain(&value, 1_000).json.len()).unwrap();
+            }
+        });
+        for _ in 0..2 {
+            let bytes = waiting.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert!(bytes <= 1_000);
+        }
     }
 
     #[test]
