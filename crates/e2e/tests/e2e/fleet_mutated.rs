@@ -8,7 +8,6 @@
 //!
 //! 1,200 conversations; `SIGNALBOX_TEST_SCALE=20` runs 24,000.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +18,12 @@ use signalbox_protocol::frame::fleet::ClientFrame;
 use signalbox_protocol::frame::fleet::shape::SHAPE;
 use signalbox_testkit::get;
 use tokio::io::AsyncWriteExt as _;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::fixtures::client_texts;
 use crate::fleet_world::{Screen, UNLIMITED, World, run};
 use crate::mutated::mutate::Mutator;
+use crate::mutated::{assert_varied, hold, scale};
 use crate::raw::{BINARY, CLOSE, Raw, TEXT, connect, frame, local};
 
 /// Conversations at scale 1.
@@ -51,9 +50,6 @@ const UNASKED: &[&str] = &[
     "terminal:ack",
     "terminal:clear",
 ];
-
-/// How conversations ended, and how often.
-type Endings = BTreeMap<String, u64>;
 
 /// One side of the dialect, and how it is reached.
 struct Side {
@@ -230,8 +226,6 @@ fn sides(world: &World) -> Vec<Side> {
 
 #[tokio::test]
 async fn mutated_conversations_of_dashboards_and_agents_hurt_nobody() {
-    let scale = std::env::var("SIGNALBOX_TEST_SCALE").ok();
-    let scale: u64 = scale.map_or(1, |scale| scale.parse().unwrap());
     let arguments = [
         "--connect-rate",
         "0",
@@ -244,35 +238,15 @@ async fn mutated_conversations_of_dashboards_and_agents_hurt_nobody() {
     let arguments = [&UNLIMITED[..], &arguments].concat();
     let world = World::start_with(1, &arguments).await;
     let sides = Arc::new(sides(&world));
-    let mut workers = JoinSet::new();
-    for worker in 0..PARALLEL {
+    let count = CONVERSATIONS * scale();
+    let endings = hold(count, PARALLEL, move |worker, seed| {
         let sides = Arc::clone(&sides);
-        workers.spawn(async move {
-            let mut endings = Endings::new();
-            for seed in (worker..CONVERSATIONS * scale).step_by(PARALLEL as usize) {
-                let is_agent = (seed / PARALLEL).is_multiple_of(2);
-                let side = if is_agent { 1 + worker as usize } else { 0 };
-                let ending = converse(&sides[side], seed).await;
-                *endings.entry(ending).or_default() += 1;
-            }
-            endings
-        });
-    }
-    let mut endings = Endings::new();
-    while let Some(part) = workers.join_next().await {
-        for (ending, count) in part.unwrap() {
-            *endings.entry(ending).or_default() += count;
+        async move {
+            let is_agent = (seed / PARALLEL).is_multiple_of(2);
+            let side = if is_agent { 1 + worker as usize } else { 0 };
+            converse(&sides[side], seed).await
         }
-    }
-    eprintln!("{endings:?}");
-    let count = |ending: &str| endings.get(ending).copied().unwrap_or_default();
-    // Mutations that all end in the same way would prove little.
-    assert!(count("open") > CONVERSATIONS / 10, "{endings:?}");
-    for code in [1000, 1003, 1007] {
-        assert!(count(&format!("closed: {code}")) > 0, "{endings:?}");
-    }
-    // Every close is said before it happens.
-    let cut = endings.keys().find(|ending| ending.starts_with("cut"));
-    assert_eq!(cut, None, "{endings:?}");
+    });
+    assert_varied(&endings.await, CONVERSATIONS / 10, &[1000, 1003, 1007]);
     assert_served(&world).await;
 }

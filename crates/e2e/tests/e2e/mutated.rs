@@ -34,7 +34,7 @@ const MESSAGES: usize = 6;
 const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=251;
 
 /// How conversations ended, and how often.
-type Endings = BTreeMap<String, u64>;
+pub(crate) type Endings = BTreeMap<String, u64>;
 
 /// A dialect, its sound messages, and how it is reached.
 struct Subject {
@@ -42,6 +42,53 @@ struct Subject {
     target: SocketAddr,
     header: String,
     texts: Vec<String>,
+}
+
+/// How many times as many conversations are to be held.
+pub(crate) fn scale() -> u64 {
+    let scale = std::env::var("SIGNALBOX_TEST_SCALE").ok();
+    scale.map_or(1, |scale| scale.parse().unwrap())
+}
+
+/// Holds the conversations of so many seeds, `parallel` at once; `converse` is
+/// given which of those it is and the seed, and says how it ended.
+pub(crate) async fn hold<F: Future<Output = String> + Send + 'static>(
+    count: u64,
+    parallel: u64,
+    converse: impl Fn(u64, u64) -> F + Clone + Send + 'static,
+) -> Endings {
+    let mut workers = JoinSet::new();
+    for worker in 0..parallel {
+        let converse = converse.clone();
+        workers.spawn(async move {
+            let mut endings = Vec::new();
+            for seed in (worker..count).step_by(parallel as usize) {
+                endings.push(converse(worker, seed).await);
+            }
+            endings
+        });
+    }
+    let mut endings = Endings::new();
+    while let Some(part) = workers.join_next().await {
+        for ending in part.unwrap() {
+            *endings.entry(ending).or_default() += 1;
+        }
+    }
+    eprintln!("{endings:?}");
+    endings
+}
+
+/// Asserts that more than `open` conversations ended open and some with each of
+/// these codes, since mutations that all end in the same way would prove little;
+/// and that every close was said before it happened.
+pub(crate) fn assert_varied(endings: &Endings, open: u64, codes: &[u16]) {
+    let count = |ending: &str| endings.get(ending).copied().unwrap_or_default();
+    assert!(count("open") > open, "{endings:?}");
+    for code in codes {
+        assert!(count(&format!("closed: {code}")) > 0, "{endings:?}");
+    }
+    let cut = endings.keys().find(|ending| ending.starts_with("cut"));
+    assert_eq!(cut, None, "{endings:?}");
 }
 
 /// Holds one conversation; says how it ended.
@@ -120,8 +167,6 @@ async fn assert_served(platform: &Platform) {
 
 #[tokio::test]
 async fn mutated_conversations_hurt_nobody() {
-    let scale = std::env::var("SIGNALBOX_TEST_SCALE").ok();
-    let scale: u64 = scale.map_or(1, |scale| scale.parse().unwrap());
     let arguments = [
         "--messages-per-minute",
         "0",
@@ -148,34 +193,14 @@ async fn mutated_conversations_hurt_nobody() {
         })
         .collect();
     let subjects = Arc::new(subjects);
-    let mut workers = JoinSet::new();
-    for worker in 0..PARALLEL {
+    let count = CONVERSATIONS * scale();
+    let endings = hold(count, PARALLEL, move |_, seed| {
         let subjects = Arc::clone(&subjects);
-        workers.spawn(async move {
-            let mut endings = Endings::new();
-            for seed in (worker..CONVERSATIONS * scale).step_by(PARALLEL as usize) {
-                let subject = &subjects[(seed / PARALLEL) as usize % subjects.len()];
-                let ending = converse(subject, seed).await;
-                *endings.entry(ending).or_default() += 1;
-            }
-            endings
-        });
-    }
-    let mut endings = Endings::new();
-    while let Some(part) = workers.join_next().await {
-        for (ending, count) in part.unwrap() {
-            *endings.entry(ending).or_default() += count;
+        async move {
+            let subject = &subjects[(seed / PARALLEL) as usize % subjects.len()];
+            converse(subject, seed).await
         }
-    }
-    eprintln!("{endings:?}");
-    let count = |ending: &str| endings.get(ending).copied().unwrap_or_default();
-    // Mutations that all end in the same way would prove little.
-    assert!(count("open") > CONVERSATIONS / 10, "{endings:?}");
-    for code in [1003, 1007, 1008] {
-        assert!(count(&format!("closed: {code}")) > 0, "{endings:?}");
-    }
-    // Every close is said before it happens.
-    let cut = endings.keys().find(|ending| ending.starts_with("cut"));
-    assert_eq!(cut, None, "{endings:?}");
+    });
+    assert_varied(&endings.await, CONVERSATIONS / 10, &[1003, 1007, 1008]);
     assert_served(&platform).await;
 }
