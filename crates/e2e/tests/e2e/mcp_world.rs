@@ -204,9 +204,15 @@ pub(crate) fn call(name: &str, arguments: Value, time: Duration) -> Call {
     }
 }
 
-/// Whether a process is there, zombies included.
+/// Whether a process is there, zombies included; but for those of process 1,
+/// which reaps in its own time, or never.
 pub(crate) fn is_there(pid: i32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let Some((_, rest)) = stat.rsplit_once(')') else {
+        return false;
+    };
+    let mut fields = rest.split_ascii_whitespace();
+    (fields.next(), fields.next()) != (Some("Z"), Some("1"))
 }
 
 /// Waits until none of these processes is there.
