@@ -48,8 +48,9 @@ pub struct Delivery {
 pub enum Reading {
     /// Messages in stream order; at least one.
     Batch(Vec<Delivery>),
-    /// The stream was made anew: positions in the former one mean nothing.
-    /// Reading goes on from the new one's beginning.
+    /// The stream was made anew, or has lost its tail: positions in the former one
+    /// mean nothing. Reading goes on from its beginning, unless
+    /// [`skip_to`](OrderedReader::skip_to) says from where else.
     Recreated(StreamState),
     /// The bus is out of reach or refuses; reading goes on when it is back.
     Interrupted(String),
@@ -127,6 +128,12 @@ impl OrderedReader {
     #[must_use]
     pub const fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Goes on behind `position`, which must not be beyond the stream's end; for
+    /// whoever has just been told that the stream is another.
+    pub const fn skip_to(&mut self, position: u64) {
+        self.position = position;
     }
 
     /// How many consumers were started. It changes with every interruption,
@@ -247,7 +254,8 @@ impl OrderedReader {
     async fn try_start(&mut self) -> Result<Option<StreamState>, BusError> {
         let state = stream::state(&self.bus, self.stream).await?;
         if state.epoch != self.epoch || state.last < self.position {
-            warn!(stream = self.stream, "stream was made anew");
+            let lost_tail = state.epoch == self.epoch;
+            warn!(stream = self.stream, lost_tail, "stream is another");
             self.epoch = state.epoch;
             self.position = state.first.saturating_sub(1);
             return Ok(Some(state));

@@ -45,9 +45,9 @@ pub(crate) enum News {
         /// The stream sequence behind them.
         position: u64,
     },
-    /// The stream was made anew.
+    /// The stream was made anew, or has lost its tail.
     Restart {
-        /// Its new life.
+        /// Its life now.
         epoch: Epoch,
         /// Where reading begins.
         position: u64,
@@ -91,6 +91,7 @@ pub(crate) async fn run(
     // The life of the reader up to which revocations are known to be applied.
     let mut settled = 0;
     let mut known = HashSet::new();
+    let mut epoch = reader.epoch();
     loop {
         let reading = tokio::select! {
             () = shutdown.wait() => return,
@@ -115,7 +116,7 @@ pub(crate) async fn run(
                         Some(event)
                     })
                     .collect();
-                counts.received.add_alone(events.len() as u64);
+                counts.received.add_alone(batch.len() as u64);
                 let skipped = batch.len() - events.len();
                 counts.skipped.add_alone(skipped as u64);
                 counts.lag.set(reader.lag());
@@ -125,7 +126,12 @@ pub(crate) async fn run(
                 }
             }
             Reading::Recreated(state) => {
-                warn!(epoch = %state.epoch, "the event stream was made anew");
+                // What a stream that lost its tail still has was handed on before.
+                if state.epoch == epoch {
+                    reader.skip_to(state.last);
+                }
+                epoch = state.epoch;
+                warn!(%epoch, position = reader.position(), "the event stream is another");
                 News::Restart {
                     epoch: state.epoch,
                     position: reader.position(),

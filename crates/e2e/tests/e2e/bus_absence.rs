@@ -3,6 +3,7 @@
 //! by themselves.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -100,6 +101,71 @@ async fn a_recreated_stream_of_topics_is_read_from_its_start() {
         .subscribe(json!({"channel": "threat_alerts", "since": confirmed["seq"]}))
         .await;
     assert_eq!(resumed["recovered"], false);
+}
+
+/// The machine of the bus lost the last events that it had stored: what is left
+/// was delivered before and is not repeated, and live clients go on with what is
+/// published from then on.
+#[tokio::test]
+async fn a_stream_that_lost_its_tail_repeats_nothing() {
+    let platform = Platform::start(1).await;
+    let producer = platform.bus(User::Producer).await;
+    let (mut client, confirmed) = subscriber(&platform).await;
+    let mut deliver = async |id: &str| {
+        send(&producer, "threat_alert", id, &alert("HIGH")).await;
+        let event = client.expect("threat_alert").await;
+        assert_eq!(event["id"], id);
+        event["seq"].clone()
+    };
+    for id in ["1", "2", "3"] {
+        deliver(id).await;
+    }
+    platform.nats.kill9();
+    let topics = directory(platform.nats.dir(), TOPICS).unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    copy(&topics, kept.path());
+    platform.nats.restart().await;
+    for id in ["4", "5"] {
+        deliver(id).await;
+    }
+    platform.nats.kill9();
+    std::fs::remove_dir_all(&topics).unwrap();
+    copy(kept.path(), &topics);
+    platform.nats.restart().await;
+    let seq = deliver("6").await;
+    deliver("7").await;
+    // It is the same stream still, so positions that were not lost are good.
+    let epoch = |seq: &Value| seq.as_str().unwrap().split_once('-').unwrap().0.to_owned();
+    assert_eq!(epoch(&seq), epoch(&confirmed["seq"]));
+    let resumed = client
+        .subscribe(json!({"channel": "threat_alerts", "since": confirmed["seq"]}))
+        .await;
+    assert_eq!(resumed["recovered"], true);
+}
+
+/// The directory of this name anywhere below another.
+fn directory(below: &Path, name: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(below).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut directories = paths.filter(|path| path.is_dir());
+    directories.find_map(|path| match path.ends_with(name) {
+        true => Some(path),
+        false => directory(&path, name),
+    })
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 /// EVENTS was deleted and made again: routers go on with its first event.

@@ -267,7 +267,7 @@ impl Watcher {
                         }
                     }
                 }
-                (reader, news) = &mut reading => {
+                (mut reader, news) = &mut reading => {
                     match news {
                         Reading::Batch(batch) => {
                             // What was revoked while the reader was cut off
@@ -279,7 +279,11 @@ impl Watcher {
                             self.log(&mut watch, &batch).await?;
                         }
                         Reading::Recreated(state) => {
-                            warn!("the stream of logs was made anew");
+                            warn!("the stream of logs is another");
+                            // What one that lost its tail has was shown before.
+                            if state.epoch == watch.epoch {
+                                reader.skip_to(state.last);
+                            }
                             watch.epoch = state.epoch;
                             watch.position = reader.position();
                             watch.transcript = Transcript::new(state.epoch);
