@@ -28,6 +28,11 @@ impl Default for RingLimits {
     }
 }
 
+/// Encodings that an event is remembered in; in others it is written each time.
+/// Clients have a say in how many there are, and must not have one in how far
+/// back the ring reaches.
+const FRAMES_KEPT: usize = 8;
+
 /// Recent events in stream order.
 pub(super) struct Ring {
     limits: RingLimits,
@@ -40,7 +45,7 @@ pub(super) struct Ring {
 struct Entry {
     event: Arc<HubEvent>,
     since: Instant,
-    /// The event as encoded so far; `None` where an encoding wants nothing.
+    /// The event in some encodings; `None` where one wants nothing.
     frames: Vec<(EncodingId, Option<Frame>)>,
 }
 
@@ -112,8 +117,10 @@ impl Ring {
             return Some(frame.clone());
         }
         let frame = encode();
-        self.bytes += frame_weight(frame.as_ref());
-        entry.frames.push((encoding, frame.clone()));
+        if entry.frames.len() < FRAMES_KEPT {
+            self.bytes += frame_weight(frame.as_ref());
+            entry.frames.push((encoding, frame.clone()));
+        }
         Some(frame)
     }
 
@@ -144,4 +151,40 @@ impl Entry {
 /// What a remembered frame adds.
 fn frame_weight(frame: Option<&Frame>) -> usize {
     size_of::<(EncodingId, Option<Frame>)>() + frame.map_or(0, Frame::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use signalbox_protocol::catalogue::{Audience, Channel};
+
+    use super::*;
+    use crate::hub::intern::Encodings;
+    use crate::hub::selection::tests::addressed;
+
+    #[test]
+    fn the_number_of_encodings_does_not_shorten_the_memory() {
+        let event = addressed(1, Channel::ThreatAlerts, None, Audience::Everyone);
+        let weight = event.weight;
+        let mut ring = Ring::new(0, RingLimits::default());
+        ring.push(event);
+        let frame = Frame::text(&"x".repeat(1_000));
+        let mut encodings = Encodings::default();
+        for client in 0..100 {
+            let encoding = encodings.intern(&client);
+            for _ in 0..2 {
+                let made = ring.frame(1, encoding, || Some(frame.clone()));
+                assert!(made.is_some_and(|made| made.is_some()));
+            }
+        }
+        let most = weight + FRAMES_KEPT * frame_weight(Some(&frame));
+        assert_eq!(ring.size(), (1, most));
+        ring.push(addressed(
+            2,
+            Channel::ThreatAlerts,
+            None,
+            Audience::Everyone,
+        ));
+        assert_eq!(ring.size(), (2, most + weight));
+        assert_eq!(ring.behind(0, 10).len(), 2);
+    }
 }
