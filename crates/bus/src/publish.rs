@@ -156,8 +156,8 @@ pub async fn publish_event(
     patience: Duration,
 ) -> Result<(Stored, TraceContext), PublishError> {
     let parent = TraceContext::of(Some(&message.headers)).or_else(crate::trace::current);
-    let name = || match subject::parse_event(&message.subject) {
-        Some((domain, name)) => format!("publish {domain}.{name}").into(),
+    let name = || match subject::event_type(&message.subject) {
+        Some(kind) => format!("publish {}.{}", kind.domain, kind.name).into(),
         None => "publish".into(),
     };
     let span = match &parent {

@@ -24,7 +24,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use signalbox_protocol::catalogue::{Audience, Channel, Topic};
+use signalbox_protocol::catalogue::{self, Audience, Channel, EventType, Topic};
 use signalbox_protocol::domain::Domain;
 use signalbox_protocol::fleet::Shard;
 
@@ -333,6 +333,13 @@ pub fn parse_event(subject: &str) -> Option<(Domain, &str)> {
     let (prefix, rest) = subject.split_once('.')?;
     let (domain, name) = rest.split_once('.')?;
     (prefix == EVENTS_PREFIX && !name.is_empty()).then_some((domain.parse().ok()?, name))
+}
+
+/// The type of the event on a producer's subject; `None` where there is no such.
+#[must_use]
+pub fn event_type(subject: &str) -> Option<&'static EventType> {
+    let (domain, name) = parse_event(subject)?;
+    catalogue::find(domain, name)
 }
 
 /// The subject of refused events of a type.

@@ -2,7 +2,7 @@
 //! TOPICS subject and many subjects in flight at once, and acknowledges what
 //! is stored. It works for as long as its router holds the domain's lease.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -39,6 +39,8 @@ const DEAD_LETTER_PATIENCE: Duration = Duration::from_secs(30);
 /// Subjects whose last message is remembered; beyond it all are forgotten and
 /// read anew when needed.
 const MAX_TIPS: usize = 65_536;
+/// Reasons of refusals that are told as warnings; further ones are not.
+const MAX_REASONS: usize = 256;
 
 /// A future that ends with an event stored.
 type Storing = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -103,6 +105,8 @@ pub(crate) struct Worker {
     in_flight: FuturesUnordered<Storing>,
     /// The last message of TOPICS subjects.
     tips: HashMap<String, Tip>,
+    /// Why events were refused so far.
+    reasons: HashSet<String>,
 }
 
 impl Worker {
@@ -126,6 +130,7 @@ impl Worker {
             waiting: HashMap::new(),
             in_flight: FuturesUnordered::new(),
             tips: HashMap::new(),
+            reasons: HashSet::new(),
         }
     }
 
@@ -138,9 +143,12 @@ impl Worker {
         let mut stopping = std::pin::pin!(stop.wait());
         loop {
             let turn = tokio::select! {
+                // What is stored makes room for the next of its subject, whose store
+                // begins when it is looked at here: both ahead of taking more.
+                biased;
                 () = &mut stopping => Turn::Stop,
-                Some(done) = self.in_flight.next() => Turn::Settle(done),
                 _ = progress.tick() => Turn::Progress,
+                Some(done) = self.in_flight.next() => Turn::Settle(done),
                 taken = self.queue.next(), if self.held.len() < MAX_HELD => Turn::Take(taken),
             };
             self.counts().held.set(self.held.len() as u64);
@@ -221,7 +229,7 @@ impl Worker {
                 });
             }
             Routed::DeadLetter { message, reason } => {
-                warn!(subject = %work.subject, sequence = work.sequence, %trace_id, %reason, "event refused");
+                self.tell_of_refused(&work, trace_id, &reason);
                 self.counts().invalid.add(1);
                 if let Some(span) = &mut span {
                     span.set(OUTCOME, "refused");
@@ -243,6 +251,17 @@ impl Worker {
         }
     }
 
+    /// Logs a refused event, as a warning once for each reason: how many there are
+    /// is up to the producers, and DLQ has them all.
+    fn tell_of_refused(&mut self, work: &Work, trace_id: TraceId, reason: &str) {
+        let (subject, sequence) = (&work.subject, work.sequence);
+        if self.reasons.len() < MAX_REASONS && self.reasons.insert(reason.to_owned()) {
+            warn!(%subject, sequence, %trace_id, reason, "event refused; more of this kind go to DLQ unsaid");
+        } else {
+            debug!(%subject, sequence, %trace_id, reason, "event refused");
+        }
+    }
+
     fn counts(&self) -> &DomainCounts {
         self.metrics.of(self.domain)
     }
@@ -251,8 +270,8 @@ impl Worker {
     /// becomes of it here.
     fn begin(&self, work: &Work) -> (TraceContext, Option<Span>) {
         let parent = TraceContext::of(work.headers.as_ref());
-        let name = || match subject::parse_event(&work.subject) {
-            Some((domain, name)) => format!("route {domain}.{name}").into(),
+        let name = || match subject::event_type(&work.subject) {
+            Some(kind) => format!("route {}.{}", kind.domain, kind.name).into(),
             None => "route".into(),
         };
         let span = match &parent {
@@ -324,7 +343,7 @@ impl Worker {
         }));
     }
 
-    /// Acknowledges an event and launches the next on its subject.
+    /// Launches the next event on a subject and acknowledges the one before.
     async fn settle(&mut self, done: Done) {
         let Done {
             sequence,
@@ -332,6 +351,10 @@ impl Worker {
             subject,
             span,
         } = done;
+        if let Some((subject, tip)) = subject {
+            self.remember(&subject, tip);
+            self.launch_next(&subject);
+        }
         // An event of a former EVENTS may have the number of a held one.
         if self.epoch == Some(epoch)
             && let Some(receipt) = self.held.remove(&sequence)
@@ -339,15 +362,14 @@ impl Worker {
             receipt.acknowledge().await;
         }
         drop(span);
-        let Some((subject, tip)) = subject else {
-            return;
-        };
-        self.remember(&subject, tip);
-        let next = self.waiting.get_mut(&subject).and_then(VecDeque::pop_front);
+    }
+
+    fn launch_next(&mut self, subject: &str) {
+        let next = self.waiting.get_mut(subject).and_then(VecDeque::pop_front);
         match next {
             Some(job) => self.launch(job),
             None => {
-                self.waiting.remove(&subject);
+                self.waiting.remove(subject);
             }
         }
     }
