@@ -257,7 +257,7 @@ impl Outbound {
                     bytes += frame.len();
                     count += 1;
                 }
-                socket.try_write_vectored(&slices[..count])
+                socket.try_write_all(&slices[..count])
             } else {
                 socket.try_write(first.as_bytes())
             };

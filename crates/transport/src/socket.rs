@@ -38,6 +38,15 @@ pub trait Socket {
         self.try_write_vectored(&[IoSlice::new(bytes)])
     }
 
+    /// Writes as much of several slices as fits at once, as
+    /// [`try_write_vectored`](Self::try_write_vectored) does; for what nothing waits in front of.
+    ///
+    /// # Errors
+    /// As there.
+    fn try_write_all(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_write_vectored(slices)
+    }
+
     /// Reads what has arrived; 0 means that the peer sends no more.
     ///
     /// # Errors
@@ -73,6 +82,12 @@ impl Socket for TcpStream {
     #[inline]
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         SockRef::from(self).send_with_flags(bytes, NO_SIGNAL)
+    }
+
+    /// As [`try_write`](Socket::try_write).
+    #[inline]
+    fn try_write_all(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        SockRef::from(self).send_vectored_with_flags(slices, NO_SIGNAL)
     }
 
     #[inline]

@@ -3,8 +3,8 @@
 use super::SubscriptionId;
 use super::intern::EncodingId;
 
-/// Pending frames that an idle member keeps room for.
-pub(super) const PENDING_KEPT: usize = 4;
+/// Pending frames that a member keeps room for once it has had as many.
+pub(super) const PENDING_KEPT: usize = 32;
 
 /// Replaced subscriptions that one may keep while it catches up.
 pub(super) const MAX_PREDECESSORS: usize = 16;
