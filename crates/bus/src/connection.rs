@@ -197,7 +197,9 @@ pub async fn follow_link(
 
 /// A connection to the bus. Clones share it.
 #[derive(Clone)]
-pub struct Bus {
+pub struct Bus(Arc<Connection>);
+
+struct Connection {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     link: watch::Receiver<Link>,
@@ -265,30 +267,30 @@ impl Bus {
             .backpressure_on_inflight(true)
             .build(client.clone());
         info!(url = %safe_url, version = %server.version, "connected to the bus");
-        Ok(Self {
+        Ok(Self(Arc::new(Connection {
             client,
             jetstream,
             link,
             refusals,
-        })
+        })))
     }
 
     /// The NATS client, for core subjects.
     #[must_use]
     pub fn client(&self) -> &async_nats::Client {
-        &self.client
+        &self.0.client
     }
 
     /// The JetStream API.
     #[must_use]
     pub fn jetstream(&self) -> &jetstream::Context {
-        &self.jetstream
+        &self.0.jetstream
     }
 
     /// The state of the link, to read or to watch.
     #[must_use]
     pub fn link(&self) -> watch::Receiver<Link> {
-        self.link.clone()
+        self.0.link.clone()
     }
 
     /// Waits for `operation`, unless the server refuses this user `subject`, or
@@ -303,7 +305,7 @@ impl Bus {
         operation: impl Future<Output = T>,
     ) -> Result<T, BusError> {
         // Listens before the operation begins.
-        let mut refusals = self.refusals.subscribe();
+        let mut refusals = self.0.refusals.subscribe();
         tokio::select! {
             outcome = operation => Ok(outcome),
             () = refused(&mut refusals, subject) => {
@@ -318,14 +320,14 @@ impl Bus {
     /// When the bucket does not exist or the bus does not answer.
     pub async fn bucket(&self, name: &str) -> Result<jetstream::kv::Store, BusError> {
         let subject = format!("$JS.API.STREAM.INFO.KV_{name}");
-        self.unless_refused(&subject, self.jetstream.get_key_value(name))
+        self.unless_refused(&subject, self.0.jetstream.get_key_value(name))
             .await?
             .map_err(|error| BusError::api(format!("open bucket {name}"), error))
     }
 
     /// Sends what is queued and closes the connection.
     pub async fn drain(&self) {
-        if let Err(error) = self.client.drain().await {
+        if let Err(error) = self.0.client.drain().await {
             debug!(%error, "drain");
         }
     }

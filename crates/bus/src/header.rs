@@ -50,9 +50,13 @@ impl Headers for MessageHeaders<'_> {
 /// A header's value, by its name in our spelling or in lower case.
 #[must_use]
 pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let in_lower_case = || {
+        let differs = name.bytes().any(|byte| byte.is_ascii_uppercase());
+        differs.then(|| headers.get(name.to_ascii_lowercase().as_str()))?
+    };
     headers
         .get(name)
-        .or_else(|| headers.get(name.to_ascii_lowercase().as_str()))
+        .or_else(in_lower_case)
         .map(async_nats::HeaderValue::as_str)
 }
 
