@@ -17,7 +17,7 @@ const SHARD: &str = "signalbox.shard";
 /// The label of a failure.
 const CODE: &str = "signalbox.code";
 /// The label of what became of a call of a tool.
-const OUTCOME: &str = "signalbox.outcome";
+const OUTCOME: &str = "outcome";
 
 const STARTED: About = About {
     name: "signalbox.orchestrator.chats.started",

@@ -1,7 +1,7 @@
 //! `/metrics` of real processes: the numbers move as a known load says, the
 //! probes answer under load, and `docs/metrics.md` lists what is served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -44,6 +44,16 @@ impl Page {
             .collect();
         assert!(!numbers.is_empty(), "no {name} {labels:?} in\n{}", self.0);
         numbers.into_iter().sum::<f64>() as u64
+    }
+
+    /// The names of all labels.
+    fn labels(&self) -> BTreeSet<String> {
+        let lines = self.0.lines().filter(|line| !line.starts_with('#'));
+        let labels = lines.filter_map(|line| Some(line.split_once('{')?.1.rsplit_once('}')?.0));
+        let names = labels.flat_map(|labels| labels.split(','));
+        names
+            .filter_map(|label| Some(label.split_once("=\"")?.0.to_owned()))
+            .collect()
     }
 
     /// The value of the one line of a metric.
@@ -402,7 +412,7 @@ async fn the_documentation_lists_what_is_served() {
     grpc.publish(nobody).await.unwrap_err();
     let relay = relay(&platform.nats, &[]).await;
     let orchestrator = orchestrator(&platform.nats, &[]).await;
-    let mut table = String::new();
+    let (mut table, mut labels) = (String::new(), BTreeSet::new());
     for (title, service) in [
         ("Gateway", gateway),
         ("Router", &platform.router),
@@ -411,6 +421,7 @@ async fn the_documentation_lists_what_is_served() {
         ("Orchestrator", &orchestrator),
     ] {
         let page = Page::of(service).await;
+        labels.extend(page.labels());
         writeln!(
             table,
             "\n## {title}\n\n| metric | kind | what |\n|---|---|---|"
@@ -430,6 +441,9 @@ async fn the_documentation_lists_what_is_served() {
         std::fs::write(path, format!("{head}{table}")).unwrap();
         return;
     }
+    let explained = |label: &String| head.contains(&format!("`{label}`"));
+    labels.retain(|label| !explained(label));
+    assert!(labels.is_empty(), "labels without a word: {labels:?}");
     assert_eq!(
         documented, table,
         "run this test with {WRITE_DOCS}=1 to write it"
