@@ -96,6 +96,7 @@ mod signed;
 mod slow_readers;
 mod socketio;
 mod socketio_crowds;
+mod socketio_faults;
 mod socketio_recovery;
 mod speech;
 mod spoken_tools;

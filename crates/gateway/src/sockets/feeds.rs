@@ -44,6 +44,11 @@ impl Sockets {
         } else {
             None
         };
+        if seat.over.get() {
+            // It returns as who it is by now.
+            self.keep_soon(seat);
+            return;
+        }
         self.keep(seat).await;
         if seat.over.get() {
             return;
@@ -147,15 +152,18 @@ impl Sockets {
         done
     }
 
-    /// Goes on with the events that a changed credential leaves or adds.
-    pub(super) fn adjust_feed(self: &Rc<Self>, seat: &Seat) {
+    /// Goes on with the events that a changed credential leaves or adds. Sends
+    /// a client back whose events cannot be replaced now: those that it has are
+    /// bound by what its credential was.
+    fn adjust_feed(&self, seat: &Seat) {
         let (is_fed, narrowing) = {
             let account = seat.account.borrow();
             let narrowing = account.narrowing.clone();
             (account.rooms.contains_key(FEED), narrowing)
         };
-        if is_fed {
-            self.replace_feed(seat, &narrowing.unwrap_or_default(), None);
+        if is_fed && !self.replace_feed(seat, &narrowing.unwrap_or_default(), None) {
+            debug!(session = %seat.name, "too much is being replayed to go on");
+            seat.send_back(&self.clock);
         }
     }
 
@@ -171,13 +179,7 @@ impl Sockets {
         for id in ids {
             self.shard.hub.borrow_mut().catch_up(id);
         }
-        if let Some(entry) = seat.entry.borrow().clone() {
-            let account = seat.account.borrow().clone();
-            entry.change(|kept| *kept = account);
-            self.tasks.spawn(async move {
-                entry.save().await.ok();
-            });
-        }
+        self.keep_soon(seat);
     }
 
     /// Narrows a client's events, and answers.

@@ -65,6 +65,19 @@ impl Sockets {
         }
     }
 
+    /// As [`keep`](Self::keep) for a client that is in the ledger, without
+    /// waiting, and for one that has to return as well.
+    pub(super) fn keep_soon(&self, seat: &Seat) {
+        let Some(entry) = seat.entry.borrow().clone() else {
+            return;
+        };
+        let account = seat.account.borrow().clone();
+        entry.change(|kept| *kept = account);
+        self.tasks.spawn(async move {
+            entry.save().await.ok();
+        });
+    }
+
     /// Tells the other shards and gateways that a session was taken over, so
     /// that a connection that has it still ends at once.
     pub(super) fn announce(&self, entry: &ledger::Seat) {
