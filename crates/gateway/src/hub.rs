@@ -44,7 +44,7 @@ pub(crate) use self::filter::{Clause, Compare, Filter, Scalar};
 use self::group::Groups;
 use self::intern::{EncodingId, Encodings, Filters};
 pub(crate) use self::member::MemberId;
-use self::member::{Member, Subscription};
+use self::member::{Members, Subscription};
 pub(crate) use self::replay::{Backlog, Progress};
 use self::ring::Ring;
 pub(crate) use self::ring::RingLimits;
@@ -116,7 +116,7 @@ pub(crate) struct Hub<K, S> {
     /// The last stream sequence handed to [`Hub::publish`].
     position: u64,
     ring: Ring,
-    members: Slab<Member<S>>,
+    members: Members<S>,
     subscriptions: Slab<Subscription>,
     groups: Groups,
     filters: Filters,
@@ -145,7 +145,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             epoch,
             position,
             ring: Ring::new(position, limits),
-            members: Slab::new(),
+            members: Members::new(),
             subscriptions: Slab::new(),
             groups: Groups::default(),
             filters: Filters::default(),
@@ -210,7 +210,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         self.ring.clear(position);
         self.filters.forget_verdicts();
         for member in self.members.iter_mut() {
-            member.1.last = position;
+            member.last = position;
         }
         for (_, subscription) in &mut self.subscriptions {
             subscription.start = position;
@@ -221,12 +221,12 @@ impl<K: Encode, S: Sink> Hub<K, S> {
 
     /// Adds a connection.
     pub(crate) fn join(&mut self, sink: S) -> MemberId {
-        MemberId(self.members.insert(Member::new(sink)))
+        self.members.insert(sink)
     }
 
     /// Removes a connection and its subscriptions.
     pub(crate) fn leave(&mut self, member: MemberId) {
-        let Some(mut left) = self.members.try_remove(member.0) else {
+        let Some(mut left) = self.members.remove(member) else {
             return;
         };
         for id in std::mem::take(&mut left.subscriptions) {
@@ -236,7 +236,8 @@ impl<K: Encode, S: Sink> Hub<K, S> {
     }
 
     /// Adds a subscription that wants everything behind `start`, `None` for
-    /// what comes from now on. It gets nothing before [`Hub::catch_up`].
+    /// what comes from now on. It gets nothing before [`Hub::catch_up`]; for a
+    /// member that has left it is over already.
     pub(crate) fn subscribe(
         &mut self,
         member: MemberId,
@@ -244,6 +245,12 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         encoding: &K,
         start: Option<u64>,
     ) -> SubscriptionId {
+        self.serial += 1;
+        let serial = self.serial;
+        if self.members.get(member).is_none() {
+            let index = usize::MAX;
+            return SubscriptionId { index, serial };
+        }
         let start = start.unwrap_or(self.position);
         let Selection {
             channels,
@@ -268,8 +275,6 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             filter,
             encoding,
         });
-        self.serial += 1;
-        let serial = self.serial;
         let index = self.subscriptions.insert(Subscription {
             serial,
             member,
@@ -283,7 +288,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             before: Vec::new(),
         });
         let id = SubscriptionId { index, serial };
-        if let Some(member) = self.members.get_mut(member.0) {
+        if let Some(member) = self.members.get_mut(member) {
             member.subscriptions.push(id);
             member.mixed |= !before.is_empty();
         }
@@ -303,7 +308,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         };
         let member = subscription.member;
         self.forget_predecessors(id);
-        if let Some(member) = self.members.get_mut(member.0) {
+        if let Some(member) = self.members.get_mut(member) {
             member.subscriptions.retain(|other| *other != id);
         }
         self.drop_subscription(id);
@@ -406,7 +411,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
                 self.owners.push(Arc::clone(event));
             }
             for &(member_id, _) in self.groups.walk(group) {
-                let Some(member) = self.members.get_mut(member_id.0) else {
+                let Some(member) = self.members.get_mut(member_id) else {
                     continue;
                 };
                 if member.last == event.sequence {
@@ -465,7 +470,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
     }
 
     fn flush_member(&mut self, id: MemberId, outcome: &mut FanOut) {
-        let Some(member) = self.members.get_mut(id.0) else {
+        let Some(member) = self.members.get_mut(id) else {
             return;
         };
         if member.pending.is_empty() {

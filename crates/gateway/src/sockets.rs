@@ -313,7 +313,6 @@ impl Handler for Sockets {
     fn disconnect(&self, socket: &Socket, data: &Rc<Seated>, reason: DisconnectReason) {
         let seat = &data.seat;
         seat.withdraw(&self.clock);
-        self.trusted.borrow_mut().remove(socket.link().sid());
         if reason == DisconnectReason::ClientLeft {
             seat.forgotten.set(true);
         }

@@ -1,13 +1,18 @@
 //! Clients of the dialects on Socket.IO whom something happens to amid a command
 //! (G6, G8, G10): a revocation, a take-over, a break, a write that waits.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use signalbox_bus::Bus;
-use signalbox_testkit::{DEADLINE, Direction, Flow, Platform, Process, Proxy, eventually};
+use signalbox_testkit::{
+    DEADLINE, Direction, Flow, Platform, Process, Proxy, Service, WsClient, eventually, request,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::io::{Io, producer, send};
+use crate::io::{Io, producer, send, token};
 use crate::revocation::run;
 
 /// One shard, whose connections follow each other into the same places.
@@ -36,12 +41,35 @@ async fn platform(arguments: &[&str]) -> Platform {
     Platform::start_with(1, &[ONE_SHARD, arguments].concat()).await
 }
 
+/// A gateway whose link to the bus can be held up.
+async fn behind_a_proxy(platform: &Platform) -> (Proxy, Service) {
+    let proxy = Proxy::start(([127, 0, 0, 1], platform.nats.port()).into()).await;
+    let gateway = platform
+        .start_gateway_through(proxy.addr().port(), ONE_SHARD)
+        .await;
+    (proxy, gateway)
+}
+
 async fn logged(process: &Process, words: &[&str]) {
     let is_it = |line: &String| words.iter().all(|word| line.contains(word));
     eventually(&format!("a line with {words:?}"), DEADLINE, async || {
         process.stderr().lines().iter().any(is_it).then_some(())
     })
     .await;
+}
+
+/// The sum of a metric over its labels.
+async fn metric(gateway: &Service, name: &str) -> u64 {
+    let body = request(gateway.admin, "GET", "/metrics", &[], "")
+        .await
+        .body;
+    let lines = body.lines().filter(|line| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['{', ' ']))
+    });
+    lines
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64)
+        .sum()
 }
 
 async fn debug(bus: &Bus, id: &str, bytes: usize) {
@@ -99,4 +127,103 @@ async fn a_narrowed_credential_holds_amid_many_replays() {
         }
         assert_ne!(id, "late", "{name}");
     }
+}
+
+/// A client that goes while its credential is looked at leaves nothing with the
+/// gateway.
+#[tokio::test]
+async fn who_leaves_amid_authenticate_gets_nothing_afterwards() {
+    let platform = Platform::start(0).await;
+    let (proxy, gateway) = behind_a_proxy(&platform).await;
+    let credential = token(&platform, "viewer", "ada", &[], 3_600);
+    // Only the stream can tell that this is not within reach.
+    let options = json!({
+        "auth": {"since": "1-5"}, "transports": ["websocket"], "reconnection": false,
+    });
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let io = Io::new(gateway.listener()).await;
+        io.join(&options);
+        io.event("connect").await;
+        clients.push(io);
+    }
+    let (other, gone) = (clients.pop().unwrap(), clients.pop().unwrap());
+    proxy.shape(Direction::Forth, STALLED);
+    gone.emit("authenticate", &json!({"token": credential}));
+    logged(&gateway.process, &["audit", "authenticated"]).await;
+    gone.cut();
+    logged(&gateway.process, &["audit", "disconnected"]).await;
+    proxy.shape(Direction::Forth, Flow::default());
+    // The stream answers it behind the one who left.
+    other.emit("authenticate", &json!({"token": credential}));
+    assert_eq!(other.message("authenticated").await[0]["recovered"], false);
+    let subscriptions = async || metric(&gateway, "signalbox_gateway_subscriptions").await;
+    eventually("subscriptions", DEADLINE, async || {
+        (subscriptions().await > 0).then_some(())
+    })
+    .await;
+    other.leave();
+    eventually("none is left", DEADLINE, async || {
+        (subscriptions().await == 0).then_some(())
+    })
+    .await;
+}
+
+/// The session of a client that went amid its return makes nobody known.
+#[tokio::test]
+async fn who_leaves_amid_a_return_is_a_stranger_again() {
+    const MOST: usize = 4;
+    let bound = ["--max-unauthenticated-per-address", &MOST.to_string()];
+    let platform = platform(&[STALLING, &bound].concat()).await;
+    let gateway = &platform.gateways[0];
+    let bus = producer(&platform).await;
+    let credential = token(&platform, "operator", "ada", &[], 3_600);
+    let io = Io::connect(gateway.listener(), json!({})).await;
+    io.event("connect").await;
+    io.emit("authenticate", &json!({"token": credential}));
+    io.message("authenticated").await;
+    let secret = io.secret().await;
+    drop(io);
+    logged(&gateway.process, &["audit", "disconnected"]).await;
+    for number in 0..MANY {
+        debug(&bus, &format!("missed-{number}"), LARGE).await;
+    }
+    let url = format!(
+        "ws://{}/socket.io/?EIO=4&transport=websocket",
+        gateway.listener()
+    );
+    let mut client = WsClient::connect(&url, &[]).await;
+    let opened = client.next_message(DEADLINE).await.unwrap();
+    let opened: Value = serde_json::from_str(&opened.to_text().unwrap()[1..]).unwrap();
+    let hello = json!({"pid": secret, "dialect": "pipeline"});
+    client.send(format!("40/ws,{hello}").into()).await;
+    let connections = async || metric(gateway, "signalbox_gateway_connections").await;
+    eventually("it returns", DEADLINE, async || {
+        let lines = gateway.process.stderr().lines();
+        let known = lines
+            .iter()
+            .filter(|line| line.contains("audit") && line.contains(" authenticated"));
+        (known.count() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(connections().await, 1);
+    drop(client);
+    eventually("it is gone", DEADLINE, async || {
+        (connections().await == 0).then_some(())
+    })
+    .await;
+    let sid = opened["sid"].as_str().unwrap();
+    let asked =
+        format!("GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut open = Vec::new();
+    let mut answers = BTreeSet::new();
+    for _ in 0..=MOST {
+        let mut stream = TcpStream::connect(gateway.listener()).await.unwrap();
+        stream.write_all(asked.as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.unwrap();
+        answers.insert(String::from_utf8_lossy(&status[9..]).into_owned());
+        open.push(stream);
+    }
+    assert_eq!(answers, ["400", "429"].map(str::to_owned).into());
 }

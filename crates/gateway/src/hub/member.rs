@@ -1,5 +1,7 @@
 //! A connection as the hub sees it, and its subscriptions.
 
+use slab::Slab;
+
 use super::SubscriptionId;
 use super::intern::EncodingId;
 
@@ -13,12 +15,63 @@ pub(super) const MAX_PREDECESSORS: usize = 16;
 /// written in different ways.
 pub(super) const MAX_MIXED: usize = 32;
 
-/// Names a connection within its hub, until it leaves.
+/// Names a connection within its hub; one that comes after it has another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct MemberId(pub(super) usize);
+pub(crate) struct MemberId {
+    /// Its place, which is another's once it has left.
+    index: u32,
+    serial: u32,
+}
+
+/// The connections of a hub.
+pub(super) struct Members<S> {
+    slab: Slab<Member<S>>,
+    serial: u32,
+}
+
+impl<S> Members<S> {
+    pub(super) const fn new() -> Self {
+        Self {
+            slab: Slab::new(),
+            serial: 0,
+        }
+    }
+
+    pub(super) fn insert(&mut self, sink: S) -> MemberId {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        let index = self.slab.insert(Member::new(sink, serial)) as u32;
+        MemberId { index, serial }
+    }
+
+    pub(super) fn remove(&mut self, id: MemberId) -> Option<Member<S>> {
+        self.get(id)?;
+        self.slab.try_remove(id.index as usize)
+    }
+
+    pub(super) fn get(&self, id: MemberId) -> Option<&Member<S>> {
+        let found = self.slab.get(id.index as usize);
+        found.filter(|member| member.serial == id.serial)
+    }
+
+    pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member<S>> {
+        let found = self.slab.get_mut(id.index as usize);
+        found.filter(|member| member.serial == id.serial)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member<S>> {
+        self.slab.iter_mut().map(|(_, member)| member)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+}
 
 /// One connection.
 pub(super) struct Member<S> {
+    serial: u32,
     pub(super) sink: S,
     /// The last event noted for it live; keeps an event that matches several
     /// subscriptions from being sent twice.
@@ -32,8 +85,9 @@ pub(super) struct Member<S> {
 }
 
 impl<S> Member<S> {
-    pub(super) fn new(sink: S) -> Self {
+    const fn new(sink: S, serial: u32) -> Self {
         Self {
+            serial,
             sink,
             last: 0,
             pending: Vec::new(),

@@ -49,7 +49,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
 
     /// Gives a subscription another name wherever its member uses it.
     fn rename(&mut self, member: MemberId, old: SubscriptionId, new: SubscriptionId) {
-        let Some(member) = self.members.get_mut(member.0) else {
+        let Some(member) = self.members.get_mut(member) else {
             return;
         };
         for listed in &mut member.subscriptions {

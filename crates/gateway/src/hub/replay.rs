@@ -247,7 +247,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
             self.counts.note_replay(source, frames.len());
             // Frames of the current batch were noted before; keep that order.
             self.flush_member(member, &mut FanOut::default());
-            if let Some(member) = self.members.get(member.0) {
+            if let Some(member) = self.members.get(member) {
                 // An overflow or a close is the session's to notice.
                 let _sent = member.sink.send(frames.iter());
             }
@@ -257,7 +257,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
 
     /// How many events one step may look at.
     fn affordable(&self, member: MemberId) -> usize {
-        let questions = self.members.get(member.0).map_or(1, |member| {
+        let questions = self.members.get(member).map_or(1, |member| {
             let among_mixed = if member.mixed {
                 MAX_MIXED * MAX_MIXED
             } else {
@@ -278,7 +278,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         event: &Arc<HubEvent>,
         manner: Manner,
     ) -> Option<Frame> {
-        let is_mixed = self.members.get(member.0)?.mixed;
+        let is_mixed = self.members.get(member)?.mixed;
         let wanting = ids.iter().copied().find(|id| {
             let is_next = self
                 .subscription(*id)
@@ -295,7 +295,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         if is_mixed {
             return self.owed_of_union(member, event, manner == Manner::OutOfTurn);
         }
-        let others = self.members.get(member.0)?.subscriptions.clone();
+        let others = self.members.get(member)?.subscriptions.clone();
         let sent = others
             .into_iter()
             .any(|other| self.has_passed(other, event.sequence) && self.matches(other, event));

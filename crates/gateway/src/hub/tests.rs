@@ -283,6 +283,25 @@ fn nothing_is_left_of_those_who_left() {
     assert!(hub.members.is_empty() && hub.subscriptions.is_empty());
 }
 
+/// Whoever follows into its place has nothing of it.
+#[test]
+fn who_has_left_subscribes_to_nothing() {
+    let (mut hub, follower) = (hub(), Client::default());
+    let (gone, _) = follow(&mut hub, &Client::default(), alerts(None));
+    hub.leave(gone);
+    let member = hub.join(follower.clone());
+    let id = hub.subscribe(gone, alerts(None), &ALL, None);
+    assert_eq!(hub.catch_up(id), Progress::Gone);
+    assert!(hub.replace(id, alerts(None), &ALL, None).is_none());
+    hub.unsubscribe(id);
+    hub.settle(gone);
+    hub.leave(gone);
+    publish(&mut hub, &[alert(1, "LOW")]);
+    assert_eq!(follower.received(), Vec::<u64>::new());
+    hub.leave(member);
+    assert!(hub.members.is_empty() && hub.subscriptions.is_empty());
+}
+
 #[test]
 fn leaving_between_batch_and_flush_is_harmless() {
     let (mut hub, stays, leaves) = (hub(), Client::default(), Client::default());

@@ -43,7 +43,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
         channels: impl Into<Channels>,
     ) -> Vec<(SubscriptionId, EncodingId)> {
         let channels = channels.into();
-        let Some(member) = self.members.get(member.0) else {
+        let Some(member) = self.members.get(member) else {
             return Vec::new();
         };
         let held = member.subscriptions.iter().filter_map(|id| {
@@ -81,7 +81,7 @@ impl<K: Encode, S: Sink> Hub<K, S> {
                 }
             };
             if let Some(frame) = frame
-                && let Some(noted) = self.members.get_mut(id.0)
+                && let Some(noted) = self.members.get_mut(id)
                 && let Some(last) = noted.pending.last_mut()
             {
                 *last = frame;

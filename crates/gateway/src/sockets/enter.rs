@@ -306,13 +306,13 @@ impl Sockets {
 
     /// Subscribes a client to everything that its account has, each from where
     /// `start` says; nothing is brought yet. False when its credential does not
-    /// hold any more.
+    /// hold any more, or it has left.
     pub(super) fn settle_in(
         self: &Rc<Self>,
         seat: &Rc<Seat>,
         start: impl Fn(Joined) -> u64,
     ) -> bool {
-        let Some(principal) = seat.principal() else {
+        let Some(principal) = seat.principal().filter(|_| !seat.over.get()) else {
             return false;
         };
         let Ok(principal) = self.acceptable((*principal).clone(), None) else {

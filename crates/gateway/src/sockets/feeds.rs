@@ -33,6 +33,9 @@ impl Sockets {
         seat.account.borrow_mut().principal = Some(Rc::clone(&principal));
         self.clear_rooms(seat, &principal);
         let picked_up = self.pick_up(seat).await;
+        if seat.over.get() {
+            return;
+        }
         let is_fed = seat.account.borrow().rooms.contains_key(FEED);
         let recovered = if picked_up.is_some() {
             picked_up

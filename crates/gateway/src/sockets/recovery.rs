@@ -251,6 +251,11 @@ impl Sockets {
         kept.account.principal = Some(principal);
         seat.account.replace(kept.account.clone());
         self.take(seat, kept, true).await.ok()?;
+        if seat.over.get() {
+            // It has left meanwhile, and finds its session when it returns.
+            self.let_go(seat);
+            return None;
+        }
         let place = place_of(&seat.account.borrow(), offset.filter(|_| within_reach));
         if !self.settle_in(seat, |joined| joined.start(place).unwrap_or(place.sequence)) {
             return None;

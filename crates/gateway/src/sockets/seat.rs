@@ -125,6 +125,10 @@ impl Seated {
 impl Drop for Seated {
     fn drop(&mut self) {
         self.seat.withdraw(&self.clock);
+        if let Some(desk) = self.seat.desk.upgrade() {
+            let sid = self.seat.socket.link().sid();
+            desk.trusted.borrow_mut().remove(sid);
+        }
     }
 }
 
