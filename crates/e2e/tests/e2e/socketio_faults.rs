@@ -129,6 +129,52 @@ async fn a_narrowed_credential_holds_amid_many_replays() {
     }
 }
 
+/// What a client left behind is taken by another connection before it has said
+/// who it is: it returns for it, and misses nothing.
+#[tokio::test]
+async fn a_session_that_was_taken_meanwhile_is_returned_to() {
+    let platform = platform(&[]).await;
+    let bus = producer(&platform).await;
+    let address = platform.gateways[0].listener();
+    let io = Io::connect(address, json!({})).await;
+    io.event("connect").await;
+    let short = token(&platform, "viewer", "ada", &[], 2);
+    io.emit("authenticate", &json!({"token": short}));
+    io.message("authenticated").await;
+    alert(&bus, "seen").await;
+    let offset = io.message("system_alert").await[1].clone();
+    let secret = io.secret().await;
+    drop(io);
+    alert(&bus, "missed").await;
+    eventually("the token has ended", DEADLINE, async || {
+        let bearer = format!("Bearer {short}");
+        let headers = [("Authorization", bearer.as_str())];
+        let path = "/api/v1/admin/roles";
+        let refused = request(address, "GET", path, &headers, "").await;
+        (refused.status == 401).then_some(())
+    })
+    .await;
+    let auth = json!({"pid": secret, "offset": offset});
+    let (late, early) = (Io::new(address).await, Io::new(address).await);
+    let options =
+        |again: bool| json!({"auth": auth, "transports": ["websocket"], "reconnection": again});
+    late.join(&options(true));
+    late.event("connect").await;
+    early.join(&options(false));
+    early.event("connect").await;
+    let fresh = token(&platform, "viewer", "ada", &[], 3_600);
+    early.emit("authenticate", &json!({"token": fresh}));
+    assert_eq!(early.message("authenticated").await[0]["recovered"], true);
+    assert_eq!(early.message("system_alert").await[0]["id"], "missed");
+    late.emit("authenticate", &json!({"token": fresh}));
+    assert_eq!(late.message("system_alert").await[0]["id"], "missed");
+    late.event("disconnect").await;
+    assert_eq!(late.event("connect").await["recovered"], true);
+    early.event("disconnect").await;
+    alert(&bus, "live").await;
+    assert_eq!(late.message("system_alert").await[0]["id"], "live");
+}
+
 /// A client that goes while its credential is looked at leaves nothing with the
 /// gateway.
 #[tokio::test]

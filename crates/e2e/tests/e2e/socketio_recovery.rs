@@ -387,6 +387,16 @@ async fn an_ended_token_is_waited_for() {
         (refused.status == 401).then_some(())
     })
     .await;
+    // Another user gets nothing of it, and is told so.
+    let io = Io::connect(address, json!({"pid": secret, "offset": offset})).await;
+    io.event("connect").await;
+    let eve = token(&platform, "viewer", "eve", &[], 3_600);
+    io.emit("authenticate", &json!({"token": eve}));
+    let (name, answer) = io.next_message().await;
+    assert_eq!(name, "authenticated");
+    assert_eq!(answer[0]["recovered"], false, "{answer}");
+    assert_eq!(io.leftovers().await, Vec::<Value>::new());
+    drop(io);
     let io = Io::connect(address, json!({"pid": secret, "offset": offset})).await;
     io.event("connect").await;
     let fresh = token(&platform, "viewer", "ada", &[], 3_600);
@@ -395,7 +405,6 @@ async fn an_ended_token_is_waited_for() {
     assert_eq!(name, "authenticated");
     assert_eq!(answer[0]["recovered"], true, "{answer}");
     assert_eq!(io.next_message().await.1[0]["id"], "missed");
-    // Another user gets nothing of it.
 }
 
 /// G9: a reader that takes nothing is sent away, hurts nobody else, and gets

@@ -230,7 +230,8 @@ impl Sockets {
 
     /// Goes on with the session that a client left behind, now that it has
     /// said who it is. Tells whether all that it missed comes; `None` where
-    /// there is none, or it is another user's.
+    /// there is none, or it is another user's. While nobody can tell, it is
+    /// sent back: what it has of the session is as good when it returns.
     pub(super) async fn pick_up(self: &Rc<Self>, seat: &Rc<Seat>) -> Option<bool> {
         let (mut kept, offset) = seat.left_behind.take()?;
         let principal = seat.principal()?;
@@ -242,15 +243,22 @@ impl Sockets {
                 reason = "it is another user's",
                 "session not recovered"
             );
+            seat.lost.set(true);
             return None;
         }
-        let within_reach = self.is_recoverable(&kept.account, offset).await == Ok(true);
+        let Ok(within_reach) = self.is_recoverable(&kept.account, offset).await else {
+            seat.send_back(&self.clock);
+            return None;
+        };
         if !within_reach {
             self.start_over(&mut kept.account, seat);
         }
         kept.account.principal = Some(principal);
         seat.account.replace(kept.account.clone());
-        self.take(seat, kept, true).await.ok()?;
+        if self.take(seat, kept, true).await.is_err() {
+            seat.send_back(&self.clock);
+            return None;
+        }
         if seat.over.get() {
             // It has left meanwhile, and finds its session when it returns.
             self.let_go(seat);
@@ -258,6 +266,7 @@ impl Sockets {
         }
         let place = place_of(&seat.account.borrow(), offset.filter(|_| within_reach));
         if !self.settle_in(seat, |joined| joined.start(place).unwrap_or(place.sequence)) {
+            seat.send_back(&self.clock);
             return None;
         }
         Some(within_reach)
