@@ -30,6 +30,8 @@ const STALLING: &[&str] = &[
 /// who has stopped.
 const MANY: usize = 200;
 const LARGE: usize = 40_000;
+/// Events while a write waits, some of which come when it has begun.
+const DURING: usize = 50;
 
 const STALLED: Flow = Flow {
     stalled: true,
@@ -80,6 +82,11 @@ async fn debug(bus: &Bus, id: &str, bytes: usize) {
 async fn alert(bus: &Bus, id: &str) {
     let data = json!({"alertId": id, "alert": {}});
     send(bus, "pipeline.system_alert", id, &data).await;
+}
+
+async fn touch(bus: &Bus, id: &str) {
+    let data = json!({"project_id": "p-1", "updated_by": "nobody"});
+    send(bus, "project.updated", id, &data).await;
 }
 
 /// A client that replaces its events so often that no further replacement fits
@@ -272,4 +279,72 @@ async fn who_leaves_amid_a_return_is_a_stranger_again() {
         open.push(stream);
     }
     assert_eq!(answers, ["400", "429"].map(str::to_owned).into());
+}
+
+/// Two members of project `p-1`, of whom the second is in its room, on a gateway
+/// whose link to the bus can be held up.
+async fn members(platform: &Platform, bus: &Bus) -> (Proxy, Service, String, [Io; 2]) {
+    let (proxy, gateway) = behind_a_proxy(platform).await;
+    let credential = token(platform, "viewer", "ada", &["p-1"], 3_600);
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let io = Io::connect(gateway.listener(), json!({"token": credential})).await;
+        io.message("connection_established").await;
+        members.push(io);
+    }
+    let Ok([io, witness]) = <[Io; 2]>::try_from(members) else {
+        unreachable!("there are two");
+    };
+    witness
+        .ask("subscribe", &json!({"room": "project:p-1"}))
+        .await;
+    // With its first event a gateway looks at what was revoked.
+    touch(bus, "first").await;
+    witness.message("project.updated").await;
+    (proxy, gateway, credential, [io, witness])
+}
+
+/// What a room gets while the join is being written came before it: nothing of
+/// it comes out of turn afterwards.
+#[tokio::test]
+async fn what_came_while_a_join_was_written_came_before() {
+    let platform = Platform::start(0).await;
+    let bus = producer(&platform).await;
+    let (proxy, _gateway, _, [io, witness]) = members(&platform, &bus).await;
+    let room = json!({"room": "project:p-1"});
+    proxy.shape(Direction::Forth, STALLED);
+    io.emit("subscribe", &room);
+    for number in 0..DURING {
+        touch(&bus, &format!("during-{number}")).await;
+        witness.message("project.updated").await;
+    }
+    proxy.shape(Direction::Forth, Flow::default());
+    assert_eq!(io.ask("ping", &json!({})).await["status"], "pong");
+    touch(&bus, "after").await;
+    let event = io.message("project.updated").await;
+    assert_eq!(event[0]["id"], "after");
+    assert_eq!(event[1], event[0]["seq"], "the offset");
+}
+
+/// The same of the events of dialect `pipeline` beside rooms.
+#[tokio::test]
+async fn what_came_while_a_credential_was_written_came_before() {
+    let platform = Platform::start(0).await;
+    let bus = producer(&platform).await;
+    let (proxy, _gateway, credential, [io, witness]) = members(&platform, &bus).await;
+    let token = json!({"token": credential});
+    witness.emit("authenticate", &token);
+    witness.message("authenticated").await;
+    proxy.shape(Direction::Forth, STALLED);
+    io.emit("authenticate", &token);
+    for number in 0..DURING {
+        alert(&bus, &format!("during-{number}")).await;
+        witness.message("system_alert").await;
+    }
+    proxy.shape(Direction::Forth, Flow::default());
+    io.message("authenticated").await;
+    alert(&bus, "after").await;
+    let event = io.message("system_alert").await;
+    assert_eq!(event[0]["id"], "after");
+    assert_eq!(event[1], event[0]["seq"], "the offset");
 }

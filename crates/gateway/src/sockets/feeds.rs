@@ -37,13 +37,16 @@ impl Sockets {
             return;
         }
         let is_fed = seat.account.borrow().rooms.contains_key(FEED);
+        let mut beginning = None;
         let recovered = if picked_up.is_some() {
             picked_up
         } else if is_fed {
             self.adjust_feed(seat);
             None
         } else if seat.opening.serves(Dialect::Pipeline) {
-            self.begin_feed(seat).await
+            let (start, recovered) = self.begin_feed(seat).await;
+            beginning = Some(start);
+            recovered
         } else {
             None
         };
@@ -60,8 +63,14 @@ impl Sockets {
         let Some(principal) = seat.principal() else {
             return;
         };
-        let feeds = seat.feeds.borrow().clone();
         let here = self.shard.hub.borrow().cursor();
+        if let Some(start) = beginning {
+            // What came during the write came before: beside rooms it would
+            // come out of turn, which the account does not know of.
+            let start = start.unwrap_or(here).sequence;
+            self.place_feed(seat, &principal, &Narrowing::default(), start);
+        }
+        let feeds = seat.feeds.borrow().clone();
         let seq = match feeds.first() {
             Some(id) => self.shard.hub.borrow().cursor_of(*id),
             None => here,
@@ -73,9 +82,10 @@ impl Sockets {
         self.catch_up_feed(seat);
     }
 
-    /// Adds the events of dialect `pipeline` to what a client gets. Tells
+    /// Adds the events of dialect `pipeline` to what is kept of a client. Tells
+    /// behind which position they begin, if not with what comes next, and
     /// whether all that it missed comes, if it asked for something.
-    async fn begin_feed(self: &Rc<Self>, seat: &Rc<Seat>) -> Option<bool> {
+    async fn begin_feed(&self, seat: &Seat) -> (Option<Cursor>, Option<bool>) {
         let since = seat.since.take();
         let recovered = match since {
             None => None,
@@ -84,26 +94,14 @@ impl Sockets {
         };
         let recovered = recovered.or(seat.lost.take().then_some(false));
         let start = since.filter(|_| recovered == Some(true));
-        self.set_feed(seat, start);
-        recovered
-    }
-
-    /// Gives a client its events from `start`, or from now on.
-    pub(super) fn set_feed(&self, seat: &Seat, start: Option<Cursor>) {
-        let Some(principal) = seat.principal() else {
-            return;
-        };
-        let start = start.unwrap_or_else(|| self.shard.hub.borrow().cursor());
-        let narrowing = {
-            let mut account = seat.account.borrow_mut();
-            if account.rooms.is_empty() {
-                account.connected_at = start;
-            }
-            account.rooms.insert(FEED.to_owned(), Joined::At(start));
-            account.with_pipeline = seat.dialect == Dialect::Workspace;
-            account.narrowing.clone().unwrap_or_default()
-        };
-        self.place_feed(seat, &principal, &narrowing, start.sequence);
+        let at = start.unwrap_or_else(|| self.shard.hub.borrow().cursor());
+        let mut account = seat.account.borrow_mut();
+        if account.rooms.is_empty() {
+            account.connected_at = at;
+        }
+        account.rooms.insert(FEED.to_owned(), Joined::At(at));
+        account.with_pipeline = seat.dialect == Dialect::Workspace;
+        (start, recovered)
     }
 
     /// Subscribes to what a client may have and wants.
@@ -176,7 +174,10 @@ impl Sockets {
         let principal = Rc::new(principal);
         seat.account.borrow_mut().principal = Some(Rc::clone(&principal));
         self.clear_rooms(seat, &principal);
-        self.adjust_feed(seat);
+        // Those that are still to come begin with what is left.
+        if !seat.feeds.borrow().is_empty() {
+            self.adjust_feed(seat);
+        }
         let ids = seat.feeds.borrow().clone();
         // They go on where they stood, which is at the edge or in a replay.
         for id in ids {

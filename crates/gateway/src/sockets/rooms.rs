@@ -72,12 +72,11 @@ impl Sockets {
             reply.confirm(seat, &workspace::success(&room, Some(seq), recovered));
             return Ok(());
         }
-        let here = self.shard.hub.borrow().cursor();
-        let joined = match since.filter(|_| recovered == Some(true)) {
+        let since = since.filter(|_| recovered == Some(true));
+        let joined = match since {
             Some(_) => Joined::Replaying,
-            None => Joined::At(here),
+            None => Joined::At(self.shard.hub.borrow().cursor()),
         };
-        let start = since.filter(|_| recovered == Some(true)).unwrap_or(here);
         // Kept before it is confirmed: what is confirmed outlives the gateway.
         let name = room.to_string();
         seat.account.borrow_mut().rooms.insert(name, joined);
@@ -85,6 +84,9 @@ impl Sockets {
         if seat.over.get() || !may_enter(seat, &room) {
             return refused(denied(&room), reply);
         }
+        // What came during the write came before: now it would come out of
+        // turn, which the account does not know of.
+        let start = since.unwrap_or_else(|| self.shard.hub.borrow().cursor());
         let id = {
             let encoding = seat.encoding(Dialect::Workspace);
             let selection = workspace::selection(&room);
