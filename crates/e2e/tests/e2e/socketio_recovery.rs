@@ -363,6 +363,24 @@ async fn others_resume_by_since() {
     assert_eq!(io.next_message().await.1[0]["id"], "alert");
 }
 
+/// A replay that has nothing to bring, or all of it at once, is over for the
+/// return, too.
+#[tokio::test]
+async fn a_short_replay_does_not_stand_in_the_way() {
+    let platform = platform(1).await;
+    let bus = producer(&platform).await;
+    let (io, _) = member(&platform, json!({"token": ada(&platform)})).await;
+    touch(&bus, "p-1", "seen").await;
+    let seq = io.message("project.updated").await[1].clone();
+    let again = json!({"room": "project:p-1", "since": seq});
+    assert_eq!(io.ask("subscribe", &again).await["recovered"], true);
+    touch(&bus, "p-1", "later").await;
+    expect(&io, "project.updated", &["later".into()]).await;
+    io.cut();
+    io.event("disconnect").await;
+    assert_eq!(io.event("connect").await["recovered"], true);
+}
+
 /// A session whose token has ended goes on with the next one of the same user.
 #[tokio::test]
 async fn an_ended_token_is_waited_for() {

@@ -261,7 +261,9 @@ impl Sockets {
             }
         };
         if live || ids.is_empty() {
-            self.note_feed_live(seat, &ids);
+            if self.note_feed_live(seat, &ids) {
+                self.keep_soon(seat);
+            }
             return;
         }
         let (desk, seat) = (Rc::clone(self), Rc::clone(seat));

@@ -120,7 +120,9 @@ impl Sockets {
     fn catch_up_room(self: &Rc<Self>, seat: &Rc<Seat>, room: Room, id: SubscriptionId) {
         let progress = self.shard.hub.borrow_mut().catch_up(id);
         if progress == Progress::Live {
-            self.note_live(seat, &room, id);
+            if self.note_live(seat, &room, id) {
+                self.keep_soon(seat);
+            }
             return;
         }
         let (desk, seat) = (Rc::clone(self), Rc::clone(seat));
