@@ -1,8 +1,9 @@
 //! The ledger of Socket.IO sessions that clients may come back to, on any
 //! gateway; see `signalbox_bus::session_store` for where it is kept.
 //!
-//! - A session is entered before its client is told the `pid`; a client whose
-//!   session could not be entered is told none, and comes back as a new one.
+//! - A session is entered before its client is in, or in dialect `pipeline`
+//!   with the answer to its credential. A first write that is not acknowledged
+//!   in time is written again until it is: the client has its `pid` by then.
 //! - What a client is told to have joined or left is in the ledger before:
 //!   [`Seat::change`], then [`Seat::save`], then the acknowledgement.
 //! - One connection at a time has a session. Whoever comes with the `pid` takes
@@ -176,8 +177,9 @@ impl Ledger {
         self.enter_as(Pid::generate(), account, on_loss).await
     }
 
-    /// Enters a new session under a `pid` that nobody has; `None` when that
-    /// fails within five seconds.
+    /// Enters a new session under a `pid` that nobody has. Where that is not
+    /// acknowledged within five seconds, [`keep`](Self::keep) writes it again;
+    /// `None` for a session that cannot be kept at all.
     /// `on_loss` is called when another connection takes the session over.
     pub(crate) async fn enter_as(
         self: &Rc<Self>,
@@ -188,6 +190,10 @@ impl Ledger {
         let inner = Inner::new(self, pid, account, Revision::NONE, Box::new(on_loss));
         match inner.write_first().await {
             Ok(()) => Some(self.seat(inner)),
+            Err(error @ StoreError::Unavailable(_)) => {
+                warn!(%error, "a session cannot be come back to yet");
+                Some(self.seat(inner))
+            }
             Err(error) => {
                 warn!(%error, "a session cannot be come back to");
                 None
@@ -254,7 +260,7 @@ impl Ledger {
         Ok(self.seat(inner))
     }
 
-    /// Lists a seat that was written.
+    /// Lists a seat that was written, or is to be.
     fn seat(self: &Rc<Self>, inner: Rc<Inner>) -> Seat {
         let listed = Rc::downgrade(&inner);
         self.seats.borrow_mut().insert(inner.key().clone(), listed);
