@@ -183,6 +183,7 @@ impl Neighbourhood {
         let (what, patience) = match request.verb {
             Verb::Poll => (What::Poll(wire::Nothing {}), patience.poll),
             Verb::Push(body) => (What::Push(body), patience.push),
+            Verb::TooLarge => (What::TooLarge(wire::Nothing {}), patience.push),
         };
         match self
             .all

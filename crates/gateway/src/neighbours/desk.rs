@@ -267,6 +267,7 @@ impl Served {
         match what {
             What::Poll(_) => self.request(asker, sid, Verb::Poll).await,
             What::Push(body) => self.request(asker, sid, Verb::Push(body)).await,
+            What::TooLarge(_) => self.request(asker, sid, Verb::TooLarge).await,
             What::MakeWay(_) => self.make_way(asker, sid).await,
             What::Alive(_) => self.answer(asker, Outcome::Alive(Nothing {})).await,
             What::HandOver(_) | What::GiveUp(_) => {}

@@ -1365,7 +1365,7 @@ pub struct NeighbourRequest {
     /// What is asked of the session. Empty for `alive` and `give_up`.
     #[prost(string, tag = "1")]
     pub sid: ::prost::alloc::string::String,
-    #[prost(oneof = "neighbour_request::What", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "neighbour_request::What", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub what: ::core::option::Option<neighbour_request::What>,
 }
 /// Nested message and enum types in `NeighbourRequest`.
@@ -1393,6 +1393,10 @@ pub mod neighbour_request {
         /// Asks for a sign of life.
         #[prost(message, tag = "7")]
         Alive(super::Nothing),
+        /// A body that is larger than any session takes, and was not read: ends the
+        /// session.
+        #[prost(message, tag = "8")]
+        TooLarge(super::Nothing),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

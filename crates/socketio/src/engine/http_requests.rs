@@ -100,7 +100,17 @@ impl<L: Layer> Engine<L> {
             Verb::Push(body) => match self.begin_push(session) {
                 Ok(push) => {
                     push.unread.keep();
+                    if body.len() > push.session.link.max_payload() {
+                        return self.give_up_body(&push.session, Refused::TooLarge);
+                    }
                     self.take_body(&push.session, &body).await
+                }
+                Err(refused) => refused.answer(),
+            },
+            Verb::TooLarge => match self.begin_push(session) {
+                Ok(push) => {
+                    push.unread.keep();
+                    self.give_up_body(&push.session, Refused::TooLarge)
                 }
                 Err(refused) => refused.answer(),
             },
@@ -216,15 +226,18 @@ impl<L: Layer> Engine<L> {
         push.unread.keep();
         match body {
             Ok(body) => self.take_body(session, &body).await,
-            Err(refused) => {
-                let reason = match refused {
-                    Refused::TooLarge => EndReason::TooLarge,
-                    _ => EndReason::TransportError,
-                };
-                self.end(session, reason);
-                refused.answer()
-            }
+            Err(refused) => self.give_up_body(session, refused),
         }
+    }
+
+    /// Ends a session whose client sends a body that is not taken.
+    fn give_up_body(&self, session: &Rc<Session<L>>, refused: Refused) -> Answer {
+        let reason = match refused {
+            Refused::TooLarge => EndReason::TooLarge,
+            _ => EndReason::TransportError,
+        };
+        self.end(session, reason);
+        refused.answer()
     }
 
     async fn elsewhere<B>(&self, request: Request<B>, sid: String) -> Answer
@@ -235,6 +248,8 @@ impl<L: Layer> Engine<L> {
         let verb = if request.method() == Method::POST {
             match self.read_body(request, self.options.max_payload).await {
                 Ok(body) => Verb::Push(body),
+                // Whoever has the session ends it.
+                Err(Refused::TooLarge) => Verb::TooLarge,
                 Err(refused) => return refused.answer(),
             }
         } else {

@@ -24,6 +24,8 @@ pub enum Verb {
     Poll,
     /// Takes packets: a POST with its body.
     Push(Bytes),
+    /// A POST whose body is larger than any session takes, and was not read: ends the session.
+    TooLarge,
 }
 
 /// An HTTP answer, as a value that can be handed to another shard or gateway. Knows no CORS: that

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use signalbox_bus::server::User;
-use signalbox_socketio::{DisconnectReason, Packet};
+use signalbox_socketio::{DisconnectReason, EndReason, Packet};
 use signalbox_testkit::NatsServer;
 use tokio::task::JoinSet;
 
@@ -61,6 +61,34 @@ async fn a_mebibyte_passes_both_ways() {
     let packet = Packet::event("/", "news").value(&long.into()).build();
     gateways[0].shards[0].desk.broadcast("/", &packet);
     assert_eq!(other.poll(&sid).await.0, 400, "and it returns");
+}
+
+/// As where they arrive at the session, which has a limit of its own.
+#[tokio::test(flavor = "local")]
+async fn bodies_that_are_too_large_end_the_session() {
+    const OWN: usize = 64 * 1024;
+    let nats = NatsServer::start().await;
+    let gateways = [
+        Gateway::start(&nats, 2).await,
+        Gateway::start(&nats, 1).await,
+    ];
+    let home = &gateways[0].shards[0];
+    for arrival in [&gateways[0].shards[1], &gateways[1].shards[0]] {
+        for length in [OWN + 1, 2 * 1_048_576] {
+            let sid = home.join("/").await;
+            for link in home.engine.links() {
+                link.set_max_payload(OWN);
+            }
+            let fits = format!("42[\"echo\",\"{}\"]", "x".repeat(OWN - 20));
+            assert_eq!(arrival.post(&sid, &fits).await.0, 200);
+            let answer = arrival.post(&sid, vec![b'4'; length]).await;
+            assert_eq!(answer.0, 413, "{length}");
+            until("the session ended", || gateways[0].sessions() == 0).await;
+            let left = home.desk.left.borrow_mut().pop().unwrap();
+            let reason = DisconnectReason::Ended(EndReason::TooLarge);
+            assert_eq!(left.1, reason, "{length}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "local")]
