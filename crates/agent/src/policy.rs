@@ -8,9 +8,10 @@
 //!   runner's PATH (absolute folders of it) and nowhere else; a command must
 //!   name it as the pattern does, so `--allow 'make'` does not allow `./make`.
 //! - A word without `*` is literal. `*` stands for any characters but `/`.
-//!   A word that has `..` between its slashes matches no pattern with a `*`, and
-//!   one that begins with `-` none that begins with `*`: otherwise
-//!   `--allow 'cat logs/*'` or `'git log *'` would allow more than they say.
+//!   A word that has `..` between its slashes matches no pattern with a `*`, nor
+//!   one in which a `*` would stand for `..`, and one that begins with `-` none
+//!   that begins with `*`: otherwise `--allow 'cat logs/*'`, `'make -C*'` or
+//!   `'git log *'` would allow more than they say.
 //! - `**` as the last word stands for any further words, options too. Without
 //!   it a command has as many words as the pattern.
 //! - The pattern `**` alone allows every program.

@@ -161,6 +161,32 @@ impl Component {
                 None => return false,
             }
         }
-        rest.ends_with(last.as_str())
+        rest.ends_with(last.as_str()) && !self.climbs(text)
+    }
+
+    /// Whether a star could stand for a `..`, or for a point that is one
+    /// together with the literal one beside it.
+    fn climbs(&self, text: &str) -> bool {
+        let last = self.0.len() - 1;
+        let could_stand_for = |from: usize, to: usize| {
+            let (before, after) = (&text[..from], &text[to..]);
+            self.0.windows(2).enumerate().any(|(star, around)| {
+                let begins = match star {
+                    0 => before == around[0],
+                    _ => before.ends_with(&around[0]),
+                };
+                let ends = match star + 1 == last {
+                    true => after == around[1],
+                    false => after.starts_with(&around[1]),
+                };
+                begins && ends
+            })
+        };
+        text.match_indices("..").any(|(at, _)| {
+            // Three points are a name like any other.
+            let alone = !text[..at].ends_with('.') && !text[at + 2..].starts_with('.');
+            let spans = [(at, at + 2), (at, at + 1), (at + 1, at + 2)];
+            alone && spans.iter().any(|&(from, to)| could_stand_for(from, to))
+        })
     }
 }

@@ -49,6 +49,36 @@ fn a_star_stays_within_its_component() {
 }
 
 #[test]
+fn a_star_behind_a_literal_part_is_not_the_folder_above_either() {
+    for (pattern, command) in [
+        ("make --directory=*", "make --directory=.."),
+        ("make -C*", "make -C.."),
+        ("tool --file=*/config", "tool --file=../config"),
+        ("cp host:*/x .", "cp host:../x ."),
+        ("tool --in=a/*:*", "tool --in=a/..:b"),
+        ("tool --in=a/*:*", "tool --in=a/b:.."),
+        // Whichever `:` is the one of the pattern.
+        ("tool --in=*:*", "tool --in=a:b:.."),
+        ("make -C.*", "make -C.."),
+        ("make -C*.", "make -C.."),
+    ] {
+        assert!(!allows(pattern, command, &[]), "{command}");
+    }
+    for (pattern, command) in [
+        ("git log *", "git log main.."),
+        ("git log *..*", "git log main..work"),
+        ("git log main..*", "git log main..work"),
+        ("git log main..*", "git log main.."),
+        ("make -C*", "make -C.hidden"),
+        ("make -C*", "make -C..."),
+        ("make -C*", "make -Ca..b"),
+        ("tool v*.*", "tool v1.2"),
+    ] {
+        assert!(allows(pattern, command, &[]), "{command}");
+    }
+}
+
+#[test]
 fn an_option_needs_to_be_allowed_as_one() {
     assert!(allows("git log *", "git log main", &[]));
     assert!(!allows("git log *", "git log", &["--output=x"]));
