@@ -76,6 +76,9 @@ pub(crate) struct Process {
     pub(crate) exited: OwnedFd,
     pub(crate) started: Instant,
     pub(crate) ends: Ends,
+    /// Its end of the terminal. While that is open here, ours does not say that
+    /// nobody has it: a process may close its own and come back by `/dev/tty`.
+    held: Option<OwnedFd>,
 }
 
 /// Our ends of what connects us to a process. None of them blocks.
@@ -107,14 +110,14 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Process> {
         .envs(start.environment.variables(terminal))
         .env(start.mark.0, start.mark.1)
         .current_dir(start.workdir);
-    let ends = match start.mode {
+    let (ends, held) = match start.mode {
         Mode::Terminal(size) => {
             let (ours, theirs) = terminal_of(size)?;
             command
                 .stdin(theirs.try_clone()?)
                 .stdout(theirs.try_clone()?)
-                .stderr(theirs);
-            Ends::Terminal(ours)
+                .stderr(theirs.try_clone()?);
+            (Ends::Terminal(ours), Some(theirs))
         }
         Mode::Pipes => {
             let (their_stdin, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -129,17 +132,19 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Process> {
                 .stdin(Stdio::from(their_stdin))
                 .stdout(Stdio::from(their_stdout))
                 .stderr(Stdio::from(their_stderr));
-            Ends::Pipes {
+            let ends = Ends::Pipes {
                 stdin: Some(stdin),
                 stdout,
                 stderr,
-            }
+            };
+            (ends, None)
         }
     };
     raw::prepare(&mut command, terminal);
     let started = Instant::now();
     let child = command.spawn()?;
-    // Their ends must not stay open here, or there would be no end of output.
+    // The ends of pipes must not stay open here, or there would be no end of
+    // output.
     drop(command);
     let pid = Pid::from_child(&child);
     Ok(Process {
@@ -148,6 +153,7 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Process> {
         exited: pidfd_open(pid, PidfdFlags::empty())?,
         started,
         ends,
+        held,
     })
 }
 
@@ -197,6 +203,12 @@ impl Process {
     pub(crate) fn has_exited(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None))
+    }
+
+    /// It has exited: its output ends with the last other process that has the
+    /// terminal open.
+    pub(crate) fn let_go(&mut self) {
+        self.held = None;
     }
 
     /// Interrupts it as a key in its terminal would: whoever is in front, and

@@ -129,6 +129,9 @@ impl<'a> Supervisor<'a> {
             self.command.publish();
             if self.ran.is_none() && self.process.has_exited() {
                 self.ran = Some(now.duration_since(self.process.started));
+                self.process.let_go();
+                // What ends with it has ended now.
+                self.capture(&mut buffer, now);
             }
             if self.ran.is_some() && self.end(now, now.duration_since(before)) {
                 return self.finish();

@@ -297,6 +297,30 @@ async fn an_interrupt_reaches_what_runs_in_front_in_a_terminal() {
 }
 
 #[tokio::test]
+async fn who_closes_a_terminal_may_come_back_to_it() {
+    let rig = Rig::new(|options| options.mode = TERMINAL);
+    // As `ssh host </dev/null >log 2>&1` does, to ask for a password.
+    let script = "exec </dev/null >/dev/null 2>&1; sleep 0.3; exec 3<>/dev/tty; \
+        echo begun >&3; head -c 300000 /dev/zero | tr '\\0' x >&3; exec 3>&-; sleep 0.3; \
+        echo asked >/dev/tty; read reply </dev/tty; echo \"reply=$reply\" >/dev/tty";
+    let command = rig.start(script, &[]);
+    let mut pieces = Vec::new();
+    expect(&command, &mut pieces, "asked").await;
+    command.input(b"secret\r").unwrap();
+    let run = follow(&command).await;
+    run.check();
+    let output = run.stdout();
+    assert_eq!(output.matches('x').count(), 300_000);
+    assert!(
+        output.ends_with("\r\nreply=secret\r\n"),
+        "{:?}",
+        &output[300_000..]
+    );
+    assert!(!run.ending.output_incomplete);
+    assert_eq!(run.ending.exit_code, Some(0));
+}
+
+#[tokio::test]
 async fn a_full_screen_editor_works_in_a_terminal() {
     let rig = Rig::new(|options| options.mode = TERMINAL);
     let command = rig.start("exec vi -u NONE -N edited", &[]);

@@ -57,7 +57,8 @@ impl Capture {
                 Ok(count) => filled += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                // What a terminal answers when nobody has it open any more.
+                // What a terminal answers when nobody has it open, which we do
+                // until the main process has exited.
                 Err(Errno::IO) => {
                     self.open = false;
                     break;
