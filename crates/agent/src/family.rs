@@ -72,7 +72,13 @@ pub(crate) struct Family {
 }
 
 /// Makes this process the reaper of all that its commands orphan.
+///
+/// # Errors
+/// When the system has not what it takes to end processes.
 pub(crate) fn become_reaper() -> io::Result<()> {
+    // Some sandboxes refuse it.
+    let watched = pidfd_open(getpid(), PidfdFlags::empty());
+    watched.map_err(|error| io::Error::new(error.kind(), format!("pidfd_open: {error}")))?;
     keep_exits();
     set_child_subreaper(Some(getpid()))?;
     Ok(())

@@ -142,15 +142,20 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Process> {
     };
     raw::prepare(&mut command, terminal);
     let started = Instant::now();
-    let child = command.spawn()?;
+    let mut child = command.spawn()?;
     // The ends of pipes must not stay open here, or there would be no end of
     // output.
     drop(command);
     let pid = Pid::from_child(&child);
+    // The pid is its own until we reap it.
+    let exited = pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| {
+        // Whoever hears that it was not started may send it again.
+        kill_process_group(pid, Signal::KILL).ok();
+        child.wait().ok();
+    })?;
     Ok(Process {
         pid,
-        // The pid is its own until we reap it.
-        exited: pidfd_open(pid, PidfdFlags::empty())?,
+        exited,
         started,
         ends,
         held,
@@ -224,3 +229,6 @@ impl Process {
         kill_process_group(self.pid, Signal::INT).ok();
     }
 }
+
+#[cfg(test)]
+mod tests;
