@@ -6,7 +6,8 @@
 //! be one. A process that leaves the session, drops its environment and loses
 //! its parent all at once becomes our child, since the runner is the reaper of
 //! what its commands orphan: it is ended with the family if no other command
-//! runs, else with the last of those.
+//! runs, else with the last of those. Children that are older than the first
+//! command, as those of the script that has become the runner, are left alone.
 //!
 //! Who is reaped by whom is a matter of the whole process, so the list of
 //! children that somebody here waits for is one.
@@ -34,6 +35,7 @@ pub(crate) const MARK: &str = "SIGNALBOX_COMMAND";
 static CHILDREN: Mutex<Children> = Mutex::new(Children {
     awaited: Vec::new(),
     families: 0,
+    since: None,
 });
 
 /// The process table, when it was read last for an observation.
@@ -44,6 +46,8 @@ const RECENT: Duration = Duration::from_millis(500);
 struct Children {
     awaited: Vec<i32>,
     families: usize,
+    /// When the first command started: nobody can be left by one who is older.
+    since: Option<u64>,
 }
 
 /// One line of the process table.
@@ -123,6 +127,9 @@ impl Family {
             start: entry(pid).map_or(0, |entry| entry.start),
             boot: boot(),
         };
+        if identity.start > 0 {
+            children.since.get_or_insert(identity.start);
+        }
         self.leader = Some(identity);
         Ok((process, identity))
     }
@@ -218,7 +225,9 @@ impl Family {
     fn add_strangers(&self, table: &[Entry], members: &mut HashMap<i32, Entry>) {
         let children = CHILDREN.lock();
         if children.families == 1 {
-            let strangers = table.iter().filter(|entry| is_orphan(entry, &children));
+            let ours = |entry: &&Entry| children.since.is_some_and(|since| entry.start >= since);
+            let orphans = table.iter().filter(|entry| is_orphan(entry, &children));
+            let strangers = orphans.filter(ours);
             members.extend(strangers.map(|entry| (entry.pid, *entry)));
         }
     }
@@ -385,6 +394,7 @@ mod tests {
         let mut children = Children {
             awaited: Vec::new(),
             families: 1,
+            since: None,
         };
         assert!(!is_orphan(&child, &children));
         assert!(is_orphan(&left, &children));
