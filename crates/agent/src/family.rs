@@ -13,14 +13,17 @@
 //! children that somebody here waits for is one.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, set_child_subreaper,
+    Pid, PidfdFlags, Signal, getpid, kill_process_group, pidfd_open, pidfd_send_signal,
+    set_child_subreaper,
 };
 use tracing::{debug, warn};
 
@@ -83,9 +86,22 @@ pub(crate) fn become_reaper() -> io::Result<()> {
     // Some sandboxes refuse it.
     let watched = pidfd_open(getpid(), PidfdFlags::empty());
     watched.map_err(|error| io::Error::new(error.kind(), format!("pidfd_open: {error}")))?;
+    check_table(Path::new("/proc"))?;
     keep_exits();
     set_child_subreaper(Some(getpid()))?;
     Ok(())
+}
+
+/// Whether a process table numbers processes as signals do. If it shows another
+/// PID namespace, or nothing, the wrong processes would be ended, or none.
+fn check_table(proc: &Path) -> io::Result<()> {
+    let cannot = |why: &dyn Display| io::Error::other(format!("{}: {why}", proc.display()));
+    let shown = fs::read_link(proc.join("self")).map_err(|error| cannot(&error))?;
+    if shown == Path::new(&getpid().as_raw_nonzero().to_string()) {
+        Ok(())
+    } else {
+        Err(cannot(&"it is that of another PID namespace"))
+    }
 }
 
 impl Family {
@@ -145,9 +161,12 @@ impl Family {
     /// Sends a signal to every member that lives; returns how many there are.
     /// `but_leader` spares the first process.
     pub(crate) fn signal(&mut self, signals: &[Signal], but_leader: bool) -> usize {
-        let table = table();
-        let members = self.members(&table);
-        self.reap_orphans(&table);
+        self.signal_in(&table(), signals, but_leader)
+    }
+
+    fn signal_in(&mut self, table: &[Entry], signals: &[Signal], but_leader: bool) -> usize {
+        let members = self.members(table);
+        self.reap_orphans(table);
         let leader = self.leader.map(|leader| leader.pid);
         let spared = |entry: &&Entry| !(but_leader && Some(entry.pid) == leader);
         let mut alive = 0;
@@ -155,6 +174,17 @@ impl Family {
             alive += 1;
             for &signal in signals {
                 send(entry, signal);
+            }
+        }
+        // Of another user by its set-uid bit, it may be hidden from the table.
+        // Its number is its own, and that of its group.
+        let is_hidden = |leader: &i32| !table.iter().any(|entry| entry.pid == *leader);
+        if self.own
+            && !but_leader
+            && let Some(group) = leader.filter(is_hidden).and_then(Pid::from_raw)
+        {
+            for &signal in signals {
+                kill_process_group(group, signal).ok();
             }
         }
         alive
@@ -354,83 +384,4 @@ fn parse(pid: i32, line: &str) -> Option<Entry> {
 }
 
 #[cfg(test)]
-mod tests {
-    use rustix::process::getppid;
-
-    use super::*;
-
-    #[test]
-    fn a_line_of_the_process_table_is_read_whatever_the_name() {
-        let line = "12 (a ) (b)) Z 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 987 22 23";
-        let entry = parse(12, line).unwrap();
-        assert_eq!(
-            (entry.parent, entry.session, entry.start, entry.zombie),
-            (3, 5, 987, true)
-        );
-    }
-
-    #[test]
-    fn we_are_in_the_table() {
-        let us = getpid().as_raw_nonzero().get();
-        let found = table().into_iter().find(|entry| entry.pid == us).unwrap();
-        let parent = getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
-        assert_eq!((found.parent, found.zombie), (parent, false));
-        assert!(found.start > 0);
-        assert_eq!(entry(us), Some(found));
-    }
-
-    #[test]
-    fn a_child_in_our_session_is_no_orphan_and_one_that_left_it_is() {
-        let us = entry(getpid().as_raw_nonzero().get()).unwrap();
-        let child = Entry {
-            pid: i32::MAX,
-            parent: us.pid,
-            ..us
-        };
-        let left = Entry {
-            session: i32::MAX,
-            ..child
-        };
-        let mut children = Children {
-            awaited: Vec::new(),
-            families: 1,
-            since: None,
-        };
-        assert!(!is_orphan(&child, &children));
-        assert!(is_orphan(&left, &children));
-        children.awaited.push(left.pid);
-        assert!(!is_orphan(&left, &children));
-    }
-
-    #[test]
-    fn a_pid_that_is_used_again_is_nobody_of_the_family() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        let leader = Identity {
-            pid,
-            start: entry(pid).unwrap().start,
-            boot: boot(),
-        };
-        // As if another process had had the pid before, or before a reboot.
-        for other in [
-            Identity {
-                start: leader.start - 1,
-                ..leader
-            },
-            Identity {
-                boot: leader.boot ^ 1,
-                ..leader
-            },
-        ] {
-            let mut family = Family::left_over("no such mark", Some(other));
-            assert_eq!(family.signal(&[Signal::KILL], false), 0);
-        }
-        assert!(child.try_wait().unwrap().is_none());
-        let mut family = Family::left_over("no such mark", Some(leader));
-        assert_eq!(family.signal(&[Signal::KILL], false), 1);
-        assert!(!child.wait().unwrap().success());
-    }
-}
+mod tests;
