@@ -2,6 +2,10 @@
 //! a header, then `[seconds, kind, text]`. Output is `o`; where something is
 //! missing, or the command ends, there is a marker, `m`.
 //!
+//! The times of records are the relay's, those of what was written the agent's,
+//! whose clock may be another, or be set meanwhile: its spacing is kept, on the
+//! relay's clock, where nothing is stored before it was written.
+//!
 //! Casts are text. Bytes that are no UTF-8 become U+FFFD; characters that two
 //! records share are put together. What was typed is in no log, nor the size.
 
@@ -10,13 +14,15 @@ use std::collections::VecDeque;
 use serde_json::{Value, json};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::wire::{
-    CommandState, GapReason, OutputStream, TermRecord, term_record::Record,
+    CommandState, GapReason, OutputStream, TermOutput, TermRecord, term_record::Record,
 };
 
 use crate::agent::CellSize;
 
 /// The longest that a character is, in bytes.
 const MAX_CHARACTER_BYTES: usize = 4;
+/// What is further out of order is from a clock that was set, or is another.
+const TOLERANCE_MS: i64 = 1_000;
 
 /// A cast being made.
 pub(super) struct Cast {
@@ -26,6 +32,10 @@ pub(super) struct Cast {
     began: Option<i64>,
     /// Of the last line: time does not run backwards.
     last_ms: i64,
+    /// What makes a time of the agent's one of the relay's.
+    skew: Option<i64>,
+    /// The agent's greatest time since its clock was set last.
+    heard: i64,
     /// The beginnings of characters, by stream.
     halves: [Vec<u8>; 2],
     ended: bool,
@@ -39,6 +49,8 @@ impl Cast {
             size,
             began: None,
             last_ms: 0,
+            skew: None,
+            heard: i64::MIN,
             halves: [Vec::new(), Vec::new()],
             ended: false,
             lines: VecDeque::new(),
@@ -65,8 +77,9 @@ impl Cast {
             }
             Some(Record::Started(_)) => self.begin(at),
             Some(Record::Output(output)) => {
+                let skew = self.skew(output, at);
                 for chunk in &output.chunks {
-                    let at = millis(&chunk.time).or(at);
+                    let at = millis(&chunk.time).map(|time| time + skew).or(at);
                     self.begin(at);
                     let text = self.decode(chunk.stream(), &chunk.data);
                     self.push(at, "o", &text);
@@ -116,6 +129,28 @@ impl Cast {
     pub(super) fn end(&mut self) -> Vec<Value> {
         self.flush(None);
         self.lines.drain(..).collect()
+    }
+
+    /// What is to be added to the times of this output, which was stored then.
+    fn skew(&mut self, output: &TermOutput, at: Option<i64>) -> i64 {
+        let times = || output.chunks.iter().filter_map(|chunk| millis(&chunk.time));
+        let (Some(oldest), Some(newest), Some(at)) = (times().min(), times().max(), at) else {
+            return self.skew.unwrap_or_default();
+        };
+        let most = at - newest;
+        let fits = |began| oldest + TOLERANCE_MS >= began;
+        let skew = match self.skew {
+            Some(skew) if newest + TOLERANCE_MS >= self.heard => skew.min(most),
+            // The same clock, as far as one can tell.
+            None if self.began.is_none_or(fits) => most.min(0),
+            _ => {
+                self.heard = newest;
+                most
+            }
+        };
+        self.heard = self.heard.max(newest);
+        self.skew = Some(skew);
+        skew
     }
 
     fn begin(&mut self, at: Option<i64>) {
@@ -191,9 +226,7 @@ const fn name_of(stream: OutputStream) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use signalbox_protocol::wire::{
-        OutputChunk, TermEnded, TermGap, TermOutput, TermQueued, TermStarted,
-    };
+    use signalbox_protocol::wire::{OutputChunk, TermEnded, TermGap, TermQueued, TermStarted};
 
     use super::*;
 
@@ -211,6 +244,10 @@ mod tests {
     }
 
     fn output(ms: i64, bytes: &[u8]) -> TermRecord {
+        stored(ms + 500, ms, bytes)
+    }
+
+    fn stored(at: i64, ms: i64, bytes: &[u8]) -> TermRecord {
         let chunk = OutputChunk {
             data: bytes.to_vec().into(),
             time: Timestamp::from_unix_millis(ms).unwrap().to_string(),
@@ -219,7 +256,7 @@ mod tests {
         let output = TermOutput {
             chunks: vec![chunk],
         };
-        record(ms + 500, Record::Output(output))
+        record(at, Record::Output(output))
     }
 
     #[test]
@@ -245,7 +282,7 @@ mod tests {
             record(9_000, Record::Queued(queued)),
             record(10_000, Record::Started(TermStarted::default())),
             output(10_250, b"a\x1b[1m\n"),
-            // Times of chunks are the agent's, whose clock may be behind.
+            // Time does not run backwards.
             output(10_100, b"b"),
             record(12_000, Record::Gap(gap)),
             record(12_500, Record::Ended(ended)),
@@ -266,6 +303,47 @@ mod tests {
         ];
         assert_eq!(lines[1..], rest);
         assert!(cast.has_ended() && cast.end().is_empty());
+    }
+
+    #[test]
+    fn the_spacing_is_the_agents_whatever_its_clock_says() {
+        const HOUR: i64 = 3_600_000;
+        const DAY: i64 = 24 * HOUR;
+        // What is added to the agent's clock at each of its outputs, and where
+        // they stand: at the latest where they were stored.
+        for (clock, expected) in [
+            ([0, 0, 0, 0], [0.5, 1.5, 3.5, 5.0]),
+            ([HOUR, HOUR, HOUR, HOUR], [1.0, 2.0, 4.0, 5.5]),
+            ([-HOUR, -HOUR, -HOUR, -HOUR], [1.0, 2.0, 4.0, 5.5]),
+            ([0, 0, -HOUR, -HOUR], [0.5, 1.5, 4.0, 5.5]),
+            ([0, HOUR, HOUR, HOUR], [0.5, 2.0, 4.0, 5.5]),
+            ([HOUR, -HOUR, HOUR, 0], [1.0, 2.0, 4.0, 5.5]),
+        ] {
+            let mut cast = Cast::new("c", SIZE);
+            let started = record(DAY, Record::Started(TermStarted::default()));
+            let mut lines = cast.lines(&started);
+            for (written, clock) in [500, 1_500, 3_500, 5_000].into_iter().zip(clock) {
+                let at = DAY + written;
+                lines.extend(cast.lines(&stored(at + 500, at + clock, b"x")));
+            }
+            let ended = record(DAY + 9_000, Record::Ended(TermEnded::default()));
+            lines.extend(cast.lines(&ended));
+            let times = lines[1..].iter().filter_map(|line| line[0].as_f64());
+            let expected = expected.into_iter().chain([9.0]);
+            assert_eq!(times.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_was_stored_late_stands_where_it_was_written() {
+        let mut cast = Cast::new("c", SIZE);
+        let started = record(10_000, Record::Started(TermStarted::default()));
+        let mut lines = cast.lines(&started);
+        for written in [10_500, 20_000, 65_000] {
+            lines.extend(cast.lines(&stored(70_000, written, b"x")));
+        }
+        let times = lines[1..].iter().filter_map(|line| line[0].as_f64());
+        assert_eq!(times.collect::<Vec<_>>(), [0.5, 10.0, 55.0]);
     }
 
     #[test]
