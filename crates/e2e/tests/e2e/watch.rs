@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use signalbox_testkit::{DEADLINE, Process, Proxy, eventually, signalbox};
 
-use crate::fleet_world::{Agent, Screen, World, connect, hear, join, run};
+use crate::fleet_world::{Agent, Screen, World, connect, find, hear, join, run};
 use crate::up::up;
 
 /// Bytes that no text encoding has, and that differ everywhere.
@@ -596,6 +596,78 @@ async fn what_is_piped_in_arrives_once_and_in_order() {
     // The end of it is a message without a key.
     let end = hear(&mut agent.client, "terminal:input").await;
     assert_eq!(end["content"], "");
+    agent.completes(&id, 0).await;
+    assert_eq!(ended(&run).await.0, Some(0));
+}
+
+/// Has an agent go away while a command of `watch` runs that is typed into, and
+/// do this meanwhile; gives its next connection.
+async fn away(
+    world: &World,
+    mut agent: Agent,
+    run: &Process,
+    id: &str,
+    meanwhile: impl AsyncFnOnce(),
+) -> Agent {
+    let mut dashboard = world.dashboard("operator").await;
+    run.write_line("first");
+    hear(&mut agent.client, "terminal:input").await;
+    drop(agent);
+    find(&mut dashboard, |message| message["status"] == "offline").await;
+    meanwhile().await;
+    // By then what was sent before has been refused as well.
+    let input = json!({"type": "terminal:input", "commandId": id, "content": "x"});
+    dashboard.send_json(&input).await;
+    let refused = hear(&mut dashboard, "command:error").await;
+    assert_eq!(refused["code"], "AGENT_OFFLINE");
+    let returning = json!({"capabilities": ["ack", "journal"], "running": [id]});
+    world.agent_with("a-1", returning).await
+}
+
+/// What an agent is told next of a command that it runs.
+async fn told(agent: &mut Agent) -> Value {
+    let kinds = ["terminal:input", "command:interrupt"];
+    find(&mut agent.client, |message| {
+        kinds.iter().any(|kind| message["type"] == *kind)
+    })
+    .await
+}
+
+/// A command does not go on with a part of what is piped in.
+#[tokio::test]
+async fn what_is_piped_in_and_does_not_arrive_fails_the_command() {
+    let world = World::start(1).await;
+    let journal = json!({"capabilities": ["ack", "journal"]});
+    let mut agent = world.agent_with("a-1", journal).await;
+    let run = Process::spawn(operator(&world, &["a-1", "--input", "--", "cat"]));
+    let id = begin(&mut agent).await;
+    let mut agent = away(&world, agent, &run, &id, async || {
+        run.write_line("second");
+        let incomplete = "the input is incomplete";
+        run.stderr().wait_for_line(incomplete, DEADLINE).await;
+        run.write_line("third");
+        run.close_stdin();
+    })
+    .await;
+    assert_eq!(told(&mut agent).await["type"], "command:interrupt");
+    agent.completes(&id, 0).await;
+    assert_eq!(ended(&run).await.0, Some(255));
+}
+
+/// The end of what is piped in is told until the agent has it.
+#[tokio::test]
+async fn the_end_of_what_is_piped_in_arrives_although_the_agent_was_away() {
+    let world = World::start(1).await;
+    let journal = json!({"capabilities": ["ack", "journal"]});
+    let mut agent = world.agent_with("a-1", journal).await;
+    let run = Process::spawn(operator(&world, &["a-1", "--input", "--", "cat"]));
+    let id = begin(&mut agent).await;
+    let mut agent = away(&world, agent, &run, &id, async || run.close_stdin()).await;
+    let end = told(&mut agent).await;
+    assert_eq!(
+        (&end["type"], &end["content"]),
+        (&json!("terminal:input"), &json!(""))
+    );
     agent.completes(&id, 0).await;
     assert_eq!(ended(&run).await.0, Some(0));
 }

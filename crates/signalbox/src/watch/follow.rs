@@ -2,6 +2,8 @@
 //! follows from each. One file, since each changes what the next may do; what
 //! can be decided without the others is in files of its own.
 
+mod stopping;
+
 use std::future::pending;
 use std::time::Duration;
 
@@ -76,6 +78,8 @@ struct Watch<'a> {
     /// Whether a command is to be interrupted, and nobody has said yet that it
     /// is.
     is_interrupting: bool,
+    /// When it is to be interrupted again.
+    interrupt_at: Option<Instant>,
     /// When the size is to be told, and to which command it was told last.
     resize_at: Option<Instant>,
     sized: Option<String>,
@@ -123,6 +127,7 @@ pub(super) async fn follow(args: &WatchArgs) -> Result<u8, ExitError> {
         typing: Typing::new(raw.is_some()),
         interrupts: 0,
         is_interrupting: false,
+        interrupt_at: None,
         resize_at: None,
         sized: None,
     };
@@ -150,6 +155,7 @@ impl Watch<'_> {
                 .typing
                 .due()
                 .filter(|_| is_in && self.typist().is_some());
+            let interrupt_at = self.interrupt_at.filter(|_| is_in);
             let resize_at = self.resize_at.filter(|_| is_in && self.typist().is_some());
             let step = tokio::select! {
                 news = self.link.next() => self.news(news?).await,
@@ -170,6 +176,11 @@ impl Watch<'_> {
                         let message = self.typing.next(&command);
                         self.link.send(&message).await;
                     }
+                    Ok(())
+                }
+                () = until(interrupt_at) => {
+                    self.interrupt_at = None;
+                    self.send_interrupt().await;
                     Ok(())
                 }
                 () = until(resize_at) => {
@@ -212,11 +223,9 @@ impl Watch<'_> {
                 self.here(&list, recovered).await
             }
             News::Lost(why) => {
-                if self.typing.lost() {
-                    self.notice("what was typed last may not have arrived")
-                        .await?;
-                }
-                self.notice(&format!("{why}; returning")).await
+                self.notice(&format!("{why}; returning")).await?;
+                let typed = self.typing.lost();
+                self.came_of(typed, &why).await
             }
         }
     }
@@ -302,18 +311,10 @@ impl Watch<'_> {
         {
             return Ok(());
         }
-        match self.typing.answer(message) {
-            Typed::Other => {}
-            Typed::Fine => return Ok(()),
-            Typed::Unsure => {
-                return self
-                    .notice("what was typed last may not have arrived")
-                    .await;
-            }
-            Typed::Nobody => {
-                let error = plain(message.text("error").unwrap_or_default());
-                return self.notice(&format!("not typed: {error}")).await;
-            }
+        let typed = self.typing.answer(message);
+        if typed != Typed::Other {
+            let error = plain(message.text("error").unwrap_or_default());
+            return self.came_of(typed, &error).await;
         }
         match message.kind() {
             "request:done" => {
@@ -328,8 +329,8 @@ impl Watch<'_> {
             }
             "connection:error" | "command:error" | "validation:error" | "auth:refresh-failed" => {
                 self.print(message).await?;
-                if message.text("requestId") == Some(INTERRUPT) {
-                    self.is_interrupting = false;
+                if message.text("requestId") == Some(INTERRUPT) && self.interrupts_again(message)? {
+                    return Ok(());
                 }
                 let error = plain(message.text("error").unwrap_or_default());
                 self.notice(&error).await
@@ -346,7 +347,7 @@ impl Watch<'_> {
                 self.screen.forget(id);
                 let is_ours = self.errand.as_ref().and_then(Errand::command) == Some(id);
                 if is_ours {
-                    return Err(End::Code(errand::exit_code(message)));
+                    return Err(End::Code(self.exit_code(message)));
                 }
             }
             ("command:status", _) if message.text("status") == Some("running") => {
@@ -400,48 +401,6 @@ impl Watch<'_> {
         match self.typing.take(keys) {
             0 => Ok(()),
             times => self.interrupt(times).await,
-        }
-    }
-
-    /// Somebody wants it to stop: the command first, then `watch`.
-    async fn interrupt(&mut self, times: usize) -> Result<(), End> {
-        self.interrupts += times;
-        let command = match &self.errand {
-            Some(errand) => errand.command().map(str::to_owned),
-            None => self.typist(),
-        };
-        let has_command = self.errand.is_some() || command.is_some();
-        if !has_command {
-            return Err(End::Code(0));
-        }
-        let again = if self.args.input { "Ctrl-]" } else { "Ctrl-C" };
-        if self.interrupts > 1 {
-            if let Some(id) = command {
-                self.notice(&format!("left; {id} goes on unless it was interrupted"))
-                    .await?;
-            }
-            return Err(End::Code(LEFT));
-        }
-        self.is_interrupting = true;
-        self.send_interrupt().await;
-        self.notice(&format!(
-            "interrupting the command, {again} again to leave it alone"
-        ))
-        .await
-    }
-
-    async fn send_interrupt(&mut self) {
-        let command = match &self.errand {
-            Some(errand) => errand.command().map(str::to_owned),
-            None => self.typist(),
-        };
-        if let Some(command) = command {
-            let message = json!({
-                "type": "command:interrupt",
-                "commandId": command,
-                "requestId": INTERRUPT,
-            });
-            self.link.send(&message).await;
         }
     }
 
