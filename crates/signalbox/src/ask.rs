@@ -24,7 +24,8 @@ const CANCELLED: u8 = 130;
 
 /// `signalbox ask`.
 ///
-/// Ctrl-C cancels the answer. It ends with 0 once there is a whole answer, with
+/// Ctrl-C cancels the answer, as soon as a gateway is there to be told; a second
+/// one does not wait for that. It ends with 0 once there is a whole answer, with
 /// 130 where that was cancelled.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AskArgs {

@@ -96,6 +96,8 @@ async fn decide(target: &Target, args: &DecideArgs) -> anyhow::Result<()> {
             Heard::Message(message) => match message.kind() {
                 "auth_success" => connection.send(&decision).await.map_err(why)?,
                 "action_decision_recorded" => return Ok(()),
+                // The connection stays until then.
+                "error" if message.text("code") == Some("TOKEN_EXPIRING") => {}
                 "error" => bail!(complaint(&message)),
                 _ => {}
             },

@@ -100,6 +100,67 @@ async fn a_cut_connection_costs_the_reader_nothing() {
 }
 
 #[tokio::test]
+async fn gateways_that_are_stopped_cost_the_reader_nothing() {
+    let world = World::start(2, &[]).await;
+    let gates = world.reply_behind_gates(&["one\n-", "two"]);
+    let [first, second] = &world.platform.gateways[..] else {
+        panic!("two gateways");
+    };
+    let proxy = Proxy::start(first.listener()).await;
+    let url = format!("http://{}", proxy.addr());
+    let arguments = ["ask", "--url", &url, "What?"];
+    let asked = Process::spawn(tool(&world.platform, "analyst", &arguments));
+    world.model.received(1).await;
+    gates[0].open();
+    asked.stdout().wait_for_line("one", DEADLINE).await;
+    proxy.retarget(second.listener());
+    first.process.sigterm();
+    asked.stderr().wait_for_line("; returning", DEADLINE).await;
+    gates[1].open();
+    gates[2].open();
+    let (code, out, told) = ended(&asked).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(out.starts_with("one\n-two\n\nHIGH"), "{out}");
+    assert!(
+        told.contains("the gateway is going away; returning"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn an_interrupt_cancels_the_answer_while_nobody_is_connected() {
+    let world = World::start(1, &[]).await;
+    let gates = world.reply_behind_gates(&["one\n-", "never told"]);
+    let proxy = Proxy::start(world.platform.gateways[0].listener()).await;
+    let url = format!("http://{}", proxy.addr());
+    let arguments = ["ask", "--url", &url, "What?"];
+    let asked = Process::spawn(tool(&world.platform, "analyst", &arguments));
+    world.model.received(1).await;
+    gates[0].open();
+    asked.stdout().wait_for_line("one", DEADLINE).await;
+    proxy.refuse();
+    proxy.cut();
+    asked.stderr().wait_for_line("returning", DEADLINE).await;
+    let pid = Pid::from_raw(asked.pid().try_into().unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    proxy.admit();
+    let (code, out, told) = ended(&asked).await;
+    assert_eq!(code, Some(130), "{told}");
+    assert!(!out.contains("never"), "{out}");
+    // Nobody pays for what nobody waits for.
+    let chat = told.lines().next().unwrap().rsplit(' ').next().unwrap();
+    let mut client = WsClient::connect(&world.platform.gateways[0].threat_url(), &[]).await;
+    client
+        .authenticate(&world.platform.api_key("analyst"))
+        .await;
+    let resume = json!({"type": "resume_chat", "session_id": chat, "answer": 1, "after_chunk": 0});
+    client.send_json(&resume).await;
+    client.expect("chat_resumed").await;
+    client.expect("agent_response_chunk").await;
+    client.expect("agent_response_cancelled").await;
+}
+
+#[tokio::test]
 async fn an_interrupt_cancels_the_answer() {
     let world = World::start(1, &[]).await;
     let gates = world.reply_behind_gates(&["begun ", "never told"]);

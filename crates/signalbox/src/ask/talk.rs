@@ -1,6 +1,7 @@
 //! A question and its answer, over as many connections as it takes.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -47,11 +48,19 @@ pub(super) struct Talk {
     session: Option<String>,
     /// Names the question, so that it is said once.
     message_id: String,
+    /// Whether the question was said, heard or not.
+    is_asked: bool,
+    /// Whether the answer is to be cancelled, on whatever connection.
+    is_cancelling: bool,
     /// The answer and the last chunk of it that was shown, once there is one.
     reached: Option<(u64, u64)>,
     /// What was shown of tools: a return brings it again.
     shown: HashSet<(u64, String)>,
     show: Show,
+    /// When the chat was lost, until something of it is heard again.
+    lost_at: Option<Instant>,
+    /// The pause before the next attempt to return.
+    pause: Duration,
 }
 
 impl Talk {
@@ -64,9 +73,13 @@ impl Talk {
             context,
             session: args.chat.clone(),
             message_id: Uuid::new_v4().simple().to_string(),
+            is_asked: false,
+            is_cancelling: false,
             reached: None,
             shown: HashSet::new(),
             show: Show::new(args.json),
+            lost_at: None,
+            pause: FIRST_PAUSE,
         }
     }
 
@@ -76,19 +89,16 @@ impl Talk {
     /// When the agent, the gateway or the patience gives up.
     pub(super) async fn run(mut self) -> anyhow::Result<Ending> {
         let mut interrupts = signal(SignalKind::interrupt())?;
-        let mut lost_at: Option<Instant> = None;
-        let mut pause = FIRST_PAUSE;
         loop {
-            let attempt = tokio::select! {
-                attempt = self.target.connect() => attempt,
-                _ = interrupts.recv() => return Ok(Ending::Cancelled),
+            let target = self.target.clone();
+            let attempt = self.unless_given_up(&mut interrupts, target.connect());
+            let Some(attempt) = attempt.await else {
+                return Ok(Ending::Cancelled);
             };
             let why = match attempt {
                 Ok(connection) => match self.converse(connection, &mut interrupts).await? {
                     End::Over(ending) => return Ok(ending),
                     End::Lost(why) => {
-                        lost_at = None;
-                        pause = FIRST_PAUSE;
                         output::error(format_args!("signalbox: {why}; returning"));
                         why
                     }
@@ -100,16 +110,43 @@ impl Talk {
                 }
                 Err(Failure::Passing(why) | Failure::Elsewhere(why)) => why,
             };
-            if lost_at.get_or_insert_with(Instant::now).elapsed() >= self.patience {
+            let lost_at = *self.lost_at.get_or_insert_with(Instant::now);
+            if lost_at.elapsed() >= self.patience {
                 bail!("not back within {} s: {why}", self.patience.as_secs());
             }
             // Many that lost the same gateway do not return all at once.
-            tokio::select! {
-                () = sleep(pause.mul_f64(0.5 + rand::random::<f64>())) => {}
-                _ = interrupts.recv() => return Ok(Ending::Cancelled),
+            let pause = sleep(self.pause.mul_f64(0.5 + rand::random::<f64>()));
+            if self.unless_given_up(&mut interrupts, pause).await.is_none() {
+                return Ok(Ending::Cancelled);
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Waits for something while nobody is connected; gives `None` where an
+    /// interrupt ends everything meanwhile.
+    async fn unless_given_up<T>(
+        &mut self,
+        interrupts: &mut Signal,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Some(done),
+                _ = interrupts.recv() => {
+                    if self.gives_up() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in an interrupt: the answer is to be cancelled. Says whether that
+    /// is not waited for, since nothing was asked or it was the second one.
+    fn gives_up(&mut self) -> bool {
+        !self.is_asked || std::mem::replace(&mut self.is_cancelling, true)
     }
 
     async fn converse(
@@ -117,7 +154,7 @@ impl Talk {
         mut connection: Connection,
         interrupts: &mut Signal,
     ) -> anyhow::Result<End> {
-        let mut is_cancelling = false;
+        let is_return = self.is_asked;
         loop {
             let message = tokio::select! {
                 heard = connection.next() => match heard {
@@ -128,25 +165,45 @@ impl Talk {
                     }
                 },
                 _ = interrupts.recv() => {
-                    let Some(session) = self.session.as_ref().filter(|_| !is_cancelling) else {
+                    if self.gives_up() {
                         return Ok(End::Over(Ending::Cancelled));
-                    };
-                    is_cancelling = true;
-                    let cancel = json!({"type": "cancel_chat", "session_id": session});
+                    }
                     // The end of the connection is heard when it is read.
-                    connection.send(&cancel).await.ok();
+                    connection.send(&self.cancellation()).await.ok();
                     continue;
                 }
             };
+            // A first question may be refused for good; one that was taken may
+            // be answered meanwhile, and what is refused now is asked again.
+            let is_under_way = is_return || self.is_cancelling || self.reached.is_some();
             let next = match message.kind() {
-                "auth_success" => Some(self.opening()),
+                "auth_success" => {
+                    let opening = self.opening();
+                    connection.send(&opening).await.ok();
+                    self.is_cancelling.then(|| self.cancellation())
+                }
                 "chat_session_started" if self.session.is_none() => {
                     self.session = message.text("session_id").map(str::to_owned);
                     self.show.began(&message);
+                    self.is_back();
                     Some(self.question())
                 }
-                "chat_cancelled" if is_cancelling => return Ok(End::Over(Ending::Cancelled)),
-                "error" => bail!(complaint(&message)),
+                // Where it names no answer, that was over: its end is told.
+                "chat_cancelled" if self.is_cancelling && message.count("answer").is_some() => {
+                    return Ok(End::Over(Ending::Cancelled));
+                }
+                "agent_error" if is_under_way && is_out_of_reach(&message) => {
+                    return Ok(End::Lost(reason(&message)));
+                }
+                "error" => match message.text("code") {
+                    // The connection stays until then.
+                    Some("TOKEN_EXPIRING") => None,
+                    Some("CONNECTION_FAILED") => {
+                        let said = message.text("message").unwrap_or_default();
+                        return Ok(End::Lost(plain(said)));
+                    }
+                    _ => bail!(complaint(&message)),
+                },
                 _ => match self.hear(&message)? {
                     Some(ending) => return Ok(End::Over(ending)),
                     None => None,
@@ -158,8 +215,14 @@ impl Talk {
         }
     }
 
+    /// Notes that the chat is heard: what is lost from now on is another loss.
+    fn is_back(&mut self) {
+        self.lost_at = None;
+        self.pause = FIRST_PAUSE;
+    }
+
     /// What is said first on a connection.
-    fn opening(&self) -> Value {
+    fn opening(&mut self) -> Value {
         match (&self.session, self.reached) {
             (None, _) => {
                 let mut start = json!({"type": "start_chat", "agent_type": self.agent});
@@ -178,7 +241,8 @@ impl Talk {
         }
     }
 
-    fn question(&self) -> Value {
+    fn question(&mut self) -> Value {
+        self.is_asked = true;
         let mut message = json!({
             "type": "chat_message",
             "session_id": self.session,
@@ -191,11 +255,21 @@ impl Talk {
         message
     }
 
+    /// What has the answer cancelled: the one that was read, or else the last.
+    fn cancellation(&self) -> Value {
+        let mut cancel = json!({"type": "cancel_chat", "session_id": self.session});
+        if let Some((answer, _)) = self.reached {
+            cancel["answer"] = answer.into();
+        }
+        cancel
+    }
+
     /// Takes in what is said in the chat; says how it ended once it has.
     fn hear(&mut self, message: &Message) -> anyhow::Result<Option<Ending>> {
         if message.text("session_id") != self.session.as_deref() {
             return Ok(None);
         }
+        self.is_back();
         let (answer, chunk) = (message.count("answer"), message.count("chunk_id"));
         if let Some(answer) = answer {
             let last = self.reached.filter(|(of, _)| *of == answer);
@@ -214,17 +288,26 @@ impl Talk {
         match message.kind() {
             "agent_response_complete" => Ok(Some(Ending::Answered)),
             "agent_response_cancelled" => Ok(Some(Ending::Cancelled)),
-            "agent_error" => {
-                let error = message.value("error");
-                let said = error.and_then(|error| error.get("message")?.as_str());
-                bail!(
-                    "the agent failed: {}",
-                    plain(said.unwrap_or("no reason is told"))
-                )
-            }
+            "agent_error" => bail!("the agent failed: {}", reason(message)),
             _ => Ok(None),
         }
     }
+}
+
+/// Whether nobody can be asked about the chat now.
+fn is_out_of_reach(message: &Message) -> bool {
+    let of = |field: &str| message.value("error")?.get(field);
+    // An answer that broke off names itself: that is its end.
+    message.count("answer").is_none()
+        && of("code").and_then(Value::as_str) == Some("AGENT_UNAVAILABLE")
+        && of("retry_available").and_then(Value::as_bool) == Some(true)
+}
+
+/// Why an agent does not answer, in its words.
+fn reason(message: &Message) -> String {
+    let error = message.value("error");
+    let said = error.and_then(|error| error.get("message")?.as_str());
+    plain(said.unwrap_or("no reason is told"))
 }
 
 /// What a gateway refuses, in its words.
@@ -240,24 +323,4 @@ pub(crate) fn complaint(message: &Message) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(value: &Value) -> Message {
-        Message::read(&value.to_string()).unwrap().remove(0)
-    }
-
-    #[test]
-    fn a_refusal_says_who_was_first() {
-        let refused = message(
-            &json!({"type": "error", "message": "the action was decided before",
-            "decided_by": "ada", "decision": "reject"}),
-        );
-        assert_eq!(
-            complaint(&refused),
-            "the action was decided before: reject by ada"
-        );
-        let refused = message(&json!({"type": "error", "message": "no"}));
-        assert_eq!(complaint(&refused), "the gateway refuses: no");
-    }
-}
+mod tests;
