@@ -98,7 +98,7 @@ async fn decide(target: &Target, args: &DecideArgs) -> anyhow::Result<()> {
                 "action_decision_recorded" => return Ok(()),
                 // The connection stays until then.
                 "error" if message.text("code") == Some("TOKEN_EXPIRING") => {}
-                "error" => bail!(complaint(&message)),
+                "error" | "rate_limit_exceeded" => bail!(complaint(&message)),
                 _ => {}
             },
         }

@@ -237,3 +237,27 @@ async fn decisions_are_made_in_a_terminal() {
     assert_eq!(code, Some(1));
     assert!(told.contains("execute_actions"), "{told}");
 }
+
+#[tokio::test]
+async fn who_says_too_much_is_told_so() {
+    let world = World::start(1, &[]).await;
+    let url = url(&world.platform);
+    let mut client = WsClient::connect(&world.platform.gateways[0].threat_url(), &[]).await;
+    client
+        .authenticate(&world.platform.api_key("analyst"))
+        .await;
+    // The default of a credential, over all connections of its user.
+    for _ in 0..60 {
+        client.subscribe(json!({"channel": "system_metrics"})).await;
+    }
+    for command in [
+        &["ask", "--url", &url, "What?"][..],
+        &["decide", "--url", &url, "a-1", "approve"],
+    ] {
+        let refused = Process::spawn(tool(&world.platform, "analyst", command));
+        let (code, _, told) = ended(&refused).await;
+        assert_eq!(code, Some(1), "{told}");
+        let (_, rest) = told.split_once("messages_per_minute ").unwrap();
+        assert!(rest.contains("/60, until 20"), "{told}");
+    }
+}

@@ -204,6 +204,8 @@ impl Talk {
                     }
                     _ => bail!(complaint(&message)),
                 },
+                "rate_limit_exceeded" if is_under_way => return Ok(End::Lost(complaint(&message))),
+                "rate_limit_exceeded" => bail!(complaint(&message)),
                 _ => match self.hear(&message)? {
                     Some(ending) => return Ok(End::Over(ending)),
                     None => None,
@@ -312,11 +314,19 @@ fn reason(message: &Message) -> String {
 
 /// What a gateway refuses, in its words.
 pub(crate) fn complaint(message: &Message) -> String {
-    let said = plain(message.text("message").unwrap_or_default());
+    let text = |field: &str| plain(message.text(field).unwrap_or_default());
+    if message.kind() == "rate_limit_exceeded" {
+        return format!(
+            "the gateway refuses: {} {}, until {}",
+            text("limit_type"),
+            text("current_usage"),
+            text("reset_time")
+        );
+    }
+    let said = text("message");
     match message.text("decided_by") {
         Some(by) => {
-            let decision = message.text("decision").unwrap_or_default();
-            format!("{said}: {} by {}", plain(decision), plain(by))
+            format!("{said}: {} by {}", text("decision"), plain(by))
         }
         None => format!("the gateway refuses: {said}"),
     }

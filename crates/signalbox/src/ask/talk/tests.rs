@@ -100,6 +100,37 @@ fn a_refusal_says_who_was_first() {
     assert_eq!(complaint(&refused), "the gateway refuses: no");
 }
 
+fn limit() -> Value {
+    json!({"type": "rate_limit_exceeded", "limit_type": "messages_per_minute",
+        "current_usage": "61/60", "reset_time": "2026-11-21T23:11:00.000Z"})
+}
+
+#[tokio::test]
+async fn a_question_too_many_is_refused_in_words() {
+    let (listener, asked) = ask(&[]).await;
+    let mut gateway = Served::accept(&listener).await;
+    gateway.begin().await;
+    gateway.say(limit()).await;
+    let error = asked.await.unwrap().unwrap_err();
+    let expected = "the gateway refuses: messages_per_minute 61/60, until 2026-11-21T23:11:00.000Z";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn a_return_too_many_is_made_again() {
+    let (listener, asked) = ask(&[]).await;
+    let mut gateway = Served::accept(&listener).await;
+    gateway.begin().await;
+    gateway.leave().await;
+    let mut gateway = Served::accept(&listener).await;
+    gateway.expect("chat_message").await;
+    gateway.say(limit()).await;
+    let mut gateway = Served::accept(&listener).await;
+    gateway.expect("chat_message").await;
+    gateway.complete().await;
+    assert_eq!(asked.await.unwrap().unwrap(), Ending::Answered);
+}
+
 #[tokio::test]
 async fn a_notice_ends_nothing() {
     let (listener, asked) = ask(&[]).await;
