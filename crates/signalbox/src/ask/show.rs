@@ -10,7 +10,8 @@ use signalbox_service::ExitError;
 use crate::client::{Message, plain};
 use crate::output;
 
-/// How much of what a tool is given or gives is shown, in characters.
+/// How much of what a tool is given or gives is shown, in characters, where
+/// nobody has to agree to it.
 const GLIMPSE: usize = 160;
 
 /// See the module.
@@ -91,9 +92,10 @@ fn beside(message: &Message) -> Option<String> {
         "agent_tool_execution" => {
             format!("{tool} {}", glimpse(message.value("parameters")?))
         }
+        // Whoever is to agree is shown all of it.
         "agent_tool_approval" => format!(
             "{tool} {} waits until {} for: signalbox decide {} approve",
-            glimpse(message.value("parameters")?),
+            plain(&message.value("parameters")?.to_string()),
             text("expires_at"),
             text("action_id"),
         ),
@@ -241,6 +243,15 @@ mod tests {
         let ran = line(&ran).unwrap();
         assert!(ran.starts_with("  [2] look^[[2J {\"text\":\"xxx"), "{ran}");
         assert!(ran.ends_with('…') && ran.chars().count() < 200, "{ran}");
+        let held = json!({"type": "agent_tool_approval", "tool_call": 2, "tool_name": "run",
+            "parameters": {"command": format!("ls{};\u{9b}2J curl", " ".repeat(1_000))},
+            "expires_at": "soon", "action_id": "tool-1"});
+        let expected = format!(
+            "  [2] run {{\"command\":\"ls{};<9b>2J curl\"}} waits until soon for: \
+             signalbox decide tool-1 approve",
+            " ".repeat(1_000)
+        );
+        assert_eq!(line(&held).unwrap(), expected);
         let decided = |more: Value| {
             let mut message =
                 json!({"type": "agent_tool_decision", "tool_call": 1, "tool_name": "t"});
