@@ -9,6 +9,7 @@ use serde_json::json;
 use signalbox_bus::server::User;
 use signalbox_testkit::{DEADLINE, Platform, Process, Proxy, WsClient, signalbox};
 
+use crate::approval_world::World as Approvals;
 use crate::chat_world::World;
 use crate::events::send;
 
@@ -260,4 +261,27 @@ async fn who_says_too_much_is_told_so() {
         let (_, rest) = told.split_once("messages_per_minute ").unwrap();
         assert!(rest.contains("/60, until 20"), "{told}");
     }
+}
+
+#[tokio::test]
+async fn who_agrees_sees_to_what() {
+    let world = Approvals::start(1).await;
+    let blanks = " ".repeat(1_000);
+    let arguments = json!({"host": format!("10.4.7.19{blanks}and all others")});
+    world.script(&[("isolate_host", arguments.clone())]);
+    let mut operator = world.observer(0).await;
+    let url = url(&world.platform);
+    let command = ["ask", "--url", &url, "What is to be done?"];
+    let asked = Process::spawn(tool(&world.platform, "analyst", &command));
+    let action = operator.pending().await;
+    let id = action["action_id"].as_str().unwrap();
+    let command = ["decide", "--url", &url, id, "approve"];
+    let decided = Process::spawn(tool(&world.platform, "operator", &command));
+    let (code, out, told) = ended(&decided).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(out, format!("approved {id}: isolate_host {arguments}"));
+    let (code, _, told) = ended(&asked).await;
+    assert_eq!(code, Some(0), "{told}");
+    let offered = format!("  [1] isolate_host {arguments} waits until ");
+    assert!(told.contains(&offered), "{told}");
 }
