@@ -28,13 +28,16 @@ use crate::queue::{Priority, estimates};
 
 /// Announcements that wait to be published; beyond it the oldest are dropped.
 const ANNOUNCEMENT_CAPACITY: usize = 16;
+/// What a command takes of the document beside its text, more or less: names of
+/// fields, ids and times.
+const ENTRY_BYTES: usize = 512;
 
 /// What bounds an agent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Commands that may wait.
     pub(crate) queue: usize,
-    /// Bytes of all commands that are not over.
+    /// Bytes that all commands of the document may take of it.
     pub(crate) bytes: usize,
     /// After which a command of lower priority goes next, in milliseconds.
     pub(crate) due_ms: u64,
@@ -161,8 +164,9 @@ impl Agent {
             return Err(self.refusal(CommandError::AgentOffline, "the agent is not connected"));
         }
         let waiting = self.document.commands.iter().filter(|one| one.is_waiting());
-        let bytes: usize = self.document.commands.iter().map(size).sum();
-        let its_bytes = request.command.len() + request.args.iter().map(String::len).sum::<usize>();
+        let commands = self.document.commands.iter();
+        let bytes: usize = commands.map(|one| size(&one.command, &one.args)).sum();
+        let its_bytes = size(&request.command, &request.args);
         if waiting.count() >= self.bounds.queue || bytes + its_bytes > self.bounds.bytes {
             return Err(self.refusal(CommandError::QueueFull, "the agent's queue is full"));
         }
@@ -310,6 +314,16 @@ impl From<End> for CommandState {
 }
 
 /// What a command takes of the document.
-fn size(command: &Command) -> usize {
-    command.command.len() + command.args.iter().map(String::len).sum::<usize>()
+fn size(command: &str, args: &[String]) -> usize {
+    ENTRY_BYTES + written(command) + args.iter().map(|one| written(one)).sum::<usize>()
+}
+
+/// Bytes of a text in JSON, with its quotes and what parts it from the next.
+fn written(text: &str) -> usize {
+    let bytes = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..=0x1f => 6,
+        _ => 1,
+    });
+    bytes.sum::<usize>() + 3
 }

@@ -13,8 +13,8 @@ use crate::clock::millis;
 const LEASE_TTL: Duration = Duration::from_secs(5);
 /// The longest that it may be set to last, in seconds.
 const LONGEST_LEASE_TTL: u64 = 3_600;
-/// Bytes of one agent's commands that are not over: its document is far below
-/// what the bus takes as one message.
+/// Bytes that one agent's commands may take of its document, which is far below
+/// what the bus takes as one message then.
 const COMMAND_BYTES: usize = 1024 * 1024;
 const MIB: u64 = 1024 * 1024;
 

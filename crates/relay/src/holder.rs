@@ -119,6 +119,9 @@ pub(crate) enum Change {
 pub(crate) enum Ended {
     /// Another holds the agent.
     Superseded,
+    /// The bus does not take the agent's document: the next holder goes on with
+    /// what is stored.
+    Unstored,
     /// The agent is forgotten.
     Forgotten,
 }
@@ -207,10 +210,18 @@ impl Holder {
         loop {
             let now = self.now();
             self.agent.tick(now);
-            if let Err(FenceError::Overtaken(_)) = self.settle().await {
-                self.shared.metrics.fenced.add(1);
-                info!(agent = %self.agent_id, "another holds the agent");
-                return Ended::Superseded;
+            match self.settle().await {
+                Ok(()) => {}
+                Err(FenceError::Overtaken(_)) => {
+                    self.shared.metrics.fenced.add(1);
+                    info!(agent = %self.agent_id, "another holds the agent");
+                    return Ended::Superseded;
+                }
+                Err(FenceError::Refused(cause)) => {
+                    // Bounded far below what the bus takes.
+                    error!(agent = %self.agent_id, %cause, "document not stored");
+                    return Ended::Unstored;
+                }
             }
             if self.agent.is_forgettable(self.now()) && self.recorders.is_empty() {
                 return match self.document.remove().await {
@@ -289,19 +300,13 @@ impl Holder {
         false
     }
 
-    /// Stores what has changed, then does what it demands, shows it, and answers.
+    /// Stores what has changed, then does what it demands, shows it, and answers;
+    /// nothing of that where it is not stored.
     async fn settle(&mut self) -> Result<(), FenceError> {
         if self.agent.take_change() {
             let body = serde_json::to_vec(self.agent.document())
                 .expect("a document has nothing that JSON cannot express");
-            match self.document.write(body.into()).await {
-                Ok(_) => {}
-                Err(FenceError::Refused(cause)) => {
-                    // Bounded far below what the bus takes.
-                    error!(agent = %self.agent_id, %cause, "document not stored");
-                }
-                Err(overtaken @ FenceError::Overtaken(_)) => return Err(overtaken),
-            }
+            self.document.write(body.into()).await?;
         }
         for effect in self.agent.take_effects() {
             self.carry_out(effect).await;

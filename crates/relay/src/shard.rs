@@ -232,7 +232,7 @@ impl Holding {
                     .await;
                 false
             }
-            Ok((_, Ended::Superseded)) => true,
+            Ok((_, Ended::Superseded | Ended::Unstored)) => true,
             // Whoever takes the shard next finds everything as it was.
             Err(cause) => {
                 error!(shard = %self.shard, %cause, "holder of an agent ended");

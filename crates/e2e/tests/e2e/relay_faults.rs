@@ -6,18 +6,27 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use prost::Message as _;
+use serde_json::json;
+use signalbox_bus::connection::MIN_MAX_PAYLOAD_BYTES;
+use signalbox_bus::document::Document;
+use signalbox_bus::key;
 use signalbox_bus::log::feed::{Fed, LogFeed};
 use signalbox_bus::server::User as BusUser;
-use signalbox_bus::subject::LogKind;
-use signalbox_protocol::fleet::Shard;
-use signalbox_protocol::wire::{CommandPriority, CommandState, RunCommand, TermRecord};
+use signalbox_bus::subject::{self, LogKind};
+use signalbox_protocol::fleet::{Shard, command_id};
+use signalbox_protocol::wire::{
+    CommandError, CommandPriority, CommandReply, CommandRequest, CommandState, RunCommand,
+    TermRecord, command_request,
+};
 use signalbox_testkit::{DEADLINE, RelayBus, Service, eventually};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::fleet_side::{Agent, Gateway, Log, User, flow, run, until};
+use crate::fleet_side::{Agent, Gateway, Log, User, ask, flow, run, until};
 
 const NORMAL: CommandPriority = CommandPriority::Normal;
+/// Bytes of an argument that a command may have, and little more.
+const LARGEST_ARGUMENT: usize = 130_000;
 
 async fn user(bus: &RelayBus) -> User {
     User {
@@ -100,6 +109,84 @@ async fn a_killed_relay_loses_and_repeats_nothing() {
     assert_eq!(again.command_id, waiting.command_id);
     assert_eq!(again.state(), CommandState::Completed);
     assert_eq!(agent.journal(), [sent.command_id, waiting.command_id]);
+}
+
+/// As many bytes as may wait are text that takes six times as much where it is
+/// stored: what is accepted is stored all the same, and the rest is refused.
+#[tokio::test]
+async fn what_is_accepted_is_stored_whatever_it_is_made_of() {
+    let bus = RelayBus::start().await;
+    let mut relays = vec![bus.relay(&[]).await];
+    let user = user(&bus).await;
+    let gateway = gateway(&bus).await;
+    let agent = Agent::new("agent-1");
+    let _connection = gateway.connect(&agent).await;
+    let held = user.run(run("agent-1", "hold", NORMAL)).await.unwrap();
+    runs(&user, &held.command_id).await;
+    let large = || RunCommand {
+        args: vec!["\u{1}".repeat(LARGEST_ARGUMENT)],
+        ..run("agent-1", "large", NORMAL)
+    };
+    let first = user.run(large()).await.unwrap();
+    for _ in 0..7 {
+        let refusal = user.run(large()).await.unwrap_err();
+        assert_eq!(refusal.code(), CommandError::QueueFull);
+    }
+    kill(&bus, &mut relays, "agent-1").await;
+    agent.release();
+    let log = user.log_of(&first.command_id).await;
+    log.assert_whole(b"large says hello\n");
+    assert_eq!(agent.journal(), [held.command_id, first.command_id]);
+}
+
+/// The bus does not take what an agent's document would be with one more command:
+/// the command is neither accepted nor in any log, and the shard goes on with
+/// what is stored.
+#[tokio::test]
+async fn nothing_is_answered_that_is_not_stored() {
+    let bus = RelayBus::start().await;
+    let of_relay = bus.bus(BusUser::Relay).await;
+    let (subject, stream) = (key::agent("agent-1"), key::AGENTS_STREAM);
+    let full = json!({
+        "agent_id": "agent-1",
+        "concurrency": 1,
+        // Never so long ago that it is forgotten.
+        "offline_since_ms": u64::from(u32::MAX) << 10,
+        "superseded": ["x".repeat(MIN_MAX_PAYLOAD_BYTES - 2 * 1024)],
+    });
+    let mut document = Document::new(of_relay, stream, subject, 0);
+    document.write(full.to_string().into()).await.unwrap();
+    let relay = bus.relay(&[]).await;
+    let user = user(&bus).await;
+    let shard = Shard::of_agent("agent-1");
+    let command = RunCommand {
+        args: vec!["y".repeat(4 * 1024)],
+        queue_if_offline: true,
+        ..run("agent-1", "quick", NORMAL)
+    };
+    let id = command_id(shard, &command.nonce).unwrap();
+    let request = CommandRequest {
+        by: "user".to_owned(),
+        verb: Some(command_request::Verb::Run(command)),
+    };
+    let served = async |times: usize| {
+        let line = format!("shard served shard={shard} ");
+        until("the shard is served", async || {
+            let lines = relay.process.stderr().lines();
+            lines.iter().filter(|one| one.contains(&line)).count() >= times
+        })
+        .await;
+    };
+    served(1).await;
+    let subject = subject::relay_commands(shard);
+    tokio::select! {
+        answer = ask::<CommandReply>(&user.bus, &subject, &request) => panic!("{answer:?}"),
+        () = served(2) => {}
+    }
+    let log = user.read_log(&id).await.unwrap();
+    assert_eq!(log.queued, 0);
+    let agents = user.snapshot("agent-1").await.agents;
+    assert_eq!(agents.len(), 1);
 }
 
 /// Two relays share the agents; both are killed in turn, again and again, while

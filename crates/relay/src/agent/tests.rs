@@ -12,7 +12,7 @@ use super::*;
 
 const BOUNDS: Bounds = Bounds {
     queue: 5,
-    bytes: 1_000,
+    bytes: 8_000,
     due_ms: 10_000,
     grace_ms: 1_000,
     silence_ms: 300,
@@ -135,6 +135,48 @@ fn a_full_queue_and_an_absent_agent_refuse() {
     };
     let refused = agent.run(&queued, "u", "6".to_owned(), None, 0);
     assert_eq!(refused.unwrap_err().code(), CommandError::QueueFull);
+}
+
+#[test]
+fn a_command_counts_for_what_it_takes_of_the_document() {
+    let bound = BOUNDS.bytes;
+    let texts = [
+        "",
+        "\u{1}",
+        "\"\\",
+        "\n\r\t\u{8}\u{c}",
+        "\u{1f}\u{7f}",
+        "é\u{2028}😀",
+    ];
+    for text in texts.map(|text| text.repeat(bound / 40)) {
+        let mut agent = agent();
+        let request = RunCommand {
+            agent_id: "a".to_owned(),
+            command: "x".to_owned(),
+            args: vec![text, String::new()],
+            queue_if_offline: true,
+            ..RunCommand::default()
+        };
+        let by = "u".repeat(128);
+        let trace = format!("00-{:032x}-{:016x}-01", 1, 1);
+        let mut refused = None;
+        for number in 0..BOUNDS.queue {
+            let id = format!("cmd-0-{number:032}");
+            let trace = Some(trace.clone());
+            refused = agent.run(&request, &by, id, trace, u64::MAX / 2).err();
+            if refused.is_some() {
+                break;
+            }
+        }
+        let stored = serde_json::to_vec(&agent.document().commands).expect("it can be written");
+        assert!(stored.len() <= bound, "{} bytes are stored", stored.len());
+        if request.args[0].contains('\u{1}') {
+            assert_eq!(
+                refused.map(|refused| refused.code()),
+                Some(CommandError::QueueFull)
+            );
+        }
+    }
 }
 
 #[test]
