@@ -8,6 +8,7 @@
 //! | [`session`] | one connection: roles, limits, bad messages |
 //! | [`identity`], [`standing`] | its credential |
 //! | [`dashboard`], [`agent`] | what its two roles ask and report |
+//! | [`errands`], [`asker`] | what a dashboard wants of relays, beside its conversation |
 //! | [`agents`] | the agents that are connected here: deliveries and beats |
 //! | [`watcher`] | the gateway's one look at the fleet, written once |
 //! | [`stage`] | a shard's dashboards, and what was told of late |
@@ -16,7 +17,9 @@
 
 mod agent;
 mod agents;
+mod asker;
 mod dashboard;
+mod errands;
 mod following;
 mod frames;
 mod identity;

@@ -1,10 +1,10 @@
 //! F13, G9: what is urgent overtakes what waits for a slow dashboard or agent, on
-//! gateways with one shard and with several; and dashboards that read nothing
+//! gateways with one shard and with several, and what waits for a relay; and dashboards that read nothing
 //! cost a bounded amount of memory, are sent away, and can resume.
 
 use serde_json::{Value, json};
 use signalbox_protocol::fleet::{Shard, command_id};
-use signalbox_testkit::{DEADLINE, Service, WsClient, eventually};
+use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually};
 use tokio::net::TcpSocket;
 
 use crate::fleet_viewer::place;
@@ -226,6 +226,98 @@ async fn what_is_urgent_overtakes_input_to_a_slow_agent() {
         missing.retain(|one| *one != kind || ahead > AHEAD_BYTES);
     }
     assert!(missing.is_empty(), "{missing:?} did not overtake");
+}
+
+/// Seconds that a relay's leases last where nobody is to have its shards once it
+/// is killed.
+const LONG_LEASE: &str = "600";
+
+/// An agent of a shard of which this holds.
+fn agent_where(holds: impl Fn(Shard) -> bool) -> String {
+    let ids = (0..).map(|number| format!("a-{number}"));
+    let mut fitting = ids.filter(|id| holds(Shard::of_agent(id)));
+    fitting.next().unwrap()
+}
+
+#[tokio::test]
+async fn nothing_waits_for_a_request_that_no_relay_answers() {
+    let platform = Platform::start_with(1, &UNLIMITED).await;
+    let relay = platform.start_relay(&["--lease-ttl", LONG_LEASE]).await;
+    let dying = platform.start_relay(&["--lease-ttl", LONG_LEASE]).await;
+    let world = World { platform, relay };
+    let theirs = eventually("half of the shards", DEADLINE, async || {
+        let lines = dying.process.stderr().lines();
+        let serves = |shard: &Shard| {
+            let line = format!("shard served shard={shard} ");
+            lines.iter().any(|one| one.contains(&line))
+        };
+        let shards: Vec<Shard> = Shard::all().filter(serves).collect();
+        (shards.len() >= Shard::COUNT / 2).then_some(shards)
+    })
+    .await;
+    let lost = agent_where(|shard| theirs.contains(&shard));
+    let mut operator = world.dashboard("operator").await;
+    let mut agent = world
+        .agent(&agent_where(|shard| !theirs.contains(&shard)))
+        .await;
+    let id = start(&mut operator, &mut agent).await;
+    agent.writes(&id, "hello\n").await;
+    Screen::default().watch_bytes(&mut operator, &id, 6).await;
+    dying.process.kill9();
+
+    let mut client = world.open(&world.platform.api_key("operator")).await;
+    let mut messages = vec![json!({"type": "dashboard:connect", "dashboardId": "d"})];
+    messages.extend((0..3).map(|number| {
+        json!({
+            "type": "command:request",
+            "agentId": lost,
+            "command": "make",
+            "queueIfOffline": true,
+            "requestId": format!("request-{number}"),
+        })
+    }));
+    messages.push(json!({"type": "system:emergency-stop", "requestId": "stop"}));
+    let batch = json!({"type": "batch", "messages": messages, "count": messages.len()});
+    client.send_json(&batch).await;
+    let (mut screen, mut is_stopped) = (Screen::default(), false);
+    while !is_stopped || screen.bytes.is_empty() {
+        let message = client.next_json(DEADLINE).await;
+        assert_ne!(message["type"], "command:error", "{message} came first");
+        is_stopped |= message["requestId"] == "stop";
+        screen.see(&id, &message);
+    }
+    hear(&mut agent.client, "system:emergency-stop").await;
+    // The first was asked for before, the others come too late.
+    for (number, code) in [(0, "TIMEOUT"), (1, "EMERGENCY_STOP"), (2, "EMERGENCY_STOP")] {
+        let error = hear(&mut client, "command:error").await;
+        assert_eq!(error["requestId"], format!("request-{number}"));
+        assert_eq!(error["code"], code, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_done_though_the_dashboard_goes() {
+    let world = World::start(1).await;
+    let mut operator = world.dashboard("operator").await;
+    let mut agent = world.agent(AGENT).await;
+    let request = json!({"type": "command:request", "agentId": AGENT, "command": "make"});
+    let mut leaving = world.dashboard("operator").await;
+    let goodbye = json!({"type": "dashboard:disconnect", "dashboardId": "d-1"});
+    let batch = json!({"type": "batch", "messages": [request, goodbye], "count": 2});
+    leaving.send_json(&batch).await;
+    let (frames, closed) = leaving.drain(DEADLINE).await;
+    let queued = frames
+        .iter()
+        .find(|frame| frame["type"] == "command:queued");
+    assert!(queued.is_some() && closed.code == Some(1000), "{closed:?}");
+    agent.executes().await;
+    let mut hasty = world.dashboard("operator").await;
+    hasty
+        .send_json(&json!({"type": "system:emergency-stop"}))
+        .await;
+    hasty.close().await;
+    hear(&mut operator, "system:emergency-stop").await;
+    hear(&mut agent.client, "system:emergency-stop").await;
 }
 
 /// What is written in a lap, and how often.

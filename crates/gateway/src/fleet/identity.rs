@@ -153,6 +153,7 @@ impl Session {
             self.deadline.as_mut().reset(expiry.deadline);
             return;
         }
+        self.standing.expire();
         let reason = "the token has expired";
         info!(target: AUDIT, session = %self.name, peer = %self.visitor.peer, reason, "time is up");
         let frame = last(ErrorCode::TokenExpired, reason, None);

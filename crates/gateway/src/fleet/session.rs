@@ -17,6 +17,8 @@ use uuid::Uuid;
 
 use super::agent::{Agent, Flight};
 use super::agents::Note;
+use super::asker::Asker;
+use super::errands::Errands;
 use super::frames::{self, last, now, send_urgent};
 use super::identity::Expiry;
 use super::meter::Meter;
@@ -49,6 +51,10 @@ pub(super) struct Session {
     strikes: u32,
     meter: Meter,
     pub(super) following: Option<Following>,
+    pub(super) asker: Rc<Asker>,
+    pub(super) errands: Errands,
+    /// Whether the dashboard goes once what it asked for is done.
+    pub(super) is_leaving: bool,
     pub(super) agent: Option<Box<Agent>>,
     pub(super) notes: Option<mpsc::Receiver<Note>>,
     pub(super) flight: Option<Flight>,
@@ -94,6 +100,8 @@ pub(crate) async fn run(
         duration = ?began.elapsed(),
         "disconnected"
     );
+    session.following = None;
+    session.errands.finish(&session.name).await;
     Box::pin(session.depart()).await;
 }
 
@@ -109,6 +117,12 @@ impl Session {
         let options = shard.shared.options.fleet;
         let name = format!("ws-session-{}", Uuid::now_v7().simple());
         let standing = Rc::new(Standing::new(name.clone(), outbound.clone()));
+        let asker = Asker::new(
+            name.clone(),
+            Rc::clone(&shard),
+            outbound.clone(),
+            Rc::clone(&standing),
+        );
         let mut heartbeat = interval_at(Instant::now() + options.heartbeat, options.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -132,6 +146,9 @@ impl Session {
             strikes: 0,
             meter: Meter::new(options),
             following: None,
+            asker: Rc::new(asker),
+            errands: Errands::default(),
+            is_leaving: false,
             agent: None,
             notes: None,
             flight: None,
@@ -146,9 +163,15 @@ impl Session {
     async fn converse(&mut self, socket: &mut WebSocket) -> Closure {
         loop {
             self.send_report();
+            if self.errands.is_empty() && std::mem::take(&mut self.is_leaving) {
+                self.outbound
+                    .close_after_flush(CloseCode::NORMAL, "goodbye");
+            }
             let agent = self.agent.as_deref();
-            // A relay that is slow slows its agents, and fills no memory.
-            let is_full = agent.is_some_and(Agent::is_full) && !self.outbound.is_closed();
+            // A relay that is slow slows those who want something of it, and
+            // fills no memory.
+            let is_full = agent.is_some_and(Agent::is_full) || self.errands.is_full();
+            let is_full = is_full && !self.outbound.is_closed();
             let is_open = agent.is_some_and(Agent::is_open);
             let is_stranger = self.standing.part() == Part::Stranger;
             tokio::select! {
@@ -161,6 +184,7 @@ impl Session {
                 },
                 Some(note) = next(&mut self.notes), if is_open => self.take_note(note),
                 reply = landed(&mut self.flight) => self.take_reply(reply),
+                () = self.errands.advance(), if !self.errands.is_empty() => {}
                 () = followed(&mut self.following) => self.following = None,
                 () = &mut self.deadline => self.time_is_up(),
                 () = &mut self.identification, if is_stranger && !self.outbound.is_closed() => {
@@ -183,7 +207,7 @@ impl Session {
         match pack::open(message, most) {
             Ok(messages) => {
                 for message in messages {
-                    if self.outbound.is_closed() {
+                    if self.outbound.is_closed() || self.is_leaving {
                         return;
                     }
                     self.hear_one(message).await;
@@ -277,44 +301,9 @@ impl Session {
                     refresh_token,
                 },
             ) => self.refresh(token, refresh_token, id).await,
-            (Part::Dashboard, frame) => self.serve_dashboard(frame, id).await,
+            (Part::Dashboard, frame) => self.serve_dashboard(frame, request_id),
             (Part::Agent, frame) => self.serve_agent(frame, id),
         }
-    }
-
-    async fn serve_dashboard(
-        &mut self,
-        frame: ClientFrame,
-        id: Option<&str>,
-    ) -> Result<(), Complaint> {
-        match frame {
-            ClientFrame::DashboardDisconnect => {
-                self.outbound
-                    .close_after_flush(CloseCode::NORMAL, "goodbye");
-            }
-            ClientFrame::CommandRequest(asked) => self.request(asked, id).await,
-            ClientFrame::CommandInterrupt { command_id } => self.interrupt(command_id, id).await,
-            ClientFrame::TerminalClear { agent_id } => self.clear(agent_id, id).await,
-            ClientFrame::TerminalInput {
-                command_id,
-                content,
-                raw,
-            } => return self.input(command_id, content, raw, id).await,
-            ClientFrame::TerminalResize {
-                command_id,
-                columns,
-                rows,
-            } => self.resize(command_id, columns, rows, id).await,
-            ClientFrame::EmergencyStop { reason } => {
-                self.emergency(Some(reason.unwrap_or_default()), id).await;
-            }
-            ClientFrame::Resume => self.emergency(None, id).await,
-            _ => {
-                let message = "only agents send this";
-                return Err(Complaint::plain(ErrorCode::Forbidden, message));
-            }
-        }
-        Ok(())
     }
 
     fn serve_agent(&mut self, frame: ClientFrame, id: Option<&str>) -> Result<(), Complaint> {

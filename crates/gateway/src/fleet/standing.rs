@@ -30,6 +30,7 @@ pub(super) struct Standing {
     session: String,
     outbound: Outbound,
     principal: RefCell<Option<Rc<Principal>>>,
+    expired: Cell<bool>,
     part: Cell<Part>,
 }
 
@@ -39,6 +40,7 @@ impl Standing {
             session,
             outbound,
             principal: RefCell::default(),
+            expired: Cell::default(),
             part: Cell::default(),
         }
     }
@@ -56,6 +58,19 @@ impl Standing {
     /// Takes the connection as a dashboard's or an agent's from now on.
     pub(super) fn play(&self, part: Part) {
         self.part.set(part);
+    }
+
+    /// Whether the connection may do this now.
+    pub(super) fn permits(&self, permission: Permission) -> bool {
+        let principal = self.principal();
+        let has = principal.is_some_and(|principal| principal.permissions.contains(permission));
+        has && !self.expired.get()
+    }
+
+    /// The credential has expired: what was asked for and is not begun is not
+    /// permitted any more.
+    pub(super) fn expire(&self) {
+        self.expired.set(true);
     }
 
     /// Closes the connection. What is queued was meant for someone who had the
