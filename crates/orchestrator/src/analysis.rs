@@ -7,6 +7,7 @@
 //! text, and read again. The second fault ends the turn.
 
 pub mod evidence;
+pub(crate) mod weight;
 
 use std::fmt;
 
@@ -20,6 +21,8 @@ pub const MAX_BYTES: usize = 64 * 1024;
 const MAX_PROBLEMS: usize = 20;
 /// How much of a value a problem shows, in characters.
 const MAX_PROBLEM_CHARS: usize = 300;
+/// The one problem of a value that is not checked.
+const TOO_MUCH: &str = "/: too much to check against the schema; write less, and less nested";
 
 /// A JSON schema, ready for use.
 pub struct Schema {
@@ -47,9 +50,13 @@ impl Schema {
         &self.source
     }
 
-    /// What is wrong with a value, at most twenty problems, each with its place.
+    /// What is wrong with a value, at most twenty problems, each with its place. One
+    /// whose check would take too much is a problem itself.
     #[must_use]
     pub fn problems(&self, value: &Value) -> Vec<String> {
+        if weight::check(&self.source, value).is_err() {
+            return vec![TOO_MUCH.to_owned()];
+        }
         self.validator
             .iter_errors(value)
             .take(MAX_PROBLEMS)

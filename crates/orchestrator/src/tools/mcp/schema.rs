@@ -1,13 +1,16 @@
 //! Whether a schema that a stranger wrote may be compiled and used: a validator
 //! follows references as they stand, and one that leads back to where it began
-//! without going into the value would never end.
+//! without going into the value would never end. What ends after too long is
+//! found when there is a value to check: [`weight`].
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
+use crate::analysis::weight;
+
 /// Keywords whose schemas are applied to the same value.
-const IN_PLACE: [&str; 8] = [
+const IN_PLACE: [&str; 9] = [
     "allOf",
     "anyOf",
     "oneOf",
@@ -16,6 +19,7 @@ const IN_PLACE: [&str; 8] = [
     "then",
     "else",
     "dependentSchemas",
+    "dependencies",
 ];
 /// What changes what references within stand for.
 const IDS: [&str; 2] = ["$id", "id"];
@@ -65,6 +69,7 @@ impl<'a> Walk<'a> {
                                 | "$defs"
                                 | "definitions"
                                 | "dependentSchemas"
+                                | "dependencies"
                         );
                     let literal =
                         !names && matches!(key.as_str(), "enum" | "const" | "default" | "examples");
@@ -119,7 +124,9 @@ impl<'a> Walk<'a> {
                         self.ends(schema)?;
                     }
                 }
-                Some(Value::Object(schemas)) if key == "dependentSchemas" => {
+                Some(Value::Object(schemas))
+                    if matches!(key, "dependentSchemas" | "dependencies") =>
+                {
                     for schema in schemas.values() {
                         self.ends(schema)?;
                     }
@@ -134,12 +141,8 @@ impl<'a> Walk<'a> {
 
     /// What a reference stands for.
     fn target(&self, reference: &Value) -> Result<&'a Value, String> {
-        let root = self.root;
         let text = reference.as_str().unwrap_or_default();
-        let found = match text.strip_prefix('#') {
-            Some(pointer) => root.pointer(&pointer.replace("%24", "$")),
-            None => None,
-        };
+        let found = weight::target(self.root, text);
         found.ok_or_else(|| "its schema refers to something that is not in it".to_owned())
     }
 }
@@ -181,6 +184,7 @@ mod tests {
                 json!({"anyOf": [{"if": {"$ref": "#/properties/a"}}]}),
             ),
             with("dependentSchemas", json!({"x": {"$ref": "#/properties/a"}})),
+            with("dependencies", json!({"x": {"$ref": "#/properties/a"}})),
             with("$ref", json!("https://example.com/x")),
             with("$ref", json!("#/nowhere")),
             with("$ref", json!(7)),
