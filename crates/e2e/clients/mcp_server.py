@@ -7,12 +7,13 @@ and maliciously. Its first argument is a JSON object:
   json         answer with JSON instead of streams (http)
   listed       "many" for pages without an end
   family       start processes that are deaf to TERM
-  mute         never answer a word
+  mute         never answer a word, nor end with the input, but by TERM
   journal      a file that is appended a line to for all that happens
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,13 @@ def journal(line):
         file.write(line + "\n")
 
 
+def tidy_up(*_):
+    journal("tidied up")
+    sys.exit(0)
+
+
 if SETTINGS.get("mute"):
+    signal.signal(signal.SIGTERM, tidy_up)
     journal(f"up {os.getpid()}")
     time.sleep(600)
 

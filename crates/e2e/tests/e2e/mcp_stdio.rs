@@ -171,6 +171,15 @@ async fn a_listing_of_many_pages_is_read_to_its_bound() {
 }
 
 #[tokio::test]
+async fn a_program_that_does_not_end_with_its_input_hears_that_it_is_to() {
+    let journal = Journal::new();
+    let world = World::start(&program("mute", &journal, &json!({"mute": true}), ""));
+    journal.wait_for("up").await;
+    world.stop().await;
+    assert_eq!(journal.count("tidied up"), 1);
+}
+
+#[tokio::test]
 async fn the_end_of_an_orchestrator_ends_all_that_servers_started() {
     let journal = Journal::new();
     let world = World::start(&program("behaves", &journal, &json!({}), ""));

@@ -177,6 +177,10 @@ fn become_server(parent: &OsStr, mut arguments: impl Iterator<Item = OsString>) 
     let Some(program) = arguments.next() else {
         return io::ErrorKind::InvalidInput.into();
     };
+    // What the guard waits for is blocked in it: the server is to hear it.
+    if let Err(error) = SigSet::all().thread_unblock() {
+        return error.into();
+    }
     let error = Command::new(&program).args(arguments).exec();
     io::Error::other(format!("{}: {error}", program.display()))
 }
