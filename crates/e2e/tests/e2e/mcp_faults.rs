@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use signalbox_orchestrator::tools::Outcome;
 use signalbox_orchestrator::tools::mcp::{NOT_REACHABLE, Timing};
@@ -81,6 +83,31 @@ async fn a_server_that_never_answers_is_away_and_is_tried_again() {
     assert!(world.offered(&["mute__*"]).is_empty());
     world.stop().await;
     assert!(!journal.pids().iter().any(|pid| is_there(*pid)));
+}
+
+#[tokio::test]
+async fn a_server_that_reads_no_more_is_ended_and_begun_again() {
+    let journal = Journal::new();
+    let timing = Timing {
+        write: Duration::from_secs(2),
+        ..TIMING
+    };
+    let world = World::with(&program("behaves", &journal, &json!({}), ""), timing);
+    world.tool("behaves__echo").await;
+    let hung = journal.pids()[0];
+    kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();
+    // More than its pipe holds.
+    let large = json!({"text": "x".repeat(128 * 1024)});
+    let outcome = world.call("behaves__echo", large).await;
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    all_gone(&[hung]).await;
+    eventually("another server", DEADLINE, async || {
+        let outcome = world.call("behaves__echo", json!({"text": "back"})).await;
+        (outcome == Outcome::Value(json!("back"))).then_some(())
+    })
+    .await;
+    assert_eq!(journal.pids().len(), 2);
+    world.stop().await;
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ pub(crate) const TIMING: Timing = Timing {
     settled: Duration::from_secs(1),
     listing_pause: Duration::from_millis(10),
     patience: Duration::from_secs(10),
+    write: Duration::from_secs(10),
     grace: Duration::from_secs(1),
 };
 

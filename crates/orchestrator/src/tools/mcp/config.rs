@@ -116,6 +116,8 @@ pub struct Timing {
     pub listing_pause: Duration,
     /// How long a call waits for a server that is just being started.
     pub patience: Duration,
+    /// How long a program may take to read a message, those before it included.
+    pub write: Duration,
     /// How long a program has to end when its input ends, and again when it is
     /// told to, before it is killed.
     pub grace: Duration,
@@ -130,6 +132,7 @@ impl Default for Timing {
             settled: Duration::from_secs(60),
             listing_pause: Duration::from_secs(1),
             patience: Duration::from_secs(10),
+            write: Duration::from_secs(10),
             grace: Duration::from_secs(2),
         }
     }

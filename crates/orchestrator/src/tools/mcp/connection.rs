@@ -133,7 +133,8 @@ impl Connection {
         let (process, pipes) = Process::start(program, launcher, self.timing.grace)
             .await
             .map_err(Ended::Start)?;
-        let stdio = Stdio::new(&self.config.name, pipes.stdin, pipes.stdout);
+        let patience = self.timing.write;
+        let stdio = Stdio::new(&self.config.name, pipes.stdin, pipes.stdout, patience);
         let errors = async {
             log_errors(&self.config.name, pipes.stderr).await;
             std::future::pending::<()>().await;

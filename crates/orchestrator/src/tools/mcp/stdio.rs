@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rmcp::service::{RoleClient, TxJsonRpcMessage};
 use rmcp::transport::Transport;
+use signalbox_bus::assignment::Stop;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 use tokio::process::{ChildStderr, ChildStdin};
 use tokio::sync::Mutex;
@@ -17,8 +18,6 @@ use tracing::{debug, enabled, warn};
 
 use super::wire::{self, Incoming, MAX_MESSAGE_BYTES};
 
-/// How long a server may take to read a message, those before it included.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of one line is read and dropped before the connection is given up,
 /// in bytes.
 const MAX_DROPPED_BYTES: usize = 64 * 1024 * 1024;
@@ -43,14 +42,22 @@ pub(super) struct Stdio<R> {
     /// `None` once it is closed. A write that fails closes it: half a line may
     /// have been written.
     stdin: Arc<Mutex<Option<ChildStdin>>>,
+    /// That a write has failed, which ends the connection: whoever does not read
+    /// is of no more use.
+    broken: Stop,
+    /// How long a write may take, those before it included.
+    patience: Duration,
     lines: Lines<BufReader<R>>,
 }
 
 impl<R: AsyncRead + Unpin + Send> Stdio<R> {
-    pub(super) fn new(server: &Arc<str>, stdin: ChildStdin, stdout: R) -> Self {
+    /// `patience` is how long the server may take to read a message.
+    pub(super) fn new(server: &Arc<str>, stdin: ChildStdin, stdout: R, patience: Duration) -> Self {
         Self {
             server: Arc::clone(server),
             stdin: Arc::new(Mutex::new(Some(stdin))),
+            broken: Stop::default(),
+            patience,
             lines: Lines::new(BufReader::new(stdout), MAX_MESSAGE_BYTES),
         }
     }
@@ -64,6 +71,7 @@ impl<R: AsyncRead + Unpin + Send + 'static> Transport<RoleClient> for Stdio<R> {
         message: TxJsonRpcMessage<RoleClient>,
     ) -> impl Future<Output = Result<(), SendError>> + Send + 'static {
         let stdin = Arc::clone(&self.stdin);
+        let (broken, patience) = (self.broken.clone(), self.patience);
         async move {
             let failed = |detail: String, perhaps| Err(SendError { detail, perhaps });
             let mut bytes = match serde_json::to_vec(&message) {
@@ -71,26 +79,32 @@ impl<R: AsyncRead + Unpin + Send + 'static> Transport<RoleClient> for Stdio<R> {
                 Err(error) => return failed(error.to_string(), false),
             };
             bytes.push(b'\n');
-            let Ok(mut stdin) = timeout(WRITE_TIMEOUT, stdin.lock()).await else {
+            let Ok(mut stdin) = timeout(patience, stdin.lock()).await else {
                 return failed("the server does not read".to_owned(), false);
             };
             let Some(mut pipe) = stdin.take() else {
                 return failed("the server's input is closed".to_owned(), false);
             };
-            match timeout(WRITE_TIMEOUT, pipe.write_all(&bytes)).await {
+            let detail = match timeout(patience, pipe.write_all(&bytes)).await {
                 Ok(Ok(())) => {
                     *stdin = Some(pipe);
-                    Ok(())
+                    return Ok(());
                 }
-                Ok(Err(error)) => failed(error.to_string(), true),
-                Err(_) => failed("the server does not read".to_owned(), true),
-            }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the server does not read".to_owned(),
+            };
+            broken.trigger();
+            failed(detail, true)
         }
     }
 
     async fn receive(&mut self) -> Option<Incoming> {
         loop {
-            match self.lines.next().await {
+            let line = tokio::select! {
+                line = self.lines.next() => line,
+                () = self.broken.wait() => return None,
+            };
+            match line {
                 Ok(Line::Whole(line)) => {
                     if let Some(message) = wire::read(&self.server, line) {
                         return Some(message);
