@@ -5,6 +5,7 @@ and maliciously. Its first argument is a JSON object:
   port         where to listen (http; 0 draws one)
   token        the bearer token that is asked for (http)
   json         answer with JSON instead of streams (http)
+  forgetful    answer 400 for sessions of others, and have no stream of its own (http)
   listed       "many" for pages without an end
   family       start processes that are deaf to TERM
   mute         never answer a word, nor end with the input, but by TERM
@@ -90,6 +91,7 @@ TOOLS = [
     tool("progress"),
     tool("more"),
     tool("write_file", TEXT),
+    tool("refused"),
 ]
 LATER = []
 
@@ -212,7 +214,35 @@ def over_http(server):
                 await send({"type": "http.response.start", "status": 401, "headers": []})
                 await send({"type": "http.response.body", "body": b"no"})
                 return
-        await app(scope, receive, send)
+        if scope["type"] == "http" and SETTINGS.get("forgetful"):
+            await forgetfully(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    async def forgetfully(scope, receive, send):
+        async def refuse(status):
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b"no"})
+
+        if scope["method"] == "GET":
+            return await refuse(405)
+        message = await receive()
+        body = message.get("body", b"")
+        if b'"ping"' in body:
+            journal("ping")
+        if b'"refused"' in body:
+            return await refuse(400)
+        messages = [message]
+
+        async def receive_again():
+            return messages.pop() if messages else await receive()
+
+        async def send_400(message):
+            if message.get("status") == 404:
+                message = {**message, "status": 400}
+            await send(message)
+
+        await app(scope, receive_again, send_400)
 
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -146,6 +146,50 @@ async fn a_server_that_is_killed_in_mid_call_leaves_it_unknown_and_comes_back() 
 }
 
 #[tokio::test]
+async fn a_session_that_a_server_answers_400_for_is_begun_anew() {
+    let journal = Journal::new();
+    let forgetful = json!({"forgetful": true});
+    let server = Server::start(&journal, 0, &forgetful).await;
+    let world = World::start(&address("remote", server.port, ""));
+    world.tool("remote__echo").await;
+    // It is back before anybody has seen it away.
+    server.kill();
+    let _again = Server::start(&journal, server.port, &forgetful).await;
+    eventually("another session", DEADLINE, async || {
+        let outcome = world.call("remote__echo", json!({"text": "back"})).await;
+        (outcome == Outcome::Value(json!("back"))).then_some(())
+    })
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_a_server_answers_400_for_leaves_the_calls_beside_it() {
+    let journal = Journal::new();
+    let server = Server::start(&journal, 0, &json!({"forgetful": true})).await;
+    let world = World::start(&address("remote", server.port, ""));
+    let slow = world.tool("remote__slow").await;
+    let call = call("remote__slow", json!({}), DEADLINE);
+    let cancel = call.cancel.clone();
+    let running = tokio::spawn(slow.runner.run(call));
+    journal.wait_for("call slow").await;
+    assert_eq!(
+        world.call("remote__refused", json!({})).await,
+        Outcome::Error(NOT_REACHABLE.to_owned())
+    );
+    journal.wait_for("ping").await;
+    assert_eq!(
+        world.call("remote__echo", json!({"text": "x"})).await,
+        Outcome::Value(json!("x"))
+    );
+    cancel.trigger();
+    assert_eq!(running.await.unwrap(), Outcome::Cancelled);
+    // It is told in the session that the call began in.
+    journal.wait_for("cancelled slow").await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_result_beyond_all_bounds_is_an_error_and_the_next_one_is_fine() {
     for json_answers in [false, true] {
         let journal = Journal::new();

@@ -17,9 +17,10 @@ use parking_lot::Mutex;
 use rmcp::model::{ClientNotification, ClientRequest, JsonRpcMessage, RequestId, ServerResult};
 use rmcp::service::{RoleClient, TxJsonRpcMessage};
 use rmcp::transport::Transport;
+use serde_json::json;
 use signalbox_bus::assignment::Stop;
 use signalbox_identity::Secret;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 use url::Url;
@@ -34,6 +35,8 @@ use crate::provider::sse::SseParser;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may be silent on a stream before that is opened anew.
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a server may take to say whether a session is still there.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the farewell to a server may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The wait before the stream of a server that ended is opened again.
@@ -88,7 +91,8 @@ impl Address {
 pub(super) struct Http {
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Incoming>,
-    /// The stream for what the server says of its own accord, once it is open.
+    /// What listens to what the server says of its own accord, and asks for the
+    /// session where that is in doubt, once there is one.
     listening: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -100,6 +104,8 @@ struct Shared {
     session: Mutex<Session>,
     /// Whether there is nothing more to expect.
     lost: Stop,
+    /// That a refusal may mean the session, or just what was refused.
+    doubted: Notify,
 }
 
 #[derive(Default)]
@@ -128,6 +134,7 @@ impl Http {
             inbox: sender,
             session: Mutex::default(),
             lost: Stop::default(),
+            doubted: Notify::new(),
         };
         Self {
             shared: Arc::new(shared),
@@ -150,7 +157,10 @@ impl Transport<RoleClient> for Http {
     async fn receive(&mut self) -> Option<Incoming> {
         loop {
             if self.listening.is_none() && self.shared.session.lock().begun {
-                self.listening = Some(Box::pin(Arc::clone(&self.shared).listen()));
+                let shared = Arc::clone(&self.shared);
+                self.listening = Some(Box::pin(async move {
+                    tokio::join!(shared.listen(), shared.watch_session());
+                }));
             }
             let listening = async {
                 match &mut self.listening {
@@ -163,7 +173,7 @@ impl Transport<RoleClient> for Http {
                 message = self.inbox.recv() => return message,
                 () = self.shared.lost.wait() => return None,
                 () = listening => {
-                    // There is no stream to listen to, or no server any more.
+                    // There is no session any more.
                     self.listening = Some(Box::pin(std::future::pending()));
                 }
             }
@@ -251,8 +261,7 @@ impl Shared {
         };
         let mut body = opened.send(request, READ_TIMEOUT).await.map_err(perhaps)?;
         let status = body.status();
-        if status == StatusCode::NOT_FOUND && self.session.lock().id.is_some() {
-            self.lost.trigger();
+        if self.loses_session(status) {
             return Err(unsent("the server has forgotten the session".to_owned()));
         }
         if !status.is_success() {
@@ -339,7 +348,7 @@ impl Shared {
     }
 
     /// Keeps a stream open until there is none, or no server.
-    async fn listen(self: Arc<Self>) {
+    async fn listen(&self) {
         loop {
             let request = self.request(Method::GET, "text/event-stream", Vec::new());
             let opened = self.client.open(&self.address.base, CONNECT_TIMEOUT).await;
@@ -349,8 +358,7 @@ impl Shared {
             };
             if let Ok(mut body) = connection.send(request, READ_TIMEOUT).await {
                 let status = body.status();
-                if status == StatusCode::NOT_FOUND && self.session.lock().id.is_some() {
-                    self.lost.trigger();
+                if self.loses_session(status) {
                     return;
                 }
                 if !status.is_success() || !is_stream(body.headers()) {
@@ -363,6 +371,49 @@ impl Shared {
             }
             sleep(LISTEN_AGAIN).await;
         }
+    }
+
+    /// Takes what a status says of the session; whether there is none any more.
+    fn loses_session(&self, status: StatusCode) -> bool {
+        if self.session.lock().id.is_none() {
+            return false;
+        }
+        match status {
+            StatusCode::NOT_FOUND => {
+                self.lost.trigger();
+                true
+            }
+            // What many servers say of a session that they do not know, and others
+            // of one request, which is not to end the calls beside it.
+            StatusCode::BAD_REQUEST => {
+                self.doubted.notify_one();
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Asks for the session whenever it is in doubt, until it is gone.
+    async fn watch_session(&self) {
+        while !self.lost.is_triggered() {
+            self.doubted.notified().await;
+            let answer = timeout(PING_TIMEOUT, self.ping()).await;
+            // Without an answer it stays in doubt, and the next refusal asks again.
+            if let Ok(Ok(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)) = answer {
+                self.lost.trigger();
+            }
+        }
+    }
+
+    /// The status of an answer that nobody needs.
+    async fn ping(&self) -> Result<StatusCode, Failure> {
+        // The other requests have numbers.
+        let ping = json!({"jsonrpc": "2.0", "id": "session", "method": "ping"});
+        let accept = "application/json, text/event-stream";
+        let request = self.request(Method::POST, accept, ping.to_string().into_bytes());
+        let connection = self.client.open(&self.address.base, PING_TIMEOUT).await?;
+        let answer = connection.send(request, PING_TIMEOUT).await?;
+        Ok(answer.status())
     }
 
     async fn farewell(&self, session: HeaderValue) -> Result<(), Failure> {
