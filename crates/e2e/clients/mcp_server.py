@@ -6,7 +6,8 @@ and maliciously. Its first argument is a JSON object:
   token        the bearer token that is asked for (http)
   json         answer with JSON instead of streams (http)
   forgetful    answer 400 for sessions of others, and have no stream of its own (http)
-  listed       "many" for pages without an end
+  listed       "many" for pages without an end, "fat" for pages with one tool each
+               that nobody can use
   family       start processes that are deaf to TERM
   mute         never answer a word, nor end with the input, but by TERM
   journal      a file that is appended a line to for all that happens
@@ -106,6 +107,12 @@ async def list_tools(context, params):
         cursor = int(params.cursor) if params is not None and params.cursor else 0
         page = [tool(f"t{number:04}") for number in range(cursor, cursor + 50)]
         return types.ListToolsResult(tools=page, nextCursor=str(cursor + 50))
+    if listed == "fat":
+        cursor = int(params.cursor) if params is not None and params.cursor else 0
+        # 64 KiB of text, and some 5 MB as values.
+        fat = {"type": "object", "a": [{"": 0}] * 8192}
+        page = [tool(f"t{cursor}"), tool(f"fat{cursor}", fat)]
+        return types.ListToolsResult(tools=page, nextCursor=str(cursor + 1))
     return types.ListToolsResult(tools=TOOLS + LATER)
 
 

@@ -176,6 +176,20 @@ async fn a_line_without_an_end_takes_no_memory_and_ends_the_server() {
     assert!(!pids.iter().any(|pid| is_there(*pid)));
 }
 
+#[tokio::test]
+async fn a_listing_is_not_kept_whole_while_it_is_read() {
+    let journal = Journal::new();
+    let fat = program("behaves", &journal, &json!({"listed": "fat"}), "");
+    let before = peak_memory();
+    let world = World::start(&fat);
+    world.tool("behaves__t31").await;
+    // One page as values has 5 MB, and there are 32; other tests share this process.
+    let grown = peak_memory().saturating_sub(before);
+    assert!(grown < 96 * 1024 * 1024, "grew by {grown} bytes");
+    assert_eq!(world.offered(&["behaves__*"]).len(), 32);
+    world.stop().await;
+}
+
 /// The most memory that this process has had, in bytes.
 fn peak_memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

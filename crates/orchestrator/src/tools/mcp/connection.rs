@@ -27,7 +27,7 @@ use super::call::Remote;
 use super::child::{self, Process, Program};
 use super::config::{Place, ServerConfig, Timing};
 use super::http::{Address, Http};
-use super::listing::{self, Listing, MAX_TOOLS};
+use super::listing::{Listing, MAX_TOOLS, Reading};
 use super::stdio::{Stdio, log_errors};
 use super::watched::Watched;
 use super::wire;
@@ -220,47 +220,50 @@ impl Connection {
 
     /// Asks for all tools, and replaces those that were known.
     async fn list(&self, peer: &Peer<RoleClient>) -> Result<(), Ended> {
-        let listed = timeout(self.timing.begin, pages(peer, &self.config.name));
-        let listed = listed
-            .await
-            .map_err(|_| Ended::List(format!("no answer for {:?}", self.timing.begin)))??;
-        let listing = listing::read(&self.config, &listed, |tool| {
+        let mut reading = Reading::new(&self.config, |tool| {
             Arc::new(Remote {
                 tool: tool.to_owned(),
                 state: self.state.subscribe(),
                 timing: self.timing,
             })
         });
+        let pages = pages(peer, &self.config.name, |page| reading.page(page));
+        timeout(self.timing.begin, pages)
+            .await
+            .map_err(|_| Ended::List(format!("no answer for {:?}", self.timing.begin)))??;
+        let listing = reading.end();
         info!(server = %self.config.name, tools = listing.len(), "a tool server has listed its tools");
         *self.listing.write() = Arc::new(listing);
         Ok(())
     }
 }
 
-/// What a server lists, page by page.
-async fn pages(peer: &Peer<RoleClient>, server: &str) -> Result<Vec<Value>, Ended> {
-    let mut listed = Vec::new();
+/// What a server lists: each page is read before the next one is asked for, as
+/// there may be more in one than is kept of all.
+async fn pages(
+    peer: &Peer<RoleClient>,
+    server: &str,
+    mut read: impl FnMut(&[Value]),
+) -> Result<(), Ended> {
+    let mut listed = 0;
     let mut cursor: Option<String> = None;
     for _ in 0..MAX_PAGES {
-        let mut page = page(peer, cursor.clone()).await?;
-        let tools = page.get_mut("tools").and_then(Value::as_array_mut);
+        let page = page(peer, cursor.clone()).await?;
+        let tools = page.get("tools").and_then(Value::as_array);
         let tools = tools.ok_or_else(|| Ended::List("the answer is not a listing".to_owned()))?;
-        listed.append(tools);
+        read(tools);
+        listed += tools.len();
         let next = page.get("nextCursor").and_then(Value::as_str);
         match next {
-            Some(next) if listed.len() < MAX_LISTED && cursor.as_deref() != Some(next) => {
+            Some(next) if listed < MAX_LISTED && cursor.as_deref() != Some(next) => {
                 cursor = Some(next.to_owned());
             }
             Some(_) => break,
-            None => return Ok(listed),
+            None => return Ok(()),
         }
     }
-    warn!(
-        server,
-        listed = listed.len(),
-        "not reading a listing to its end"
-    );
-    Ok(listed)
+    warn!(server, listed, "not reading a listing to its end");
+    Ok(())
 }
 
 async fn page(peer: &Peer<RoleClient>, cursor: Option<String>) -> Result<Value, Ended> {

@@ -29,50 +29,76 @@ const MAX_NAME_BYTES: usize = 64;
 /// The tools of a server, by the names that models know.
 pub(super) type Listing = BTreeMap<String, Arc<Tool>>;
 
-/// Makes tools of what a server lists; `runner` makes what calls one, given the
-/// server's own name of it.
-pub(super) fn read(
-    config: &ServerConfig,
-    listed: &[Value],
-    runner: impl Fn(&str) -> Arc<dyn Runner>,
-) -> Listing {
-    let mut tools = Listing::new();
-    let mut twice = BTreeSet::new();
-    let mut skipped = 0_usize;
-    for entry in listed {
-        let own = entry
-            .get("name")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        if !config.has(own) {
-            continue;
+/// A listing that is being read, page by page: what cannot be used of a page is
+/// not kept.
+pub(super) struct Reading<'a, F> {
+    config: &'a ServerConfig,
+    runner: F,
+    tools: Listing,
+    /// The names that several tools come out with.
+    twice: BTreeSet<String>,
+    skipped: usize,
+}
+
+impl<'a, F: Fn(&str) -> Arc<dyn Runner>> Reading<'a, F> {
+    /// `runner` makes what calls a tool, given the server's own name of it.
+    pub(super) const fn new(config: &'a ServerConfig, runner: F) -> Self {
+        Self {
+            config,
+            runner,
+            tools: Listing::new(),
+            twice: BTreeSet::new(),
+            skipped: 0,
         }
-        if tools.len() == MAX_TOOLS {
-            skipped += 1;
-            continue;
+    }
+
+    /// Makes tools of what a server lists.
+    pub(super) fn page(&mut self, listed: &[Value]) {
+        for entry in listed {
+            let own = entry
+                .get("name")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            if !self.config.has(own) {
+                continue;
+            }
+            if self.tools.len() == MAX_TOOLS {
+                self.skipped += 1;
+                continue;
+            }
+            match tool(self.config, own, entry, &self.runner) {
+                Ok(tool) => self.take(own, tool),
+                Err(reason) => {
+                    let shown = wire::line(own);
+                    warn!(server = %self.config.name, tool = shown, reason, "leaving a tool out");
+                }
+            }
         }
+    }
+
+    fn take(&mut self, own: &str, tool: Tool) {
+        if self.twice.contains(&tool.name) {
+            return;
+        }
+        if self.tools.remove(&tool.name).is_none() {
+            self.tools.insert(tool.name.clone(), Arc::new(tool));
+            return;
+        }
+        // Which of them would be meant is not to depend on their order.
         let shown = wire::line(own);
-        match tool(config, own, entry, &runner) {
-            Err(reason) => {
-                warn!(server = %config.name, tool = shown, reason, "leaving a tool out");
-            }
-            Ok(tool) if twice.contains(&tool.name) => {}
-            Ok(tool) if tools.contains_key(&tool.name) => {
-                // Which of them would be meant is not to depend on their order.
-                warn!(server = %config.name, tool = shown, name = tool.name,
-                    "leaving out tools that come out with one name");
-                tools.remove(&tool.name);
-                twice.insert(tool.name);
-            }
-            Ok(tool) => {
-                tools.insert(tool.name.clone(), Arc::new(tool));
-            }
+        warn!(server = %self.config.name, tool = shown, name = tool.name,
+            "leaving out tools that come out with one name");
+        self.twice.insert(tool.name);
+    }
+
+    /// All that was read.
+    pub(super) fn end(self) -> Listing {
+        let skipped = self.skipped;
+        if skipped > 0 {
+            warn!(server = %self.config.name, skipped, most = MAX_TOOLS, "leaving out tools beyond the limit");
         }
+        self.tools
     }
-    if skipped > 0 {
-        warn!(server = %config.name, skipped, most = MAX_TOOLS, "leaving out tools beyond the limit");
-    }
-    tools
 }
 
 fn tool(

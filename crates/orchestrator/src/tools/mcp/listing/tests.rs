@@ -31,7 +31,15 @@ fn config() -> ServerConfig {
 }
 
 fn read_with(config: &ServerConfig, listed: Value) -> Listing {
-    read(config, listed.as_array().unwrap(), |_| Arc::new(Nothing))
+    read_pages(config, &[listed])
+}
+
+fn read_pages(config: &ServerConfig, pages: &[Value]) -> Listing {
+    let mut reading = Reading::new(config, |_| Arc::new(Nothing));
+    for page in pages {
+        reading.page(page.as_array().unwrap());
+    }
+    reading.end()
 }
 
 fn names(listing: &Listing) -> Vec<&str> {
@@ -72,6 +80,19 @@ fn tools_of_one_name_are_all_left_out() {
         {"name": "c", "inputSchema": object},
     ]);
     assert_eq!(names(&read_with(&config(), listed)), ["files__c"]);
+}
+
+#[test]
+fn pages_are_one_listing() {
+    let tools = |names: &[&str]| {
+        let tool = |name: &&str| json!({"name": name, "inputSchema": {"type": "object"}});
+        names.iter().map(tool).collect::<Value>()
+    };
+    let pages = [tools(&["a", "b c"]), tools(&["b_c", "d"]), tools(&["b/c"])];
+    assert_eq!(
+        names(&read_pages(&config(), &pages)),
+        ["files__a", "files__d"]
+    );
 }
 
 #[test]
