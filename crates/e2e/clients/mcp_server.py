@@ -10,6 +10,7 @@ and maliciously. Its first argument is a JSON object:
                that nobody can use
   family       start processes that are deaf to TERM
   mute         never answer a word, nor end with the input, but by TERM
+  late         seconds before the first answer
   journal      a file that is appended a line to for all that happens
 """
 
@@ -202,6 +203,7 @@ async def over_stdio(server):
         journal(f"family {json.dumps(family())}")
     async with stdio_server() as (read, write):
         journal(f"up {os.getpid()}")
+        await anyio.sleep(SETTINGS.get("late", 0))
         await server.run(read, write, options)
 
 

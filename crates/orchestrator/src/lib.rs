@@ -84,7 +84,8 @@
 //! that was started and has no end is never run again: its runner may find out what
 //! became of it ([`tools::Runner::adopt`]), or its outcome is unknown, which the
 //! model is told. A round whose calls were not all planned yet has those that were:
-//! its words were complete, and the model may ask again.
+//! its words were complete, and the model may ask again. Tools of servers that have
+//! not said yet what they have are waited for, some seconds at most.
 //!
 //! A holder that was halted may accept a message after another has taken over,
 //! before it finds out. Holders therefore look at the bucket every few seconds,

@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use signalbox_bus::assignment::Stop;
@@ -193,7 +194,13 @@ pub trait Shelf: fmt::Debug + Send + Sync {
     fn find(&self, name: &str) -> Option<Arc<Tool>>;
     /// All that are there now.
     fn tools(&self) -> Vec<Arc<Tool>>;
+    /// Ends when no tool of these names, as [`Toolbox::offered`] takes them, is just
+    /// about to come: wherever it could come from has said what there is, or is away.
+    fn settled(&self, names: &[String]) -> Settling;
 }
+
+/// A wait for a shelf.
+pub type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// All tools, by name.
 #[derive(Clone, Debug, Default)]
@@ -232,19 +239,9 @@ impl Toolbox {
     /// these permissions may use.
     #[must_use]
     pub fn offered(&self, names: &[String], permissions: &[String]) -> Arc<[provider::Tool]> {
-        let wanted = |tool: &Tool| {
-            names.iter().any(|name| match name.strip_suffix('*') {
-                Some(start) => tool.name.starts_with(start),
-                None => tool.name == *name,
-            })
-        };
-        let permitted = |tool: &Tool| {
-            let needed = tool.permission.as_ref();
-            needed.is_none_or(|needed| permissions.contains(needed))
-        };
         let shelved = self.shelves.iter().flat_map(|shelf| shelf.tools());
         let tools = self.tools.values().cloned().chain(shelved);
-        let offered = tools.filter(|tool| wanted(tool) && permitted(tool));
+        let offered = tools.filter(|tool| is_offered(tool, names, permissions));
         offered
             .map(|tool| provider::Tool {
                 name: tool.name.clone(),
@@ -253,6 +250,33 @@ impl Toolbox {
             })
             .collect()
     }
+
+    /// The tool of a name, if it is there now and one of those that are
+    /// [`offered`](Self::offered).
+    #[must_use]
+    pub fn find_offered(
+        &self,
+        name: &str,
+        names: &[String],
+        permissions: &[String],
+    ) -> Option<Arc<Tool>> {
+        let found = self.find(name);
+        found.filter(|tool| is_offered(tool, names, permissions))
+    }
+
+    /// Waits until no tool of these names is just about to come.
+    pub async fn settled(&self, names: &[String]) {
+        join_all(self.shelves.iter().map(|shelf| shelf.settled(names))).await;
+    }
+}
+
+fn is_offered(tool: &Tool, names: &[String], permissions: &[String]) -> bool {
+    let is_wanted = names.iter().any(|name| match name.strip_suffix('*') {
+        Some(start) => tool.name.starts_with(start),
+        None => tool.name == *name,
+    });
+    let needed = tool.permission.as_ref();
+    is_wanted && needed.is_none_or(|needed| permissions.contains(needed))
 }
 
 /// Names a call of a tool: no two calls share it.

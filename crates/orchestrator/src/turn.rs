@@ -134,7 +134,6 @@ impl Turn {
             instructions: agent.instructions.clone(),
             context: session.context.clone(),
             messages: session.conversation.messages(asked),
-            tools: means.toolbox.offered(&agent.tools, &asked.permissions),
             analysis: Some(AnalysisRequest {
                 schema: Arc::clone(&agent.schema),
                 ask: agent.ask,
@@ -210,6 +209,9 @@ impl Turn {
             let words = "the agent is not configured any more";
             return Ok(failed(ChatError::AgentUnavailable, words, false));
         };
+        if is_taken {
+            self.await_tools(&agent).await;
+        }
         if let Some(verdict) = self.work_off(&agent, is_taken).await? {
             return Ok(verdict);
         }
@@ -263,8 +265,13 @@ impl Turn {
     }
 
     /// Makes the request what the log says: the question, the rounds that are over
-    /// with what their tools gave, and what there is of the one that is not.
+    /// with what their tools gave, and what there is of the one that is not. Tools
+    /// are those that are there now.
     fn renew_request(&mut self) {
+        if let Some(agent) = &self.agent {
+            let permissions = &self.answer.asked.permissions;
+            self.request.tools = self.means.toolbox.offered(&agent.tools, permissions);
+        }
         self.request.messages.truncate(self.earlier);
         self.request.messages.extend(self.answer.messages());
         self.request.so_far = self.answer.unfinished_text().to_owned();

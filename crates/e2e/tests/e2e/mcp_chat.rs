@@ -3,9 +3,12 @@
 //! while a call runs (T10).
 
 use serde_json::{Value, json};
+use signalbox_bus::key;
 use signalbox_bus::server::User as BusUser;
+use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::wire::ToolOutcome;
 use signalbox_testkit::{ChatBus, DEADLINE, Reply, Service};
+use time::OffsetDateTime;
 
 use crate::chat_side::{Answer, Asker};
 use crate::chat_turns::concluded;
@@ -22,9 +25,15 @@ struct Stage {
 
 /// An orchestrator that has listed the tools of the server, and a chat.
 async fn stage() -> Stage {
+    stage_with(&json!({}), "approval = false").await
+}
+
+/// The same, with these settings of the script and this of the table.
+async fn stage_with(settings: &Value, approval: &str) -> Stage {
     let journal = Journal::new();
-    let table = program("behaves", &journal, &json!({}), "result_bytes = 4096")
-        .replace("GIVEN = {from = \"GIVEN\"}", "GIVEN = \"x\"");
+    let table = program("behaves", &journal, settings, "result_bytes = 4096")
+        .replace("GIVEN = {from = \"GIVEN\"}", "GIVEN = \"x\"")
+        .replace("approval = false", approval);
     let chat = ChatBus::start(&format!("tools = [\"behaves__*\"]\n{table}")).await;
     let orchestrator = chat.orchestrator(&[]).await;
     has_listed(&orchestrator).await;
@@ -149,6 +158,41 @@ async fn a_call_is_not_run_again_when_its_orchestrator_is_killed() {
     assert_eq!(outcomes(&answer), [ToolOutcome::Unknown]);
     all_gone(&server).await;
     assert_eq!(stage.journal.count("call slow"), 1);
+}
+
+/// A server has a successor wait for its tools, which takes it longer than people.
+#[tokio::test]
+async fn a_call_that_was_approved_runs_once_though_its_server_comes_late() {
+    let mut stage = stage_with(&json!({"late": 3}), "approval = true").await;
+    let model = &stage.chat.model;
+    model.reply(asking("", &[("c1", "behaves__echo", r#"{"text": "a"}"#)]));
+    model.reply(concluded(Reply::new().text("Done.")));
+    stage.ada.say(&stage.id, "m1").await.unwrap();
+    let is_held = |answer: &Answer| answer.tools.first().is_some_and(|tool| tool.held.is_some());
+    let held = stage.ada.sees(&stage.id, 1, is_held).await.tools[0]
+        .held
+        .clone();
+    let held = held.unwrap();
+    stage.orchestrator.process.kill9();
+    stage.orchestrator = stage.chat.orchestrator(&[]).await;
+    // As a gateway records it.
+    let record = json!({
+        "action_id": held.action_id, "action_type": held.action_type, "decision": "approve",
+        "decided_by": "operator@local", "arguments_hash": held.arguments_hash,
+        "at": Timestamp::from(OffsetDateTime::now_utc()).to_string(), "published": false,
+    });
+    let bucket = stage.ada.bus.bucket(key::DECISIONS).await.unwrap();
+    let record = record.to_string().into();
+    bucket
+        .create(key::decision(&held.action_id), record)
+        .await
+        .unwrap();
+    let answer = stage.ada.answer(&stage.id, 1).await;
+    assert_eq!(outcomes(&answer), [ToolOutcome::Value]);
+    assert_eq!(stage.journal.count("call echo"), 1);
+    // The model may go on with the server's tools.
+    let offered = &stage.chat.model.requests()[1].body["tools"];
+    assert!(offered.to_string().contains("behaves__echo"), "{offered}");
 }
 
 #[tokio::test]

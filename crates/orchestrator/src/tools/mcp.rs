@@ -39,8 +39,8 @@ use signalbox_service::{Shutdown, Tasks};
 use tokio::sync::watch;
 
 use self::connection::{Connection, State};
-use self::listing::Listing;
-use super::{Shelf, Tool};
+use self::listing::{Listing, name_for_models};
+use super::{Settling, Shelf, Tool};
 use crate::provider::http::Client;
 
 pub use self::call::NOT_REACHABLE;
@@ -56,8 +56,15 @@ pub const MAX_SERVER_NAME_BYTES: usize = 32;
 
 /// All servers, each with what it has listed.
 #[derive(Clone, Debug)]
-pub struct Servers {
-    listings: Vec<Arc<RwLock<Arc<Listing>>>>,
+pub struct Servers(Vec<Server>);
+
+#[derive(Clone, Debug)]
+struct Server {
+    /// What the names of its tools begin with.
+    start: String,
+    /// What it has, as of the last listing.
+    listing: Arc<RwLock<Arc<Listing>>>,
+    state: watch::Receiver<State>,
 }
 
 impl Servers {
@@ -75,33 +82,81 @@ impl Servers {
         let client = Client::new();
         let start = |config: &ServerConfig| {
             let listing = Arc::<RwLock<Arc<Listing>>>::default();
+            let (state, seen) = watch::channel(State::Beginning);
             let connection = Connection {
                 config: config.clone(),
                 timing,
                 client: client.clone(),
                 launcher: launcher.clone(),
-                state: watch::Sender::new(State::Beginning),
+                state,
                 listing: Arc::clone(&listing),
             };
             tasks.spawn("tool server", connection.run(shutdown.clone()));
-            listing
+            Server {
+                start: name_for_models(&config.name, ""),
+                listing,
+                state: seen,
+            }
         };
-        Self {
-            listings: configs.iter().map(start).collect(),
-        }
+        Self(configs.iter().map(start).collect())
+    }
+}
+
+impl Server {
+    fn listed(&self) -> Arc<Listing> {
+        Arc::clone(&self.listing.read())
+    }
+
+    /// Whether it may have a tool of this name, or of this beginning with a `*`.
+    fn may_have(&self, name: &str) -> bool {
+        let is_wider = |start| self.start.starts_with(start);
+        name.starts_with(&self.start) || name.strip_suffix('*').is_some_and(is_wider)
     }
 }
 
 impl Shelf for Servers {
     fn find(&self, name: &str) -> Option<Arc<Tool>> {
-        let mut listings = self.listings.iter();
-        listings.find_map(|listing| listing.read().get(name).cloned())
+        let mut listings = self.0.iter().map(Server::listed);
+        listings.find_map(|listing| listing.get(name).cloned())
     }
 
     fn tools(&self) -> Vec<Arc<Tool>> {
-        let listings = self.listings.iter().map(|listing| listing.read().clone());
+        let listings = self.0.iter().map(Server::listed);
         listings
             .flat_map(|listing| listing.values().cloned().collect::<Vec<_>>())
             .collect()
+    }
+
+    fn settled(&self, names: &[String]) -> Settling {
+        let may_have = |server: &&Server| names.iter().any(|name| server.may_have(name));
+        let states = self.0.iter().filter(may_have);
+        let states: Vec<_> = states.map(|server| server.state.clone()).collect();
+        Box::pin(async move {
+            for mut state in states {
+                // One whose connection is over has nothing to come.
+                let settled = state.wait_for(|state| !matches!(state, State::Beginning));
+                settled.await.ok();
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_may_have_what_is_called_like_its_tools() {
+        let server = Server {
+            start: name_for_models("files", ""),
+            listing: Arc::default(),
+            state: watch::channel(State::Away).1,
+        };
+        for name in ["files__read", "files__*", "files__re*", "file*", "*"] {
+            assert!(server.may_have(name), "{name}");
+        }
+        for name in ["files", "other__read", "other__*", "search_events"] {
+            assert!(!server.may_have(name), "{name}");
+        }
     }
 }

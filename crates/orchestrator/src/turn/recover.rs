@@ -1,15 +1,24 @@
 //! What becomes of an answer whose orchestrator is gone.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use signalbox_protocol::wire::{ChatCallSettled, ChatError, ChatTaken, chat_record::Record};
+use tokio::time::timeout;
+use tracing::info;
 
 use super::ending::{Verdict, failed};
 use super::{RECOVERIES, Turn};
+use crate::agents::Agent;
 use crate::analysis::Fault;
 use crate::chat_log::Lost;
 use crate::usage;
 
 /// What a user is told of an answer that nobody can go on with.
 pub(super) const INTERRUPTED: &str = "the answer was interrupted";
+/// How long tools are waited for that are not there yet when an answer is gone on
+/// with.
+const TOOLS: Duration = Duration::from_secs(10);
 
 impl Turn {
     /// Makes the log this orchestrator's and settles the call that was under way.
@@ -56,6 +65,23 @@ impl Turn {
             return Ok(None);
         }
         Ok(Some(interrupted()))
+    }
+
+    /// Waits for the agent's tools, unless the answer is cancelled: they come in the
+    /// background, and this orchestrator may have begun a moment ago. What was
+    /// planned with one of them would be refused before it is there, and a model
+    /// would be asked to go on without it.
+    pub(super) async fn await_tools(&mut self, agent: &Agent) {
+        let toolbox = Arc::clone(&self.means.toolbox);
+        tokio::select! {
+            biased;
+            () = self.cancel.wait() => {}
+            settled = timeout(TOOLS, toolbox.settled(&agent.tools)) => {
+                if settled.is_err() {
+                    info!(agent = %agent.agent_type, "going on without tools that are not there yet");
+                }
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Turns over a real log, with a scripted provider and scripted tools. A turn that is
 //! dropped is what a killed orchestrator leaves: the next one knows the log alone.
 
+mod shelves;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::time::Duration;

@@ -90,11 +90,11 @@ impl Turn {
         Ok(())
     }
 
-    /// The tool of this name, if the agent has it and the user may use it.
+    /// The tool of this name as it is now, if the agent has it and the user may use it.
     pub(super) fn tool(&self, name: &str) -> Option<Arc<Tool>> {
-        let mut offered = self.request.tools.iter();
-        offered.find(|offered| offered.name == name)?;
-        self.means.toolbox.find(name)
+        let (agent, asked) = (self.agent.as_ref()?, &self.answer.asked);
+        let toolbox = &self.means.toolbox;
+        toolbox.find_offered(name, &agent.tools, &asked.permissions)
     }
 
     /// Puts each call where it belongs, by what the log says of it.
@@ -121,12 +121,17 @@ impl Turn {
 
     /// Has a call run, or people asked first.
     async fn prepare(&mut self, desk: &mut Desk, call: &Called) -> Result<(), Lost> {
-        let tool = self.tool(&call.planned.tool_name);
-        let Some(approval) = tool.and_then(|tool| tool.approval.clone()) else {
-            desk.ready.push_back(call.number());
-            return Ok(());
+        let Some(tool) = self.tool(&call.planned.tool_name) else {
+            let outcome = Outcome::Error(GONE.to_owned());
+            return self.end_call(desk, call, outcome).await;
         };
-        self.hold(desk, call, &approval).await
+        match &tool.approval {
+            Some(approval) => self.hold(desk, call, approval).await,
+            None => {
+                desk.ready.push_back(call.number());
+                Ok(())
+            }
+        }
     }
 
     /// Keeps the calls going until all have ended, or the answer has.
@@ -191,6 +196,12 @@ impl Turn {
             let outcome = Outcome::Error(GONE.to_owned());
             return self.end_call(desk, &call, outcome).await;
         };
+        // It may have come to need one since the call was put among those that run.
+        if let Some(approval) = &tool.approval
+            && call.stage() != Stage::Approved
+        {
+            return self.hold(desk, &call, approval).await;
+        }
         self.append(Record::ToolStarted(ChatToolStarted {
             tool_call: call.number(),
             tool_name: call.planned.tool_name.clone(),

@@ -143,7 +143,7 @@ fn tool(
 }
 
 /// `server__tool`, with `_` for what names may not have.
-fn name_for_models(server: &str, own: &str) -> String {
+pub(super) fn name_for_models(server: &str, own: &str) -> String {
     let fitting = own.chars().map(|char| match char {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-' => char,
         _ => '_',
