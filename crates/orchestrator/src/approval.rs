@@ -23,7 +23,7 @@
 //!
 //! - `decided` gives `Approved` only for a decision that was made before the
 //!   action's expiry, by the decider's clock and by that of the bus, and on the
-//!   arguments that the action has.
+//!   arguments that the action has: where anybody has told of others, nothing runs.
 //! - By the time that it returns, the decision's event is on the bus: people see
 //!   PENDING, the decision, EXECUTING and the end in this order.
 //! - An action has one end, and no status is told behind it.
@@ -218,7 +218,7 @@ impl Approvals {
         let mut pause = PAUSE;
         loop {
             match self.look(action, &mut seat).await {
-                Ok(Some(known)) => return judge(action, &known),
+                Ok(Some(decided)) => return decided,
                 Ok(None) => {
                     pause = PAUSE;
                     wait(action, &mut seat).await;
@@ -236,8 +236,8 @@ impl Approvals {
     pub async fn settle(&self, action: &Action, reason: &str) -> Decided {
         let mut pause = PAUSE;
         loop {
-            match self.end(action, Settlement::Cancelled, reason).await {
-                Ok(known) => return judge(action, &known),
+            match self.cancel(action, reason).await {
+                Ok(decided) => return decided,
                 Err(error) => {
                     warn!(action = %action.action_id, %error, "action not given up, trying again");
                     back_off(&mut pause).await;
@@ -247,7 +247,40 @@ impl Approvals {
     }
 
     /// What is decided and published, if anything is.
-    async fn look(&self, action: &Action, seat: &mut Seat) -> Result<Option<Known>, DecisionError> {
+    async fn look(
+        &self,
+        action: &Action,
+        seat: &mut Seat,
+    ) -> Result<Option<Decided>, DecisionError> {
+        match self.published(action, seat).await? {
+            Some(known) => Ok(Some(self.weigh(action, &known).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives an action up, unless it is decided; gives what is decided then.
+    async fn cancel(&self, action: &Action, reason: &str) -> Result<Decided, DecisionError> {
+        let known = self.end(action, Settlement::Cancelled, reason).await?;
+        self.weigh(action, &known).await
+    }
+
+    /// What a record means for an action, by what people were told of that.
+    async fn weigh(&self, action: &Action, known: &Known) -> Result<Decided, DecisionError> {
+        let decided = judge(action, known);
+        if let Decided::Approved { by, .. } = &decided
+            && !status::is_told_as_it_is(&self.bus, action).await?
+        {
+            return Ok(on_others(action, by));
+        }
+        Ok(decided)
+    }
+
+    /// The record of what is decided, once its event is on the bus.
+    async fn published(
+        &self,
+        action: &Action,
+        seat: &mut Seat,
+    ) -> Result<Option<Known>, DecisionError> {
         let Some(known) = self.decisions.find(&action.action_id).await? else {
             if !action.is_over() {
                 return Ok(None);
@@ -323,7 +356,7 @@ async fn wait(action: &Action, seat: &mut Seat) {
     }
 }
 
-/// What a record means for an action.
+/// What a record means for an action, taken by itself.
 fn judge(action: &Action, known: &Known) -> Decided {
     let decision = known.decision();
     let reason = decision.reason.clone();
@@ -340,16 +373,23 @@ fn judge(action: &Action, known: &Known) -> Decided {
         warn!(action = %action.action_id, by = %decision.decided_by, "decided too late");
         return Decided::Expired;
     }
-    let decided_on = decision.arguments_hash.as_ref();
-    if decided_on.is_some_and(|hash| *hash != action.arguments_hash) {
-        warn!(action = %action.action_id, by = %decision.decided_by, OTHER_ARGUMENTS);
-        let (by, reason) = (SYSTEM.to_owned(), Some(OTHER_ARGUMENTS.to_owned()));
-        return Decided::Rejected { by, reason };
-    }
     let by = decision.decided_by.clone();
     match decision.verdict {
+        // All that we tell of an action has its hash, and so has what goes by that.
+        Verdict::Approve if decision.arguments_hash.as_ref() != Some(&action.arguments_hash) => {
+            on_others(action, &by)
+        }
         Verdict::Approve => Decided::Approved { by, reason },
         Verdict::Reject => Decided::Rejected { by, reason },
+    }
+}
+
+/// Turns down what somebody has approved with other arguments.
+fn on_others(action: &Action, by: &str) -> Decided {
+    warn!(action = %action.action_id, by, OTHER_ARGUMENTS);
+    Decided::Rejected {
+        by: SYSTEM.to_owned(),
+        reason: Some(OTHER_ARGUMENTS.to_owned()),
     }
 }
 

@@ -65,6 +65,13 @@ impl Fixture {
         self.route().await;
     }
 
+    /// Publishes an event as any producer may.
+    async fn publish(&self, subject: &str, data: &Value) {
+        let context = jetstream::new(self.server.connect(User::Admin).await);
+        let stored = context.publish(subject.to_owned(), data.to_string().into());
+        stored.await.unwrap().await.unwrap();
+    }
+
     /// Takes what waits on EVENTS to TOPICS, as a router does; gives what it was.
     async fn route(&self) -> Vec<(String, Value)> {
         let client = self.server.connect(User::Admin).await;
@@ -78,7 +85,7 @@ impl Fixture {
                 kind: catalogue::find(domain, name).unwrap(),
                 headers: &MessageHeaders(Some(&message.headers)),
                 payload: &message.payload,
-                fallback_id: "-",
+                fallback_id: &sequence.to_string(),
                 stored_at: now(),
             };
             let event = envelope::decode(&submission).unwrap();
@@ -117,7 +124,8 @@ impl Fixture {
         let bucket = self.admin.bucket(key::DECISIONS).await.unwrap();
         let mut whole = json!({
             "action_id": action.action_id, "decision": "approve", "decided_by": "ada",
-            "action_type": action.action_type, "published": false,
+            "action_type": action.action_type, "arguments_hash": action.arguments_hash,
+            "published": false,
         });
         for (name, value) in record.as_object().unwrap() {
             whole[name] = value.clone();
@@ -488,6 +496,57 @@ async fn other_arguments_than_the_actions_are_never_approved() {
         panic!("approved with other arguments")
     };
     assert_eq!(by, "signalbox");
+}
+
+/// Somebody who may publish events tells of an action what it is not, and another one
+/// decides by that.
+#[tokio::test]
+async fn what_was_told_of_an_action_as_another_is_never_approved() {
+    let fixture = Fixture::start().await;
+    let forgeries = [
+        // Without a hash, so that the decision has none either.
+        json!({"tool_name": "isolate", "arguments": {"host": "lab-1"}}),
+        json!({"status": "PENDING"}),
+        // With the right one.
+        json!({"arguments_hash": "", "arguments": {"host": "lab-1"}}),
+        json!({"arguments_hash": "", "arguments": {}}),
+        json!({"arguments_hash": "", "tool_name": "isolate_lab"}),
+        json!({"arguments_hash": "", "action_type": "scan"}),
+    ];
+    for (number, forgery) in (1..).zip(&forgeries) {
+        let held = action(number, LONG);
+        fixture.hold(&held).await;
+        let mut data = json!({
+            "action_id": held.action_id, "action_type": held.action_type, "status": "PENDING",
+        });
+        for (name, value) in forgery.as_object().unwrap() {
+            data[name] = value.clone();
+        }
+        if forgery["arguments_hash"] == "" {
+            data["arguments_hash"] = held.arguments_hash.clone().into();
+        }
+        fixture.publish("events.threat.action_update", &data).await;
+        fixture.route().await;
+        let made = fixture.decide(&held, "grace", Verdict::Approve).await;
+        assert_eq!(made, Outcome::Made, "{forgery}");
+        let Decided::Rejected { by, .. } = fixture.approvals.decided(&held).await else {
+            panic!("approved by {forgery}")
+        };
+        assert_eq!(by, "signalbox", "{forgery}");
+        let settled = fixture.approvals.settle(&held, "too late").await;
+        assert!(matches!(settled, Decided::Rejected { .. }), "{forgery}");
+    }
+    // What tells the same, or of nothing but how it goes on, is no forgery.
+    let held = action(20, LONG);
+    fixture.hold(&held).await;
+    let data = json!({
+        "action_id": held.action_id, "action_type": held.action_type, "status": "PENDING",
+        "progress": 0, "arguments_hash": held.arguments_hash,
+    });
+    fixture.publish("events.threat.action_update", &data).await;
+    fixture.route().await;
+    fixture.decide(&held, "grace", Verdict::Approve).await;
+    assert_eq!(fixture.approvals.decided(&held).await, approved("grace"));
 }
 
 #[tokio::test]

@@ -274,6 +274,7 @@ async fn a_decision_whose_gateway_was_killed_is_heard_of_before_it_is_acted_on()
     let record = json!({
         "action_id": held.id, "action_type": "isolation", "decision": "approve",
         "decided_by": "operator@local", "published": false,
+        "arguments_hash": held.action["arguments_hash"],
         "at": Timestamp::from(OffsetDateTime::now_utc()).to_string(),
     });
     let bus = held.world.platform.bus(User::Gateway).await;

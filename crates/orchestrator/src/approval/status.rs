@@ -4,11 +4,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
+use signalbox_bus::history::{self, Page};
 use signalbox_bus::intake::{self, Draft, Terms};
 use signalbox_bus::publish::{Outgoing, PublishError, publish_event};
 use signalbox_bus::stream::TOPICS;
-use signalbox_bus::{Bus, BusError, history, stored_event, subject};
+use signalbox_bus::{Bus, BusError, stored_event, subject};
 use signalbox_protocol::catalogue::{Audience, Channel, Topic};
 
 use super::Action;
@@ -145,14 +146,71 @@ pub(super) async fn tell(
     Ok(())
 }
 
-/// How far the action is, as it was told to all.
-async fn stage(bus: &Bus, action: &Action) -> Result<Option<u8>, BusError> {
+/// Whether all that was told of an action, by whomever, tells of the call that it is.
+/// Routers may have left out fields of its arguments; nobody else has.
+pub(super) async fn is_told_as_it_is(bus: &Bus, action: &Action) -> Result<bool, BusError> {
+    let page = told(bus, action).await?;
+    let events = page.messages.iter().filter_map(stored_event::decode);
+    let updates = events.filter(|stored| stored.event.kind.name == "action_update");
+    let updates: Vec<_> = updates.map(|stored| stored.event.data).collect();
+    let mut shown = updates.iter().filter_map(|data| data.get("arguments"));
+    let first = shown.next();
+    Ok(page.is_last
+        && updates.iter().all(|data| is_of(action, data))
+        && first.is_none_or(|first| is_part(first, &action.arguments))
+        && shown.all(|other| Some(other) == first))
+}
+
+/// Whether an event names the action's call, as far as it names any.
+fn is_of(action: &Action, data: &Map<String, Value>) -> bool {
+    let named = [
+        ("action_type", &action.action_type),
+        ("tool_name", &action.tool_name),
+        ("arguments_hash", &action.arguments_hash),
+    ];
+    let is_so = |(name, value): (&str, &String)| data.get(name).is_none_or(|told| told == value);
+    named.into_iter().all(is_so)
+}
+
+/// Whether a value is another one, but for fields of objects that are not there.
+fn is_part(shown: &Value, whole: &Value) -> bool {
+    match (shown, whole) {
+        (Value::Object(shown), Value::Object(whole)) => shown.iter().all(|(name, value)| {
+            let other = whole.get(name);
+            other.is_some_and(|other| is_part(value, other))
+        }),
+        (Value::Array(shown), Value::Array(whole)) => {
+            let mut pairs = shown.iter().zip(whole);
+            shown.len() == whole.len() && pairs.all(|(shown, whole)| is_part(shown, whole))
+        }
+        (Value::Number(shown), Value::Number(whole)) => shown == whole || is_close(shown, whole),
+        _ => shown == whole,
+    }
+}
+
+/// Whether two fractions are one: its last digit may change as it is read and written.
+fn is_close(one: &Number, other: &Number) -> bool {
+    match (one.as_f64(), other.as_f64()) {
+        (Some(a), Some(b)) if one.is_f64() && other.is_f64() => {
+            (a - b).abs() <= 4.0 * f64::EPSILON * a.abs()
+        }
+        _ => false,
+    }
+}
+
+/// What was told of an action to all, the first first.
+async fn told(bus: &Bus, action: &Action) -> Result<Page, BusError> {
     let topic = subject::topic(&Topic {
         channel: Channel::ResponseActions,
         object: Some(action.action_id.clone()),
         audience: Audience::Nobody,
     });
-    let page = history::page(bus, TOPICS, &topic, 1, LOOK_BACK).await?;
+    history::page(bus, TOPICS, &topic, 1, LOOK_BACK).await
+}
+
+/// How far the action is, as it was told to all.
+async fn stage(bus: &Bus, action: &Action) -> Result<Option<u8>, BusError> {
+    let page = told(bus, action).await?;
     let stages = page.messages.iter().filter_map(|message| {
         let event = stored_event::decode(message)?.event;
         let told = |status: &Status| event.id == event_id(action, *status);
@@ -242,6 +300,31 @@ mod tests {
         let event: Value = serde_json::from_slice(&message.payload).unwrap();
         assert_eq!(event["id"], "tool-1/EXECUTING");
         assert_eq!(event["data"]["expires_at"], "2024-12-19T21:30:00Z");
+    }
+
+    #[test]
+    fn shown_arguments_are_those_of_the_call_but_for_what_routers_leave_out() {
+        let whole = json!({"host": "a", "ports": [{"n": 22, "key": "k"}], "share": 0.1});
+        let parts = [
+            whole.clone(),
+            json!({}),
+            json!({"ports": [{"n": 22}]}),
+            json!({"share": 0.1 + f64::EPSILON / 16.0}),
+        ];
+        for part in parts {
+            assert!(is_part(&part, &whole), "{part}");
+        }
+        let others = [
+            json!({"host": "b"}),
+            json!({"host": "a", "user": "u"}),
+            json!({"ports": []}),
+            json!({"ports": [{"n": 23}]}),
+            json!({"share": 0.2}),
+            json!([]),
+        ];
+        for other in others {
+            assert!(!is_part(&other, &whole), "{other}");
+        }
     }
 
     #[test]
