@@ -24,8 +24,10 @@
 //! - `decided` gives `Approved` only for a decision that was made before the
 //!   action's expiry, by the decider's clock and by that of the bus, and on the
 //!   arguments that the action has: where anybody has told of others, nothing runs.
-//! - By the time that it returns, the decision's event is on the bus: people see
-//!   PENDING, the decision, EXECUTING and the end in this order.
+//! - By the time that it returns so, the decision's event is on the bus: people see
+//!   PENDING, the decision, EXECUTING and the end in this order. Events of other
+//!   decisions are left out when the bus refuses them for some seconds: the record
+//!   is what decides, and nothing is run by these.
 //! - An action has one end, and no status is told behind it.
 
 mod seats;
@@ -42,11 +44,11 @@ use signalbox_bus::trace::TraceContext;
 use signalbox_bus::{Bus, BusError, key};
 use signalbox_protocol::decision::Verdict;
 use signalbox_protocol::timestamp::Timestamp;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use self::seats::{Seat, Seats};
-use self::status::Outlook;
+use self::status::{Outlook, Refusal};
 pub use self::status::{Status, Untold};
 use crate::moment;
 
@@ -130,7 +132,8 @@ pub struct Patience {
     /// How long the bus may refuse an action that is to be put to people; the time
     /// for which it is away does not count.
     pub hold: Duration,
-    /// As `hold`, for what becomes of an action later.
+    /// As `hold`, for what becomes of an action later, and for the event of a
+    /// decision by which nothing is run.
     pub tell: Duration,
     /// How long one attempt may take.
     pub attempt: Duration,
@@ -198,24 +201,35 @@ impl Approvals {
     /// # Errors
     /// [`Untold`]: the bus refuses it, so that nobody can decide on it.
     pub async fn hold(&self, action: &Action) -> Result<(), Untold> {
-        self.put(action, Status::Pending, self.patience.hold).await
+        let mut refusal = Refusal::default();
+        self.put(action, Status::Pending, self.patience.hold, &mut refusal)
+            .await
     }
 
     /// Tells what becomes of an action, once. Waits for a bus that is away; what
     /// the bus refuses for some seconds is left out, with a line in the log, since
     /// an answer must not hang on those who look on.
     pub async fn tell(&self, action: &Action, status: Status) {
-        if let Err(error) = self.put(action, status, self.patience.tell).await {
-            error!(action = %action.action_id, %status, %error, "status of an action not told");
+        self.teller().tell(action, status).await;
+    }
+
+    /// Tells one thing after the other; the bus may refuse all of them together for
+    /// as long as one.
+    #[must_use]
+    pub fn teller(&self) -> Teller {
+        Teller {
+            approvals: self.clone(),
+            refusal: Refusal::default(),
         }
     }
 
     /// Waits until it is decided, for as long as the bus is away if need be, and
-    /// settles it when its time is over.
+    /// settles it when its time is over. An approval waits for a bus that refuses its
+    /// event as well.
     pub async fn decided(&self, action: &Action) -> Decided {
         // Taken before the record is read, or what comes between goes unheard.
         let mut seat = self.seats.take(key::decision(&action.action_id));
-        let mut pause = PAUSE;
+        let (mut pause, mut refusal) = (PAUSE, Refusal::default());
         loop {
             match self.look(action, &mut seat).await {
                 Ok(Some(decided)) => return decided,
@@ -224,6 +238,11 @@ impl Approvals {
                     wait(action, &mut seat).await;
                 }
                 Err(error) => {
+                    if let Some(decided) = self.untold(action, &error, &mut refusal).await
+                        && !matches!(decided, Decided::Approved { .. })
+                    {
+                        return decided;
+                    }
                     warn!(action = %action.action_id, %error, "decision not known, trying again");
                     back_off(&mut pause).await;
                 }
@@ -232,13 +251,17 @@ impl Approvals {
     }
 
     /// Gives an action up for this reason, unless somebody has decided; gives what
-    /// is decided then. Tries for as long as the bus is away.
+    /// is decided then, by which nothing is to be run. Tries for as long as the bus
+    /// is away.
     pub async fn settle(&self, action: &Action, reason: &str) -> Decided {
-        let mut pause = PAUSE;
+        let (mut pause, mut refusal) = (PAUSE, Refusal::default());
         loop {
             match self.cancel(action, reason).await {
                 Ok(decided) => return decided,
                 Err(error) => {
+                    if let Some(decided) = self.untold(action, &error, &mut refusal).await {
+                        return decided;
+                    }
                     warn!(action = %action.action_id, %error, "action not given up, trying again");
                     back_off(&mut pause).await;
                 }
@@ -262,6 +285,25 @@ impl Approvals {
     async fn cancel(&self, action: &Action, reason: &str) -> Result<Decided, DecisionError> {
         let known = self.end(action, Settlement::Cancelled, reason).await?;
         self.weigh(action, &known).await
+    }
+
+    /// What is recorded, once the bus has refused its event for long enough.
+    async fn untold(
+        &self,
+        action: &Action,
+        error: &DecisionError,
+        refusal: &mut Refusal,
+    ) -> Option<Decided> {
+        let is_refused = match error {
+            DecisionError::Unpublished(error) => status::outlook(error) != Outlook::Away,
+            _ => false,
+        };
+        if !refusal.lasts(is_refused, self.patience.tell) {
+            return None;
+        }
+        error!(action = %action.action_id, %error, "decision not told");
+        let known = self.decisions.find(&action.action_id).await.ok()??;
+        self.weigh(action, &known).await.ok()
     }
 
     /// What a record means for an action, by what people were told of that.
@@ -321,26 +363,50 @@ impl Approvals {
         Ok(known)
     }
 
-    async fn put(&self, action: &Action, status: Status, patience: Duration) -> Result<(), Untold> {
-        let mut deadline = Instant::now() + patience;
+    async fn put(
+        &self,
+        action: &Action,
+        status: Status,
+        patience: Duration,
+        refusal: &mut Refusal,
+    ) -> Result<(), Untold> {
         let mut pause = PAUSE;
         loop {
             let attempt = self.patience.attempt;
             let told = status::tell(&self.bus, action, status, attempt);
             let told = timeout(attempt, told).await;
             let error = match told {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => {
+                    *refusal = Refusal::default();
+                    return Ok(());
+                }
                 Ok(Err(error)) => error,
                 Err(_) => Untold::Silent(attempt),
             };
-            match error.outlook() {
-                Outlook::Never => return Err(error),
-                Outlook::Away => deadline = Instant::now() + patience,
-                Outlook::Refused if Instant::now() >= deadline => return Err(error),
-                Outlook::Refused => {}
+            let outlook = error.outlook();
+            let lasts = refusal.lasts(outlook == Outlook::Refused, patience);
+            if lasts || outlook == Outlook::Never {
+                return Err(error);
             }
             debug!(action = %action.action_id, %status, %error, "telling again");
             back_off(&mut pause).await;
+        }
+    }
+}
+
+/// Tells what becomes of actions, one after the other.
+pub struct Teller {
+    approvals: Approvals,
+    refusal: Refusal,
+}
+
+impl Teller {
+    /// As [`Approvals::tell`].
+    pub async fn tell(&mut self, action: &Action, status: Status) {
+        let (approvals, refusal) = (&self.approvals, &mut self.refusal);
+        let told = approvals.put(action, status, approvals.patience.tell, refusal);
+        if let Err(error) = told.await {
+            error!(action = %action.action_id, %status, %error, "status of an action not told");
         }
     }
 }

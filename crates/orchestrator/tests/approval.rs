@@ -597,10 +597,55 @@ async fn an_action_that_the_bus_has_no_room_for_is_given_up() {
         ..Patience::default()
     };
     let approvals = fixture.approvals.clone().with(short);
-    let action = action(1, LONG);
-    assert!(approvals.hold(&action).await.is_err());
-    approvals.tell(&action, Status::Cancelled).await;
+    let held = action(1, LONG);
+    assert!(approvals.hold(&held).await.is_err());
+    // What is recorded decides, whether or not anybody is told.
+    let settled = timeout(
+        DEADLINE,
+        approvals.settle(&held, "it could not be put to people"),
+    );
+    let given_up = Decided::Rejected {
+        by: "signalbox".to_owned(),
+        reason: Some("it could not be put to people".to_owned()),
+    };
+    assert_eq!(settled.await.unwrap(), given_up);
+    let expired = action(2, Duration::from_millis(50));
+    let decided = timeout(DEADLINE, approvals.decided(&expired)).await;
+    assert_eq!(decided.unwrap(), Decided::Expired);
+    approvals.tell(&held, Status::Cancelled).await;
     assert!(fixture.told().await.is_empty());
+    // An approval is not acted on before people can hear of it.
+    let approved_one = action(3, LONG);
+    let record = json!({"at": now().to_string(), "reason": "seen it"});
+    fixture.leave(&approved_one, record).await;
+    let (waits, of) = (approvals.clone(), approved_one.clone());
+    let mut waiting = tokio::spawn(async move { waits.decided(&of).await });
+    assert!(timeout(4 * WHILE, &mut waiting).await.is_err());
+    let settings = StreamSettings::default();
+    stream::init(&fixture.admin, &settings).await.unwrap();
+    assert_eq!(done(waiting).await, approved("ada"));
+}
+
+#[tokio::test]
+async fn what_the_bus_has_no_room_for_is_waited_with_once_however_much_it_is() {
+    let fixture = Fixture::start().await;
+    let full = StreamSettings {
+        events_bytes: 16,
+        ..StreamSettings::default()
+    };
+    stream::init(&fixture.admin, &full).await.unwrap();
+    let patience = Patience {
+        tell: DEADLINE / 10,
+        ..Patience::default()
+    };
+    let mut teller = fixture.approvals.clone().with(patience).teller();
+    let telling = async {
+        for number in 1..=32 {
+            let action = action(number, LONG);
+            teller.tell(&action, Status::Cancelled).await;
+        }
+    };
+    timeout(DEADLINE, telling).await.unwrap();
 }
 
 #[tokio::test]

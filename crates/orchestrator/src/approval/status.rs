@@ -11,6 +11,7 @@ use signalbox_bus::publish::{Outgoing, PublishError, publish_event};
 use signalbox_bus::stream::TOPICS;
 use signalbox_bus::{Bus, BusError, stored_event, subject};
 use signalbox_protocol::catalogue::{Audience, Channel, Topic};
+use tokio::time::Instant;
 
 use super::Action;
 use crate::moment;
@@ -115,15 +116,32 @@ impl Untold {
     pub(super) const fn outlook(&self) -> Outlook {
         match self {
             Self::Unfit(_) | Self::Bus(BusError::Forbidden { .. }) => Outlook::Never,
-            Self::Publish(error) => match error {
-                PublishError::Unacknowledged(_) => Outlook::Away,
-                PublishError::Refused(_) | PublishError::Fenced | PublishError::NoStream(_) => {
-                    Outlook::Refused
-                }
-                PublishError::Forbidden(_) | PublishError::TooLarge => Outlook::Never,
-            },
+            Self::Publish(error) => outlook(error),
             Self::Bus(_) | Self::Silent(_) => Outlook::Away,
         }
+    }
+}
+
+/// Whether the same can be published later.
+pub(super) const fn outlook(error: &PublishError) -> Outlook {
+    match error {
+        PublishError::Unacknowledged(_) => Outlook::Away,
+        PublishError::Refused(_) | PublishError::Fenced | PublishError::NoStream(_) => {
+            Outlook::Refused
+        }
+        PublishError::Forbidden(_) | PublishError::TooLarge => Outlook::Never,
+    }
+}
+
+/// Since when the bus refuses what is told, one thing after the other.
+#[derive(Debug, Default)]
+pub(super) struct Refusal(Option<Instant>);
+
+impl Refusal {
+    /// Takes note of an attempt; says whether the bus has refused for this long.
+    pub(super) fn lasts(&mut self, is_refused: bool, patience: Duration) -> bool {
+        self.0 = is_refused.then(|| self.0.unwrap_or_else(Instant::now));
+        self.0.is_some_and(|since| since.elapsed() >= patience)
     }
 }
 

@@ -136,10 +136,10 @@ impl Tidings {
     async fn tell(&mut self, action: Action, status: Status) {
         let queue = self.queue.get_or_insert_with(|| {
             let (queue, mut tidings) = mpsc::channel::<(Action, Status)>(TELLINGS);
-            let approvals = self.approvals.clone();
+            let mut teller = self.approvals.teller();
             self.task.spawn(async move {
                 while let Some((action, status)) = tidings.recv().await {
-                    approvals.tell(&action, status).await;
+                    teller.tell(&action, status).await;
                 }
             });
             queue
@@ -149,7 +149,7 @@ impl Tidings {
 
     async fn finish(mut self) {
         self.queue = None;
-        // Each tiding has an end of its own, told or not.
+        // It has an end, told or not.
         while self.task.join_next().await.is_some() {}
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use signalbox_bus::assignment::Stop;
 use signalbox_bus::trace;
 use signalbox_protocol::wire::{
@@ -309,12 +310,15 @@ impl Turn {
         // Nobody waits for people any more; what they have said counts below.
         desk.waiting.clear();
         let held = self.answer.called().iter();
-        let held: Vec<_> = held.filter(|call| call.stage() == Stage::Held).collect();
-        for call in held.into_iter().cloned().collect::<Vec<_>>() {
-            if let Some(action) = self.action(&call) {
-                let decided = self.means.approvals.settle(&action, off.words()).await;
-                self.note_decision(call.number(), decided).await?;
-            }
+        let held = held.filter(|call| call.stage() == Stage::Held);
+        let actions: Vec<_> = held.filter_map(|call| self.action(call)).collect();
+        let approvals = self.means.approvals.clone();
+        // Side by side: a bus that refuses takes its time for each of them.
+        let settled = actions
+            .iter()
+            .map(|action| approvals.settle(action, off.words()));
+        for (action, decided) in actions.iter().zip(join_all(settled).await) {
+            self.note_decision(action.tool_call, decided).await?;
         }
         // Each of these ends within its time and the grace.
         while let Some((number, outcome)) = desk.runs.ended().await {
