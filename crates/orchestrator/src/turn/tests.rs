@@ -2,6 +2,7 @@
 //! dropped is what a killed orchestrator leaves: the next one knows the log alone.
 
 mod shelves;
+mod tidings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;

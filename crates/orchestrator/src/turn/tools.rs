@@ -80,12 +80,19 @@ impl Turn {
         Ok(verdict)
     }
 
-    /// Gives every call that has no result one, since the answer ends.
+    /// Gives every call that has no result one, since the answer ends. Where another
+    /// orchestrator may have been lost before it told of some, that is made up for.
     pub(super) async fn close(&mut self, off: Off) -> Result<(), Lost> {
-        if self.answer.called().iter().all(|call| call.ended.is_some()) {
+        let was_taken = self.answer.recoveries > 0;
+        if !was_taken && self.answer.called().iter().all(|call| call.ended.is_some()) {
             return Ok(());
         }
         let mut desk = Desk::new(self.means.approvals.clone());
+        if was_taken {
+            for call in self.answer.called() {
+                self.tell_again(&mut desk, call).await;
+            }
+        }
         self.call_off(&mut desk, off).await?;
         desk.all_told().await;
         Ok(())
