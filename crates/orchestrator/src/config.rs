@@ -48,6 +48,10 @@ pub struct ChatArgs {
     #[arg(long, env = "SIGNALBOX_CHATS_WAITING", default_value_t = 256, value_name = "COUNT",
         value_parser = value_parser!(u32).range(1..))]
     pub chats_waiting: u32,
+    /// Those of them that may be one user's
+    #[arg(long, env = "SIGNALBOX_CHATS_WAITING_PER_USER", default_value_t = 32,
+        value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
+    pub chats_waiting_per_user: u32,
     /// Chats that are in memory at once; a chat that nobody uses leaves it after a minute
     #[arg(long, env = "SIGNALBOX_CHATS", default_value_t = 10_000, value_name = "COUNT",
         value_parser = value_parser!(u32).range(1..))]
@@ -88,6 +92,8 @@ pub struct Options {
     pub answers_per_user: usize,
     /// Chats that wait for people at once.
     pub waiting: usize,
+    /// Chats of one user that wait for people at once.
+    pub waiting_per_user: usize,
     /// Chats in memory.
     pub chats: usize,
     /// The least time from one chunk to the next.
@@ -114,6 +120,7 @@ impl Options {
             answers: count(chat.chat_answers),
             answers_per_user: count(chat.chat_answers_per_user),
             waiting: count(chat.chats_waiting),
+            waiting_per_user: count(chat.chats_waiting_per_user),
             chats: count(chat.chats),
             interval: Duration::from_millis(u64::from(chat.chunk_interval)),
             drain: Duration::from_secs(chat.chat_drain),

@@ -17,7 +17,7 @@ use signalbox_bus::subject::LogKind;
 use signalbox_bus::trace::{self, Kind, Span, TraceContext};
 use signalbox_protocol::chat;
 use signalbox_protocol::wire::{ChatCancelled, ChatError, chat_reply::Outcome, chat_request::Verb};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info};
 
@@ -27,7 +27,7 @@ use crate::open_turn::{OpenTurn, SessionKey};
 use crate::reply::{Reply, refusal};
 use crate::session::{self, Session};
 use crate::shard::{Shared, not_found};
-use crate::turn::{Places, Turn, View};
+use crate::turn::{OfUser, Places, Turn, View};
 
 /// The part of the system that these spans are of.
 const SCOPE: &str = "signalbox.orchestrator";
@@ -105,8 +105,8 @@ pub(crate) struct Keeper {
     tenure: Tenure,
     key: SessionKey,
     inputs: mpsc::Receiver<Input>,
-    /// What this user may have written at once.
-    places: Arc<Semaphore>,
+    /// What this user may have at once.
+    places: OfUser,
     leaving: Stop,
 }
 
@@ -116,7 +116,7 @@ impl Keeper {
         (owner, tenure): (u64, Tenure),
         key: SessionKey,
         inputs: mpsc::Receiver<Input>,
-        places: Arc<Semaphore>,
+        places: OfUser,
         leaving: Stop,
     ) -> Self {
         Self {
@@ -342,7 +342,7 @@ impl Keeper {
     fn places(&self) -> Places {
         let of_all = Arc::clone(&self.shared.answers);
         let metrics = self.shared.means.metrics.clone();
-        Places::new(Arc::clone(&self.places), of_all, metrics)
+        Places::new(self.places.clone(), of_all, metrics)
     }
 
     async fn note_end(

@@ -95,8 +95,8 @@
 //!
 //! Chats in memory, answers at once, and answers at once of one user are bounded
 //! by options; beyond them a request is refused with AGENT_UNAVAILABLE and may
-//! come again. Chats that wait for people are bounded too, by another option; beyond
-//! it a call that needs a decision is refused. A provider is given the latest whole
+//! come again. Chats that wait for people are bounded too, of all users and of one, by
+//! other options; beyond them a call that needs a decision is refused. A provider is given the latest whole
 //! exchanges that fit into 96 KiB, 40 at most. A chunk has at most 16 KiB, an answer
 //! 128 KiB. The ids of a chat's last 32 messages are known. A chat goes on for as
 //! long as CHAT keeps its first record.
@@ -247,6 +247,7 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         },
         answers: Arc::new(Semaphore::new(options.answers)),
         answers_per_user: options.answers_per_user,
+        waiting_per_user: options.waiting_per_user,
         chats: Arc::new(Semaphore::new(options.chats)),
         drain: options.drain,
     };

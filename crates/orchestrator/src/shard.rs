@@ -23,7 +23,7 @@ use crate::agents::Agents;
 use crate::keeper::{Ended, INPUT_CAPACITY, Input, Keeper, Request};
 use crate::open_turn::{self, SessionKey};
 use crate::reply::{Reply, invalid, refusal};
-use crate::turn::Means;
+use crate::turn::{Means, OfUser};
 
 /// The pause before a shard that could not be read is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     /// Answers that may be written.
     pub(crate) answers: Arc<Semaphore>,
     pub(crate) answers_per_user: usize,
+    /// Chats of one user that may wait for people.
+    pub(crate) waiting_per_user: usize,
     /// Chats that may be in memory.
     pub(crate) chats: Arc<Semaphore>,
     /// How long answers may take to be finished when a shard is given away.
@@ -71,9 +73,8 @@ struct Holding {
     hold: Hold<Shard>,
     keepers: HashMap<SessionKey, mpsc::Sender<Input>>,
     tasks: JoinSet<(SessionKey, Ended)>,
-    /// What each user may have written at once, for as long as they have chats in
-    /// memory.
-    places: HashMap<String, (Arc<Semaphore>, usize)>,
+    /// What each user may have at once, for as long as they have chats in memory.
+    places: HashMap<String, (OfUser, usize)>,
     /// Says to the keepers that no answer is to be begun.
     leaving: Stop,
 }
@@ -299,11 +300,11 @@ impl Holding {
         if room.is_none() && must_fit {
             return None;
         }
-        let most = self.shared.answers_per_user;
+        let (answers, waiting) = (self.shared.answers_per_user, self.shared.waiting_per_user);
         let (places, chats) = self
             .places
             .entry(session.user_id.clone())
-            .or_insert_with(|| (Arc::new(Semaphore::new(most)), 0));
+            .or_insert_with(|| (OfUser::new(answers, waiting), 0));
         *chats += 1;
         let (inputs, receiver) = mpsc::channel(INPUT_CAPACITY);
         let keeper = Keeper::new(
@@ -311,7 +312,7 @@ impl Holding {
             (self.hold.generation.revision(), self.hold.tenure.clone()),
             session.clone(),
             receiver,
-            Arc::clone(places),
+            places.clone(),
             self.leaving.clone(),
         );
         self.keepers.insert(session.clone(), inputs.clone());

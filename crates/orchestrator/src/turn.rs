@@ -36,7 +36,7 @@ use tracing::{info, warn};
 
 use self::call::Outcome;
 use self::ending::{Verdict, failed, verdict};
-pub(crate) use self::places::{Full, Places};
+pub(crate) use self::places::{Full, OfUser, Places};
 use crate::agents::Agent;
 use crate::analysis::{self, Fault};
 use crate::answer::Answer;

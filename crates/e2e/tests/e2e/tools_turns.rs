@@ -382,6 +382,35 @@ async fn a_chat_that_waits_for_people_is_in_nobodys_way() {
     assert_eq!(act.calls(), 0);
 }
 
+/// One user's chats may not take all the room that there is for those that wait.
+#[tokio::test]
+async fn a_users_chats_that_wait_for_people_are_in_no_other_users_way() {
+    let tables = [table("act", "approval = true")];
+    let bounds = ["--chats-waiting", "2", "--chats-waiting-per-user", "1"];
+    let stage = stage(r#"tools = ["act"]"#, &tables, &bounds).await;
+    let held = |answer: &Answer| answer.tools.first().is_some_and(|tool| tool.held.is_some());
+    stage.chat.model.reply(asking("", &[("c", "act", "{}")]));
+    stage.ada.say(&stage.id, "m1").await.unwrap();
+    stage.ada.sees(&stage.id, 1, held).await;
+    let id = stage.ada.start("tester").await.unwrap().session_id;
+    stage.chat.model.reply(asking("", &[("c", "act", "{}")]));
+    let alas = concluded(Reply::new().text("Alas."));
+    stage.chat.model.reply(alas);
+    stage.ada.say(&id, "m1").await.unwrap();
+    let answer = stage.ada.answer(&id, 1).await;
+    let (outcome, words) = answer.tools[0].end();
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(
+        words.contains("too many chats of this user wait"),
+        "{words}"
+    );
+    let other = Asker::new(stage.chat.bus.bus(BusUser::Gateway).await, "other");
+    let id = other.start("tester").await.unwrap().session_id;
+    stage.chat.model.reply(asking("", &[("c", "act", "{}")]));
+    other.say(&id, "m1").await.unwrap();
+    other.sees(&id, 1, held).await;
+}
+
 /// A chat that is cancelled while people are asked: the action is given up, so that
 /// nobody can approve it any more.
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// Those who wait, by the key of the record that they wait for. As many as calls
-/// are held at once, which the answers at once bound.
+/// Those who wait, by the key of the record that they wait for: as many as the chats
+/// that may wait for people have calls in a round.
 #[derive(Debug, Default)]
 pub(super) struct Seats(Mutex<HashMap<String, watch::Sender<()>>>);
 

@@ -6,10 +6,11 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::error;
 
+use super::places::Room;
 use crate::approval::{Action, Approvals, Decided, Status};
 use crate::tools::{Note, Outcome};
 
@@ -34,8 +35,8 @@ pub(super) struct Desk {
     /// What running tools tell, and where they tell it.
     pub(super) notes: mpsc::Receiver<(u32, Note)>,
     pub(super) tell: mpsc::Sender<(u32, Note)>,
-    /// The chat's place among those that wait for people.
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    /// The chat's room among those that wait for people.
+    pub(super) room: Option<Room>,
     tidings: Tidings,
 }
 

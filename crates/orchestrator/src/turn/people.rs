@@ -2,8 +2,6 @@
 //! of it. Whoever goes on with the answer asks and tells the same again, which is
 //! harmless.
 
-use std::sync::Arc;
-
 use signalbox_bus::{decision, trace};
 use signalbox_protocol::wire::{
     ChatToolDecided, ChatToolHeld, ToolOutcome, ToolVerdict, chat_record::Record,
@@ -12,6 +10,7 @@ use tracing::debug;
 
 use super::Turn;
 use super::desk::Desk;
+use super::places::Full;
 use super::plan::REASON_BYTES;
 use crate::answer::{Called, Stage};
 use crate::approval::{Action, Decided, Status};
@@ -28,12 +27,19 @@ impl Turn {
         approval: &Approval,
     ) -> Result<(), Lost> {
         if desk.room.is_none() {
-            desk.room = Arc::clone(&self.means.waiting).try_acquire_owned().ok();
-        }
-        if desk.room.is_none() {
-            let words = "too many chats wait for people to decide; it was not run";
-            let outcome = Outcome::Error(words.to_owned());
-            return self.end_call(desk, call, outcome).await;
+            match self.places.try_wait(&self.means.waiting) {
+                Ok(room) => desk.room = Some(room),
+                Err(full) => {
+                    let words = match full {
+                        Full::OfUser => {
+                            "too many chats of this user wait for people to decide; it was not run"
+                        }
+                        Full::OfAll => "too many chats wait for people to decide; it was not run",
+                    };
+                    let outcome = Outcome::Error(words.to_owned());
+                    return self.end_call(desk, call, outcome).await;
+                }
+            }
         }
         let number = call.number();
         self.append(Record::ToolHeld(self.held(call, approval)))
@@ -67,7 +73,7 @@ impl Turn {
         let approvals = self.means.approvals.clone();
         if desk.room.is_none() {
             // Taken over: it waits already, whatever the bound is here.
-            desk.room = Arc::clone(&self.means.waiting).try_acquire_owned().ok();
+            desk.room = self.places.try_wait(&self.means.waiting).ok();
         }
         let counted = self.means.metrics.waiting_approval();
         let number = call.number();

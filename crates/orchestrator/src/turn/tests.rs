@@ -215,14 +215,14 @@ impl Stage {
         let answer = session.last.clone().unwrap();
         let cancel = Stop::default();
         let view = Arc::new(Mutex::new(View::default()));
-        let places = || Arc::new(Semaphore::new(1));
+        let of_all = Arc::new(Semaphore::new(1));
         let turn = Turn::new(
             self.means.clone(),
             Some(Arc::clone(&self.agent)),
             log,
             &session,
             (self.key.clone(), answer),
-            Places::new(places(), places(), self.means.metrics.clone()),
+            Places::new(OfUser::new(1, 1), of_all, self.means.metrics.clone()),
             (cancel.clone(), view),
         );
         (turn, cancel)
