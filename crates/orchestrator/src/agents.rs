@@ -72,7 +72,8 @@ pub struct Agent {
 /// The clocks of a turn. Each runs out in a failure of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clocks {
-    /// Until the first piece of a request, its retries included.
+    /// Until the first piece of a request, its retries included; anew where one
+    /// that had begun is sent again.
     pub first_token: Duration,
     /// From one piece to the next.
     pub between_tokens: Duration,

@@ -19,13 +19,14 @@ const ADA: &str = "corp/ada";
 /// Tools that hand over the analysis, as the model calls them.
 const ANALYSIS: &str = r#"{"verdict": "fine"}"#;
 
-struct Stage {
-    chat: ChatBus,
-    ada: Asker,
+/// An orchestrator, and a user who asks it.
+pub(crate) struct Stage {
+    pub(crate) chat: ChatBus,
+    pub(crate) ada: Asker,
     _orchestrator: Service,
 }
 
-async fn stage(settings: &str, arguments: &[&str]) -> Stage {
+pub(crate) async fn stage(settings: &str, arguments: &[&str]) -> Stage {
     let chat = ChatBus::start(settings).await;
     let orchestrator = chat.orchestrator(arguments).await;
     let ada = Asker::new(chat.bus.bus(BusUser::Gateway).await, ADA);
@@ -37,7 +38,7 @@ async fn stage(settings: &str, arguments: &[&str]) -> Stage {
 }
 
 impl Stage {
-    async fn begin(&self) -> String {
+    pub(crate) async fn begin(&self) -> String {
         self.ada.start("tester").await.unwrap().session_id
     }
 }

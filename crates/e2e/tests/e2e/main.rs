@@ -29,6 +29,7 @@ mod chat_bench;
 mod chat_client;
 mod chat_faults;
 mod chat_logs;
+mod chat_retries;
 mod chat_script;
 mod chat_side;
 mod chat_turns;

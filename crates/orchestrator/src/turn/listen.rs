@@ -57,8 +57,14 @@ pub(super) struct Clocks {
 }
 
 impl Clocks {
-    fn heard(&mut self) {
-        self.has_begun = true;
+    /// Winds the clock. Of a request that is sent again nothing has come yet, and
+    /// one of which nothing had come is waited for as before.
+    fn heard(&mut self, piece: &Piece) {
+        let is_again = matches!(piece, Piece::Retrying { .. });
+        if is_again && !self.has_begun {
+            return;
+        }
+        self.has_begun = !is_again;
         self.since = Instant::now();
     }
 
@@ -137,7 +143,9 @@ impl Turn {
                     self.take_back(log, &record, stored)?;
                 }
                 piece = pieces.next(), if is_reading => {
-                    clocks.heard();
+                    if let Some(Ok(piece)) = &piece {
+                        clocks.heard(piece);
+                    }
                     if let Some(outcome) = self.hear(piece, heard) {
                         break outcome;
                     }
@@ -249,5 +257,42 @@ impl Turn {
         let fits = text.floor_char_boundary(text.len().min(room));
         heard.waiting.push(&text[..fits]);
         (fits < text.len()).then_some(Outcome::OverBudget("the answer is as long as it may be"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const FIRST: Duration = Duration::from_secs(60);
+    const BETWEEN: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_sent_again_has_not_begun() {
+        let began = Instant::now();
+        let mut clocks = Clocks {
+            first: FIRST,
+            between: BETWEEN,
+            last: began + 10 * FIRST,
+            is_budget: false,
+            has_begun: false,
+            since: began,
+        };
+        let again = Piece::Retrying {
+            failure: Failure::new(FailureKind::RateLimited, ""),
+            wait: BETWEEN,
+        };
+        advance(Duration::from_secs(1)).await;
+        clocks.heard(&again);
+        assert_eq!(clocks.due(), began + FIRST);
+        advance(BETWEEN).await;
+        clocks.heard(&Piece::Progress);
+        assert_eq!(clocks.due(), Instant::now() + BETWEEN);
+        // It broke off in the middle of its reasoning.
+        advance(Duration::from_secs(29)).await;
+        clocks.heard(&again);
+        assert_eq!(clocks.due(), Instant::now() + FIRST);
     }
 }
