@@ -175,8 +175,8 @@ pub enum Piece {
     /// The model is at work on something the user does not see: reasoning,
     /// arguments, the analysis. It winds the clock between tokens.
     Progress,
-    /// The tokens of this request as far as they are known; replaces what was
-    /// said before.
+    /// The tokens of this request as far as they are known, without those of
+    /// earlier attempts; replaces what was said before.
     Usage(Usage),
     /// The request failed before anything was visible and is sent again.
     Retrying {
@@ -184,6 +184,9 @@ pub enum Piece {
         failure: Failure,
         /// The wait before it.
         wait: Duration,
+        /// The tokens that the failed request has used, an estimate where its
+        /// provider did not come to say.
+        cost: Usage,
     },
     /// The end of a complete answer.
     End(End),
@@ -200,7 +203,7 @@ pub struct End {
     pub calls: Vec<ToolCall>,
     /// The analysis as the model wrote it, unchecked.
     pub analysis: Option<String>,
-    /// The tokens, all requests of a retry together; `None` when the provider
+    /// The tokens, without those of earlier attempts; `None` when the provider
     /// does not say.
     pub usage: Option<Usage>,
 }

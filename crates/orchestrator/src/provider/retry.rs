@@ -9,6 +9,7 @@ use rand::RngExt as _;
 use tokio::time::sleep;
 
 use super::{Failure, Piece, Pieces, Provider, Request, Usage};
+use crate::usage::{self, Ending};
 
 /// How often and when a request is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +68,7 @@ struct Attempts {
     retries: Retries,
     current: Pieces,
     before: u32,
-    /// The tokens of earlier attempts.
-    spent: Option<Usage>,
-    /// Those of the current one.
+    /// The tokens of the current one, as far as its provider says.
     spending: Option<Usage>,
     visible: bool,
     next: VecDeque<Step>,
@@ -83,7 +82,7 @@ enum Step {
 
 /// Answers as `provider` does, and sends the request again on failures that
 /// allow it until something of the answer is visible. Each further attempt is
-/// announced by [`Piece::Retrying`]; usage counts all attempts.
+/// announced by [`Piece::Retrying`] with what the one before it has cost.
 #[must_use]
 pub fn answer(provider: Arc<dyn Provider>, request: Arc<Request>, retries: Retries) -> Pieces {
     let attempts = Attempts {
@@ -92,7 +91,6 @@ pub fn answer(provider: Arc<dyn Provider>, request: Arc<Request>, retries: Retri
         request,
         retries,
         before: 0,
-        spent: None,
         spending: None,
         visible: false,
         next: VecDeque::new(),
@@ -127,8 +125,12 @@ impl Attempts {
     fn take(&mut self, item: Option<Result<Piece, Failure>>) {
         let failure = match item {
             Some(Ok(piece)) => {
-                let piece = self.with_earlier(piece);
                 let ended = matches!(piece, Piece::End(_));
+                match piece {
+                    Piece::Usage(usage) => self.spending = Some(usage),
+                    Piece::Text(_) => self.visible = true,
+                    _ => {}
+                }
                 self.next.push_back(Step::Yield(Ok(piece)));
                 if ended {
                     self.next.push_back(Step::Over);
@@ -144,38 +146,14 @@ impl Attempts {
             return;
         };
         self.before += 1;
-        self.spent = sum(self.spent, self.spending.take());
-        let retrying = Piece::Retrying { failure, wait };
+        let spending = self.spending.take();
+        let cost = usage::of_call(&self.request, spending, 0, Ending::Failed(&failure));
+        let retrying = Piece::Retrying {
+            failure,
+            wait,
+            cost,
+        };
         self.next
             .extend([Step::Yield(Ok(retrying)), Step::Wait(wait)]);
-    }
-
-    fn with_earlier(&mut self, piece: Piece) -> Piece {
-        match piece {
-            Piece::Usage(usage) => {
-                self.spending = Some(usage);
-                Piece::Usage(self.spent.map_or(usage, |spent| spent.and(usage)))
-            }
-            Piece::End(mut end) => {
-                // Earlier attempts alone would pass for the whole.
-                end.usage = end
-                    .usage
-                    .map(|usage| self.spent.map_or(usage, |spent| spent.and(usage)));
-                self.visible = true;
-                Piece::End(end)
-            }
-            Piece::Text(text) => {
-                self.visible = true;
-                Piece::Text(text)
-            }
-            piece => piece,
-        }
-    }
-}
-
-fn sum(first: Option<Usage>, second: Option<Usage>) -> Option<Usage> {
-    match (first, second) {
-        (Some(first), Some(second)) => Some(first.and(second)),
-        (one, None) | (None, one) => one,
     }
 }

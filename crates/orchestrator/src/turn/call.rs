@@ -101,7 +101,7 @@ impl Turn {
             _ => Ending::GivenUp,
         };
         let used = usage::of_call(&request, heard.reported, heard.written_bytes, ending);
-        let cost = usage::settled(&used, &agent.price);
+        let cost = usage::settled(&heard.earlier.and(used), &agent.price);
         self.means.metrics.count_usage(&cost);
         self.append(Record::CallSettled(ChatCallSettled {
             call,

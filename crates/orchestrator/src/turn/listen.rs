@@ -29,6 +29,8 @@ pub(super) struct Heard {
     pub(super) written_bytes: usize,
     /// What the provider says that it cost until now.
     pub(super) reported: Option<Usage>,
+    /// What attempts have cost that failed before this one.
+    pub(super) earlier: Usage,
     input_tokens: u64,
 }
 
@@ -39,6 +41,7 @@ impl Heard {
             waiting,
             written_bytes: 0,
             reported: None,
+            earlier: Usage::default(),
             input_tokens,
         }
     }
@@ -229,10 +232,15 @@ impl Turn {
             Some(Err(failure)) => return Some(Outcome::Failed(failure)),
             Some(Ok(Piece::End(end))) => return Some(Outcome::Ended(end)),
             Some(Ok(Piece::Progress)) => return None,
-            Some(Ok(Piece::Retrying { failure, wait })) => {
+            Some(Ok(Piece::Retrying {
+                failure,
+                wait,
+                cost,
+            })) => {
                 debug!(%failure, ?wait, "call is made again");
                 self.means.metrics.retries.add(1);
-                return None;
+                heard.earlier = heard.earlier.and(cost);
+                heard.reported = None;
             }
             Some(Ok(Piece::Usage(usage))) => heard.reported = Some(usage),
             Some(Ok(Piece::Text(text))) => {
@@ -246,7 +254,7 @@ impl Turn {
         }
         let call = writing(heard.input_tokens, heard.written_bytes, heard.reported);
         self.meter
-            .is_over(&self.answer.usage, &call)
+            .is_over(&self.answer.usage, &heard.earlier.and(call))
             .map(Outcome::OverBudget)
     }
 
@@ -283,6 +291,7 @@ mod tests {
         let again = Piece::Retrying {
             failure: Failure::new(FailureKind::RateLimited, ""),
             wait: BETWEEN,
+            cost: Usage::default(),
         };
         advance(Duration::from_secs(1)).await;
         clocks.heard(&again);

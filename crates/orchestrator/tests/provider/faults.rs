@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use signalbox_orchestrator::provider::FailureKind;
 use signalbox_orchestrator::provider::http::Timeouts;
+use signalbox_orchestrator::provider::{FailureKind, Usage};
 use signalbox_testkit::{FakeModel, Gate, Reply};
 
 use crate::setting::{Api, BOTH, KEY, Outcome, asking, once, provider, provider_with, retrying};
@@ -114,14 +114,30 @@ async fn nothing_is_sent_again_once_text_is_visible() {
 }
 
 #[tokio::test]
-async fn tokens_of_earlier_attempts_count() {
-    // Only this API tells tokens before the end.
-    let model = FakeModel::start().await;
-    model.reply(Reply::new().usage(10, 1).reasoning("Hm").break_off());
-    model.reply(Reply::new().usage(10, 5).text("Yes.").end());
-    let outcome = retrying(Api::Anthropic, &model, 1).await;
-    assert_eq!(outcome.ended().usage.unwrap().total(), 10 + 1 + 10 + 5);
-    assert_eq!(outcome.usage, outcome.ended().usage);
+async fn an_attempt_costs_what_its_provider_read_until_it_failed() {
+    for api in BOTH {
+        let model = FakeModel::start().await;
+        model.reply(Reply::refusing(429, "rate_limit_error", "slow"));
+        model.reply(Reply::new().usage(10, 1).reasoning("Hm").break_off());
+        model.reply(Reply::new().reasoning("Hm").break_off());
+        model.reply(Reply::new().usage(10, 5).text("Yes.").end());
+        let outcome = retrying(api, &model, 3).await;
+        let estimate = Usage::estimate(&asking("Hello?"), 0);
+        let told = Usage {
+            input: 10,
+            output: 1,
+            ..estimate
+        };
+        // Only one of them tells tokens before the end.
+        let cut = match api {
+            Api::Anthropic => told,
+            Api::OpenAi => estimate,
+        };
+        assert_eq!(outcome.costs, [Usage::default(), cut, estimate], "{api:?}");
+        let last = outcome.ended().usage.unwrap();
+        assert_eq!((last.total(), last.estimated), (10 + 5, false));
+        assert_eq!(outcome.usage, Some(last));
+    }
 }
 
 #[tokio::test]

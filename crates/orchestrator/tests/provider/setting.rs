@@ -35,6 +35,8 @@ pub(crate) struct Outcome {
     pub(crate) text: String,
     pub(crate) usage: Option<Usage>,
     pub(crate) retried: Vec<(Failure, Duration)>,
+    /// What each of these cost.
+    pub(crate) costs: Vec<Usage>,
     pub(crate) progress: usize,
     pub(crate) end: Option<End>,
     pub(crate) failure: Option<Failure>,
@@ -56,7 +58,14 @@ impl Outcome {
                 }
                 Ok(Piece::Progress) => outcome.progress += 1,
                 Ok(Piece::Usage(usage)) => outcome.usage = Some(usage),
-                Ok(Piece::Retrying { failure, wait }) => outcome.retried.push((failure, wait)),
+                Ok(Piece::Retrying {
+                    failure,
+                    wait,
+                    cost,
+                }) => {
+                    outcome.retried.push((failure, wait));
+                    outcome.costs.push(cost);
+                }
                 Ok(Piece::End(end)) => outcome.end = Some(end),
                 Err(failure) => outcome.failure = Some(failure),
             }
