@@ -3,11 +3,12 @@
 
 use std::net::SocketAddr;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use signalbox_testkit::{DEADLINE, Platform, Proxy, eventually};
 
-use crate::chat_client::{Chatter, token_of};
+use crate::chat_client::{Answer, Chatter, token_of};
 use crate::chat_script::{AGENT, Scripted};
+use crate::chat_world::World;
 
 /// Pieces of an answer, with text that JSON and UTF-8 make longer.
 fn pieces() -> Vec<String> {
@@ -202,4 +203,69 @@ async fn cuts_of_the_bus_lose_and_double_nothing() {
     }
     starter.hears_nothing().await;
     subscriber.hears_nothing().await;
+}
+
+/// A message, which is the same each time that it is said.
+fn message(session: &str, id: &str) -> Value {
+    json!({"type": "chat_message", "session_id": session, "message": "m", "message_id": id})
+}
+
+/// T12: a message that was answered before others is followed by its answer and
+/// theirs when it is said again, and by nothing that was said before.
+#[tokio::test]
+async fn a_repeated_message_goes_on_from_its_answer() {
+    let world = World::start(2, &[]).await;
+    let [one, two] = &world.platform.gateways[..] else {
+        panic!()
+    };
+    let ada = token_of(&world.platform, "ada");
+    let mut desk = Chatter::connect(one, &ada).await;
+    let session = desk.start(AGENT).await;
+    for (answer, id) in (1..).zip(["m-1", "m-2", "m-3"]) {
+        world.reply(id);
+        desk.socket.send_json(&message(&session, id)).await;
+        desk.hear_out(&session, answer).await;
+    }
+    let mut again = Chatter::connect(two, &ada).await;
+    let first = again.ask(message(&session, "m-2")).await;
+    assert_eq!(first["answer"], 2, "{first}");
+    for answer in [2, 3] {
+        again.hear_out(&session, answer).await;
+        assert_eq!(
+            again.heard.of(&session, answer),
+            desk.heard.of(&session, answer)
+        );
+    }
+    assert_eq!(again.heard.of(&session, 1), Answer::default());
+    again.hears_nothing().await;
+    desk.hears_nothing().await;
+    assert_eq!(world.model.requests().len(), 3);
+}
+
+/// T12: however long its answer is, and wherever it is said again.
+#[tokio::test]
+async fn a_repeated_message_is_followed_by_all_of_its_answer() {
+    let platform = Platform::start(2).await;
+    let script = Scripted::start(&platform).await;
+    let [one, two] = &platform.gateways[..] else {
+        panic!()
+    };
+    let ada = token_of(&platform, "ada");
+    let mut desk = Chatter::connect(one, &ada).await;
+    let session = desk.start(AGENT).await;
+    desk.socket.send_json(&message(&session, "m-1")).await;
+    desk.is_busy(&session).await;
+    // More than is read at once.
+    for _ in 0..600 {
+        script.write(&session, "word ").await;
+    }
+    desk.hear_up_to(&session, 1, 600).await;
+    let mut again = Chatter::connect(two, &ada).await;
+    again.socket.send_json(&message(&session, "m-1")).await;
+    again.hear_up_to(&session, 1, 600).await;
+    script.finish(&session).await;
+    for device in [&mut desk, &mut again] {
+        device.hear_out(&session, 1).await;
+        device.hears_nothing().await;
+    }
 }

@@ -49,6 +49,8 @@ struct Chat {
     log: LogWriter,
     opened: Place,
     asked: Place,
+    /// The id of the message that was asked.
+    message_id: String,
     tip: Place,
     answer: u32,
     chunks: u32,
@@ -131,6 +133,19 @@ impl Scripted {
     }
 }
 
+impl Chat {
+    /// What is said to a message when it has its answer.
+    fn accepted(&self, session_id: String, repeated: bool) -> Outcome {
+        Outcome::Accepted(ChatAccepted {
+            session_id,
+            message_id: self.message_id.clone(),
+            answer: self.answer,
+            repeated,
+            sequence: self.asked.sequence,
+        })
+    }
+}
+
 impl State {
     async fn answer(&mut self, request: ChatRequest) -> ChatReply {
         let user = request.user_id;
@@ -143,31 +158,28 @@ impl State {
             Verb::Start(asked) => self.open(user, &asked.nonce, asked.context).await,
             Verb::Message(asked) if self.is_of(&user, &asked.session_id) => {
                 let chat = self.chats.get_mut(&asked.session_id).unwrap();
-                if chat.is_running {
+                if chat.message_id == asked.message_id {
+                    chat.accepted(asked.session_id, true)
+                } else if chat.is_running {
                     Outcome::Refusal(refusal(ChatError::AgentBusy))
                 } else {
                     chat.answer += 1;
                     (chat.chunks, chat.is_running) = (0, true);
                     chat.text.clear();
+                    chat.message_id.clone_from(&asked.message_id);
                     let record = Record::Asked(ChatAsked {
-                        message_id: asked.message_id.clone(),
+                        message_id: asked.message_id,
                         message: asked.message,
                         ..ChatAsked::default()
                     });
                     let place = self.append(&asked.session_id, record).await;
                     let chat = self.chats.get_mut(&asked.session_id).unwrap();
                     chat.asked = place;
-                    let answer = chat.answer;
+                    let accepted = chat.accepted(asked.session_id.clone(), false);
                     if self.is_answering {
                         self.finish(&asked.session_id).await;
                     }
-                    Outcome::Accepted(ChatAccepted {
-                        session_id: asked.session_id,
-                        message_id: asked.message_id,
-                        answer,
-                        repeated: false,
-                        sequence: place.sequence,
-                    })
+                    accepted
                 }
             }
             Verb::Cancel(asked) if self.is_of(&user, &asked.session_id) => {
@@ -220,6 +232,7 @@ impl State {
             user: user.clone(),
             opened: Place::default(),
             asked: Place::default(),
+            message_id: String::new(),
             tip: Place::default(),
             answer: 0,
             chunks: 0,

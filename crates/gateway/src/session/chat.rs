@@ -12,7 +12,7 @@ use signalbox_protocol::frame::threat::chat::{
 };
 use signalbox_protocol::wire::chat_reply::Outcome;
 use signalbox_protocol::wire::chat_request::Verb;
-use signalbox_protocol::wire::{self, ChatError, ChatRefusal};
+use signalbox_protocol::wire::{self, ChatError, ChatJoined, ChatRefusal};
 use signalbox_protocol::{ErrorCode, chat};
 use time::OffsetDateTime;
 use tracing::{debug, info};
@@ -96,14 +96,11 @@ impl<D: Dialect + 'static> Session<D> {
             let _sent = self.outbound.send_frame(&words::started(&session, &agent));
             seat.attach(&session, 2);
             if tip > 1 {
-                self.read_back(
-                    &seat,
-                    &session,
-                    started.sequence,
-                    started.sequence,
-                    1,
-                    (0, 0),
-                );
+                let passage = Passage {
+                    after: 1,
+                    ..onward(&session, started.sequence)
+                };
+                self.read_back(&seat, passage);
             }
         } else {
             seat.attach(&session, tip + 1);
@@ -144,9 +141,11 @@ impl<D: Dialect + 'static> Session<D> {
         );
         // What it is shown anyway needs no reading back, unless it asked before
         // and waits for an answer that it may have lost.
-        if accepted.repeated || !seat.follows(&session) {
-            let from = accepted.sequence;
-            self.read_back(&seat, &session, from, from, 0, (0, 0));
+        if accepted.repeated {
+            let joined = self.join(&seat, &session, accepted.answer, 0).await?;
+            self.read_back(&seat, behind(&session, &joined));
+        } else if !seat.follows(&session) {
+            self.read_back(&seat, onward(&session, accepted.sequence));
         }
         Ok(())
     }
@@ -182,17 +181,12 @@ impl<D: Dialect + 'static> Session<D> {
         self.chatter()?;
         let session = self.named(Some(asked.session_id))?;
         let seat = self.seat(Some(&session)).await?;
-        let verb = Verb::Join(wire::JoinChat {
-            session_id: session.clone(),
-            answer: asked.answer.unwrap_or_default(),
-            after_chunk: asked.after_chunk,
-        });
-        let joined = match self.ask(&seat, verb, Some(&session)).await? {
-            Outcome::Joined(joined) => joined,
-            other => return Err(self.refused(other, Some(&session))),
-        };
-        let session: Rc<str> = session.into();
-        let Ok(reading) = seat.read(&session) else {
+        let answer = asked.answer.unwrap_or_default();
+        let joined = self
+            .join(&seat, &session, answer, asked.after_chunk)
+            .await?;
+        let passage = behind(&session, &joined);
+        let Ok(reading) = seat.read(&passage.session) else {
             let message = "too many chats are being resumed on this connection";
             return Err(Complaint::plain(ErrorCode::RateLimit, message).into());
         };
@@ -202,14 +196,6 @@ impl<D: Dialect + 'static> Session<D> {
             after_chunk: asked.after_chunk,
             answering: joined.is_running,
         }));
-        let passage = Passage {
-            session,
-            from: joined.sequence,
-            until: joined.tip_sequence,
-            // The client has the chat's opening, if not its first answer.
-            after: joined.number.min(1),
-            known: (joined.answer, asked.after_chunk),
-        };
         self.begin_walk(seat, reading, passage);
         Ok(())
     }
@@ -226,15 +212,8 @@ impl<D: Dialect + 'static> Session<D> {
             Some(ref session) => {
                 let session = self.named(Some(session.clone()))?;
                 let seat = self.seat(Some(&session)).await?;
-                let verb = Verb::Join(wire::JoinChat {
-                    session_id: session.clone(),
-                    answer: 0,
-                    after_chunk: 0,
-                });
-                match self.ask(&seat, verb, Some(&session)).await? {
-                    Outcome::Joined(_) => seat,
-                    other => return Err(self.refused(other, Some(&session))),
-                }
+                self.join(&seat, &session, 0, 0).await?;
+                seat
             }
         };
         let name = self.next_name();
@@ -339,28 +318,32 @@ impl<D: Dialect + 'static> Session<D> {
         answer.map_err(|_| self.unavailable(session))
     }
 
-    /// Shows the client a part of a chat from the stream, and what follows.
-    fn read_back(
+    /// Asks where an answer lies, 0 being the last one, of which the client has
+    /// the chunks up to the given one.
+    async fn join(
         &self,
-        seat: &Rc<Seat>,
+        seat: &Seat,
         session: &str,
-        from: u64,
-        until: u64,
-        after: u64,
-        known: (u32, u32),
-    ) {
-        let session: Rc<str> = session.into();
+        answer: u32,
+        after_chunk: u32,
+    ) -> Result<ChatJoined, Trouble> {
+        let verb = Verb::Join(wire::JoinChat {
+            session_id: session.to_owned(),
+            answer,
+            after_chunk,
+        });
+        match self.ask(seat, verb, Some(session)).await? {
+            Outcome::Joined(joined) => Ok(joined),
+            other => Err(self.refused(other, Some(session))),
+        }
+    }
+
+    /// Shows the client a part of a chat from the stream, and what follows.
+    fn read_back(&self, seat: &Rc<Seat>, passage: Passage) {
         // Beyond the bound it is shown what comes; the rest can be resumed.
-        let Ok(reading) = seat.read(&session) else {
-            seat.attach(&session, 0);
+        let Ok(reading) = seat.read(&passage.session) else {
+            seat.attach(&passage.session, 0);
             return;
-        };
-        let passage = Passage {
-            session,
-            from,
-            until,
-            after,
-            known,
         };
         self.begin_walk(Rc::clone(seat), reading, passage);
     }
@@ -403,6 +386,29 @@ impl<D: Dialect + 'static> Session<D> {
         let frame = words::failed(session, code, message, retry_available);
         self.answer(&Answer::Chat(&frame));
         Trouble::Told
+    }
+}
+
+/// A chat from a record on that was stored just now: the rest is told.
+fn onward(session: &str, from: u64) -> Passage {
+    Passage {
+        session: session.into(),
+        from,
+        until: from,
+        after: 0,
+        known: (0, 0),
+    }
+}
+
+/// A chat from an answer on, up to where it was when it was joined.
+fn behind(session: &str, joined: &ChatJoined) -> Passage {
+    Passage {
+        session: session.into(),
+        from: joined.sequence,
+        until: joined.tip_sequence,
+        // The client has the chat's opening, if not its first answer.
+        after: joined.number.min(1),
+        known: (joined.answer, joined.after_chunk),
     }
 }
 

@@ -645,7 +645,8 @@ pub struct ChatAccepted {
     /// Whether the same message was accepted before.
     #[prost(bool, tag = "4")]
     pub repeated: bool,
-    /// Where ChatAsked lies in CHAT.
+    /// Where ChatAsked lies in CHAT; 0 where later messages were accepted, then
+    /// JoinChat finds it.
     #[prost(uint64, tag = "5")]
     pub sequence: u64,
 }
