@@ -32,7 +32,7 @@ use signalbox_bus::assignment::Stop;
 use signalbox_protocol::wire::{ChatError, ChatRecord, chat_record::Record};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::call::Outcome;
 use self::ending::{Verdict, failed, verdict};
@@ -303,7 +303,9 @@ impl Turn {
             let words = "the answer's analysis does not fit its schema";
             failed(ChatError::AgentUnavailable, words, true)
         };
-        info!(%fault, agent = %agent.agent_type, "analysis to be repaired");
+        let problems = fault.problems.len();
+        info!(problems, agent = %agent.agent_type, "analysis to be repaired");
+        debug!(%fault, "problems of the analysis");
         self.means.metrics.repairs.add(1);
         self.renew_request();
         let written = self.answer.unfinished_text();
@@ -321,7 +323,9 @@ impl Turn {
         match analysis::checked(&agent.schema, &self.request, end.analysis.as_deref()) {
             Ok(analysis) => Ok(Verdict::Answered(analysis.to_string())),
             Err(fault) => {
-                warn!(%fault, agent = %agent.agent_type, "analysis unusable");
+                let problems = fault.problems.len();
+                warn!(problems, agent = %agent.agent_type, "analysis unusable");
+                debug!(%fault, "problems of the analysis");
                 Ok(unusable())
             }
         }

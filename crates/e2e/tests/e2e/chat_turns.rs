@@ -10,7 +10,7 @@ use signalbox_protocol::chat;
 use signalbox_protocol::wire::{
     ChatError, ChatMessage, ChatRecord, StartChat, chat_record::Record, chat_request::Verb,
 };
-use signalbox_testkit::{ChatBus, Finish, Gate, Reply, Service};
+use signalbox_testkit::{ChatBus, DEADLINE, Finish, Gate, Reply, Service};
 
 use crate::chat_side::{Asker, Viewer};
 
@@ -23,7 +23,7 @@ const ANALYSIS: &str = r#"{"verdict": "fine"}"#;
 pub(crate) struct Stage {
     pub(crate) chat: ChatBus,
     pub(crate) ada: Asker,
-    _orchestrator: Service,
+    orchestrator: Service,
 }
 
 pub(crate) async fn stage(settings: &str, arguments: &[&str]) -> Stage {
@@ -33,7 +33,7 @@ pub(crate) async fn stage(settings: &str, arguments: &[&str]) -> Stage {
     Stage {
         chat,
         ada,
-        _orchestrator: orchestrator,
+        orchestrator,
     }
 }
 
@@ -355,6 +355,35 @@ async fn an_analysis_is_repaired_once() {
     let answer = stage.ada.answer(&id, 2).await;
     assert_eq!(answer.failed().code(), ChatError::AgentUnavailable);
     assert_eq!(answer.failed().partial_response, "Hello again.");
+}
+
+/// What a model hands over is not in the log, whatever is wrong with it.
+#[tokio::test]
+async fn an_unfit_analysis_is_not_logged() {
+    let stage = stage("", &[]).await;
+    let id = stage.begin().await;
+    for _ in 0..2 {
+        let reply = Reply::new()
+            .text("Hello.")
+            .call("call-1", "hand_over_analysis", &[r#"["hunter2"]"#])
+            .end_with(Finish::Tools);
+        stage.chat.model.reply(reply);
+    }
+    stage.ada.say(&id, "m1").await.unwrap();
+    stage.ada.answer(&id, 1).await.failed();
+    let log = stage.orchestrator.process.stderr();
+    for line in ["analysis to be repaired", "analysis unusable"] {
+        log.wait_for_line(line, DEADLINE).await;
+    }
+    for line in log.lines() {
+        assert!(
+            line.contains("DEBUG") || !line.contains("hunter2"),
+            "{line}"
+        );
+    }
+    // The model itself is told what is wrong.
+    let asked = stage.chat.model.requests()[1].body.to_string();
+    assert!(asked.contains("hunter2"), "{asked}");
 }
 
 /// T11: a provider that fails is told of in fixed words, and asked again where
