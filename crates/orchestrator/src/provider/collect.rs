@@ -79,11 +79,12 @@ impl Collected {
         Ok(())
     }
 
-    /// Begins a call, or names one that has begun.
+    /// Begins a call, or names one that has begun. Some servers give all calls of
+    /// an answer one number: the last that has it is meant, unless this is another.
     pub(super) fn call(&mut self, index: u64, id: &str, name: &str) -> Result<(), Failure> {
         let begun = self.calls.len();
-        match self.calls.iter_mut().find(|call| call.index == index) {
-            Some(call) => {
+        match self.numbered(index) {
+            Some(call) if !call.is_other(id, name) => {
                 if call.id.is_empty() {
                     id.clone_into(&mut call.id);
                 }
@@ -91,11 +92,11 @@ impl Collected {
                     name.clone_into(&mut call.name);
                 }
             }
-            None if begun == MAX_CALLS => {
+            _ if begun == MAX_CALLS => {
                 let detail = format!("more than {MAX_CALLS} calls");
                 return Err(Failure::new(FailureKind::TooLarge, detail));
             }
-            None => self.calls.push(Call {
+            _ => self.calls.push(Call {
                 index,
                 id: id.to_owned(),
                 name: name.to_owned(),
@@ -107,7 +108,7 @@ impl Collected {
 
     /// Adds to the arguments of a call that has begun.
     pub(super) fn arguments(&mut self, index: u64, part: &str) -> Result<(), Failure> {
-        let Some(call) = self.calls.iter_mut().find(|call| call.index == index) else {
+        let Some(call) = self.numbered(index) else {
             let detail = format!("arguments of call {index}, which has not begun");
             return Err(Failure::new(FailureKind::Garbled, detail));
         };
@@ -116,6 +117,12 @@ impl Collected {
         }
         call.arguments.push_str(part);
         Ok(())
+    }
+
+    /// The last call with this number.
+    fn numbered(&mut self, index: u64) -> Option<&mut Call> {
+        let mut calls = self.calls.iter_mut().rev();
+        calls.find(|call| call.index == index)
     }
 
     /// The number of calls that have begun.
@@ -171,6 +178,12 @@ impl Collected {
 }
 
 impl Call {
+    /// Whether what has this id and function is a call of its own: one with both,
+    /// as only a call's beginning has, of which the id is not this one's.
+    fn is_other(&self, id: &str, name: &str) -> bool {
+        !name.is_empty() && !id.is_empty() && !self.id.is_empty() && self.id != id
+    }
+
     fn settled(self, number: usize, stop: &StopReason) -> ToolCall {
         let arguments = match stop {
             StopReason::ToolUse => parsed(&self.arguments),

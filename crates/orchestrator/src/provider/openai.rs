@@ -288,15 +288,24 @@ impl Completion {
 
     fn call(&mut self, call: &CallDelta) -> Result<(), Failure> {
         let id = call.id.as_deref().unwrap_or_default();
-        // Servers that number no calls send each whole, or name the next one.
-        let index = call.index.unwrap_or_else(|| {
-            let begun = self.collected.calls_begun() as u64;
-            let continues = begun > 0 && (id.is_empty() || self.collected.has_call(id));
-            if continues { begun - 1 } else { begun }
-        });
         let function = call.function.as_ref();
         let name = function.and_then(|function| function.name.as_deref());
-        self.collected.call(index, id, name.unwrap_or_default())?;
+        let name = name.unwrap_or_default();
+        // Servers that number no calls send each whole, or name the next one: by
+        // its id, or where they give none by its function.
+        let index = call.index.unwrap_or_else(|| {
+            let begun = self.collected.calls_begun() as u64;
+            let is_known = match id {
+                "" => name.is_empty(),
+                id => self.collected.has_call(id),
+            };
+            if begun > 0 && is_known {
+                begun - 1
+            } else {
+                begun
+            }
+        });
+        self.collected.call(index, id, name)?;
         match function.and_then(|function| function.arguments.as_ref()) {
             None | Some(Value::Null) => Ok(()),
             Some(Value::String(part)) => self.collected.arguments(index, part),

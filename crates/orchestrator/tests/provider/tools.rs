@@ -1,6 +1,6 @@
 //! Tool calls: complete and meant, or an error of the call.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use signalbox_orchestrator::provider::StopReason;
 use signalbox_testkit::{FakeModel, Finish, Reply};
 
@@ -90,26 +90,59 @@ async fn calls_of_a_stream_that_is_cut_are_lost_with_it() {
 }
 
 #[tokio::test]
-async fn servers_that_number_no_calls_and_send_them_whole_are_understood() {
-    let model = FakeModel::start().await;
-    let call = |id: &str, arguments: &str| {
-        let call = format!(
-            "{{\"id\": \"{id}\", \"function\": {{\"name\": \"search\", \"arguments\": {arguments}}}}}"
-        );
-        format!("data: {{\"choices\": [{{\"delta\": {{\"tool_calls\": [{call}]}}}}]}}\n\n")
-    };
-    let reply = Reply::new()
-        .raw(call("a", "\"{\\\"q\\\": 1}\""))
-        .raw(call("b", "{\"q\": 2}"))
-        .end();
-    model.reply(reply);
-    let outcome = once(Api::OpenAi, &model, asking("?")).await;
-    let end = outcome.ended();
-    assert_eq!(end.stop, StopReason::ToolUse);
-    let arguments: Vec<_> = end
-        .calls
-        .iter()
-        .map(|call| call.arguments.clone().unwrap())
-        .collect();
-    assert_eq!(arguments, [json!({"q": 1}), json!({"q": 2})]);
+async fn servers_that_number_or_name_no_calls_are_understood() {
+    let function = |arguments: Value| json!({"name": "search", "arguments": arguments});
+    let (first, second) = (function(json!("{\"q\": 1}")), function(json!({"q": 2})));
+    let (begun, rest) = (function(json!("{\"q\":")), json!({"arguments": " 1}"}));
+    let tellings = [
+        // With an id, but no number.
+        [
+            json!([{"id": "a", "function": first}]),
+            json!([{"id": "b", "function": second}]),
+        ],
+        // With neither, one by one or all together, whole or in parts.
+        [json!([{"function": first}]), json!([{"function": second}])],
+        [
+            json!([{"function": first}, {"function": second}]),
+            json!([]),
+        ],
+        [
+            json!([{"id": null, "function": begun}]),
+            json!([{"function": rest}, {"function": second}]),
+        ],
+        // With an id, and all with one number.
+        [
+            json!([{"index": 0, "id": "a", "function": begun}]),
+            json!([
+                {"index": 0, "function": rest},
+                {"index": 0, "id": "b", "function": second},
+            ]),
+        ],
+        // With a number, and another id in each part.
+        [
+            json!([{"index": 0, "id": "a", "function": begun}]),
+            json!([
+                {"index": 0, "id": "x", "function": rest},
+                {"index": 1, "id": "b", "function": second},
+            ]),
+        ],
+    ];
+    for telling in tellings {
+        let model = FakeModel::start().await;
+        let reply = telling.iter().fold(Reply::new(), |reply, calls| {
+            let chunk = json!({"choices": [{"delta": {"tool_calls": calls}}]});
+            reply.raw(format!("data: {chunk}\n\n"))
+        });
+        model.reply(reply.end());
+        let outcome = once(Api::OpenAi, &model, asking("?")).await;
+        let end = outcome.ended();
+        assert_eq!(end.stop, StopReason::ToolUse);
+        let arguments: Vec<_> = end
+            .calls
+            .iter()
+            .map(|call| call.arguments.clone())
+            .collect();
+        let expected = [Ok(json!({"q": 1})), Ok(json!({"q": 2}))];
+        assert_eq!(arguments, expected, "{telling:?}");
+    }
 }
