@@ -231,9 +231,9 @@ impl AgentDraft {
             tool_calls: self.tool_calls,
             wall_time: self.wall_time,
         };
-        let [input, output, cache_read, cache_write] = self
-            .price
-            .map(|price| price.map_or(0, |(micros, _)| micros));
+        let price = self.price.map(|price| price.map(|(micros, _)| micros));
+        let [input, output, cache_read, cache_write] = price;
+        let (input, output) = (input.unwrap_or(0), output.unwrap_or(0));
         if let Some((_, place)) = &self.money_micros
             && (input == 0 || output == 0)
             && kind != Kind::Offline
@@ -281,8 +281,9 @@ impl AgentDraft {
             price: Price {
                 input,
                 output,
-                cache_read,
-                cache_write,
+                // Some providers cache by themselves: that is not for nothing.
+                cache_read: cache_read.unwrap_or(input),
+                cache_write: cache_write.unwrap_or(input),
             },
         }
     }

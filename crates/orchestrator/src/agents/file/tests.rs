@@ -65,6 +65,7 @@ fn a_file_changes_and_adds_agents() {
         provider = "local"
         model = "small"
         instructions = "Help."
+        price = { input = 1, output = 2, cache_read = 0 }
     "#;
     let (agents, problems) = parse(text);
     assert_eq!(problems, [""; 0]);
@@ -93,12 +94,16 @@ fn a_file_changes_and_adds_agents() {
     let price = Price {
         input: 3_000_000,
         output: 15_000_000,
-        ..Price::default()
+        // What comes from a cache costs no less unless that is said.
+        cache_read: 3_000_000,
+        cache_write: 3_000_000,
     };
     assert_eq!(agent.price, price);
     assert!(!format!("{agent:?}").contains("sk-secret"));
     let helper = agents.find("helper_2").unwrap();
     assert_eq!((&*helper.name, helper.ask), ("helper_2", Ask::Fence));
+    let cached = (helper.price.cache_read, helper.price.cache_write);
+    assert_eq!(cached, (0, 1_000_000));
 }
 
 #[test]
