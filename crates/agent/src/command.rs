@@ -223,10 +223,15 @@ impl Command {
     /// pipes.
     ///
     /// # Errors
-    /// When nothing of it was taken.
+    /// When nothing of it was taken. With pipes nothing is taken from then on,
+    /// and the command fails once it has read all that was.
     pub fn input(&self, bytes: &[u8]) -> Result<(), NotTaken> {
         let mut orders = self.0.orders.lock();
-        orders.input.push(bytes)?;
+        let taken = orders.input.push(bytes);
+        if taken == Err(NotTaken::Full) && !self.0.terminal {
+            orders.input.break_off();
+        }
+        taken?;
         if bytes.is_empty() && !self.0.terminal {
             orders.input.close();
         }

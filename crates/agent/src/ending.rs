@@ -9,6 +9,8 @@ use crate::output::{Offsets, Stream, StreamSum};
 
 /// What is known of a command whose runner was killed.
 pub(crate) const OUTCOME_UNKNOWN: &str = "outcome_unknown";
+/// Why a command failed that was not given all of its input.
+pub(crate) const INPUT_LOST: &str = "input_lost: more input came than it read";
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,8 +23,8 @@ pub struct Ending {
     /// The signal that ended it, such as `SIGKILL`.
     pub signal: Option<String>,
     /// Why it failed where exit code and signal do not say it: `not_allowed`,
-    /// `not_found`, `not_started`, `busy`, each with `: ` and a sentence, or
-    /// `outcome_unknown`.
+    /// `not_found`, `not_started`, `busy`, `input_lost`, each with `: ` and a
+    /// sentence, or `outcome_unknown`.
     pub reason: Option<String>,
     /// When its process was started.
     pub started: Option<SystemTime>,

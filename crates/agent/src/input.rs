@@ -15,6 +15,8 @@ pub(crate) struct Input {
     capacity: usize,
     /// Whether nothing more is taken.
     closed: bool,
+    /// Whether something is missing behind what waits.
+    broken: bool,
 }
 
 /// What is to be done with the descriptor that input goes to.
@@ -26,6 +28,9 @@ pub(crate) enum Next {
     Rest,
     /// Close it.
     Close,
+    /// The process has all that there was in front of what was not taken, and
+    /// may want that: it cannot go on, nor be told that this was the end.
+    Fail,
 }
 
 impl Input {
@@ -35,6 +40,7 @@ impl Input {
             waiting: VecDeque::new(),
             capacity,
             closed: false,
+            broken: false,
         }
     }
 
@@ -55,10 +61,17 @@ impl Input {
         self.closed = true;
     }
 
+    /// Takes nothing more, since something was not taken.
+    pub(crate) const fn break_off(&mut self) {
+        self.closed = true;
+        self.broken = true;
+    }
+
     /// What to do next.
     pub(crate) fn next(&self) -> Next {
         match (self.waiting.is_empty(), self.closed) {
             (false, _) => Next::Write,
+            (true, true) if self.broken => Next::Fail,
             (true, true) => Next::Close,
             (true, false) => Next::Rest,
         }
@@ -75,6 +88,7 @@ impl Input {
                 Err(_) => {
                     self.waiting.clear();
                     self.closed = true;
+                    self.broken = false;
                 }
             }
         }
@@ -112,11 +126,30 @@ mod tests {
 
     #[test]
     fn a_closed_reader_closes_the_input() {
-        let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
-        drop(reader);
+        for is_broken in [false, true] {
+            let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
+            drop(reader);
+            let mut input = Input::new(10);
+            input.push(b"x").unwrap();
+            if is_broken {
+                input.break_off();
+            }
+            input.write_to(&writer);
+            assert_eq!(input.next(), Next::Close);
+        }
+    }
+
+    #[test]
+    fn broken_input_fails_whoever_reads_up_to_there() {
+        let (_reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
         let mut input = Input::new(10);
         input.push(b"x").unwrap();
+        input.break_off();
+        assert_eq!(
+            (input.next(), input.push(b"y")),
+            (Next::Write, Err(NotTaken::Closed))
+        );
         input.write_to(&writer);
-        assert_eq!(input.next(), Next::Close);
+        assert_eq!(input.next(), Next::Fail);
     }
 }

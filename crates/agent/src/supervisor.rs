@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use self::capture::{Capture, READ_BYTES};
 use self::ladder::Ladder;
 use crate::command::{Command, Urgency};
-use crate::ending::{Ending, OUTCOME_UNKNOWN, Outcome, Usage};
+use crate::ending::{Ending, INPUT_LOST, OUTCOME_UNKNOWN, Outcome, Usage};
 use crate::executor::Options;
 use crate::family::Family;
 use crate::input::Next;
@@ -52,6 +52,8 @@ pub(crate) struct Supervisor<'a> {
     ladder: Ladder,
     /// Whether it was asked to end while it ran.
     interrupted: bool,
+    /// Whether it wanted input that was not taken.
+    input_lost: bool,
     /// For how long its main process ran, once it has exited.
     ran: Option<Duration>,
     /// How long its output may stay open from then on.
@@ -105,6 +107,7 @@ impl<'a> Supervisor<'a> {
             captures: streams.iter().map(capture).collect(),
             ladder: Ladder::new(options.graces),
             interrupted: false,
+            input_lost: false,
             ran: None,
             drain: options.graces.drain,
             incomplete: false,
@@ -167,13 +170,19 @@ impl<'a> Supervisor<'a> {
             Some(descriptor) => orders.input.write_to(descriptor),
             None => orders.input.close(),
         }
-        let closes = orders.input.next() == Next::Close;
+        let next = orders.input.next();
+        if next == Next::Fail && self.ran.is_none() && !self.input_lost {
+            self.input_lost = true;
+            orders.urgency = orders.urgency.max(Some(Urgency::Interrupt));
+        }
         let (size, urgency) = (orders.size.take(), orders.urgency);
         if std::mem::take(&mut orders.acknowledged) && self.full.is_some() {
             self.full = Some(now);
         }
         drop(orders);
-        if closes && let Ends::Pipes { stdin, .. } = &mut self.process.ends {
+        if next == Next::Close
+            && let Ends::Pipes { stdin, .. } = &mut self.process.ends
+        {
             *stdin = None;
         }
         if let Some(size) = size
@@ -353,14 +362,19 @@ impl<'a> Supervisor<'a> {
         let ran = self.ran.unwrap_or_else(|| self.process.started.elapsed());
         let left_behind = self.alive.unwrap_or(0);
         let outcome = match &exit {
+            _ if self.input_lost => Outcome::Failed,
             _ if self.interrupted => Outcome::Interrupted,
             Some(exit) if exit.code == 0 => Outcome::Completed,
             _ => Outcome::Failed,
         };
+        let reason = match &exit {
+            None => Some(OUTCOME_UNKNOWN),
+            Some(_) => self.input_lost.then_some(INPUT_LOST),
+        };
         let orphans = self.family.usage();
         Ending {
             outcome,
-            reason: exit.is_none().then(|| OUTCOME_UNKNOWN.to_owned()),
+            reason: reason.map(str::to_owned),
             exit_code: exit.as_ref().map(|exit| exit.code),
             usage: exit.as_ref().map(|exit| Usage {
                 cpu: exit.usage.cpu + orphans.cpu,

@@ -214,11 +214,14 @@ async fn pipes_take_input_and_its_end() {
 
 #[tokio::test]
 async fn input_that_nobody_reads_is_bounded_and_stops_no_output() {
-    let rig = Rig::new(|options| options.input_bytes = 300_000);
-    let command = rig.start("while :; do echo tick; sleep 0.02; done", &[]);
+    let rig = Rig::new(|options| {
+        options.mode = TERMINAL;
+        options.input_bytes = 300_000;
+    });
+    let command = rig.start("stty -echo; while :; do echo tick; sleep 0.02; done", &[]);
     let mut pieces = Vec::new();
     expect(&command, &mut pieces, "tick").await;
-    // The pipe itself takes some.
+    // The terminal itself takes some.
     let mut taken = 0;
     while command.input(&[b'x'; 10_000]).is_ok() {
         taken += 10_000;
@@ -232,6 +235,38 @@ async fn input_that_nobody_reads_is_bounded_and_stops_no_output() {
     }
     command.end(Urgency::Kill);
     follow(&command).await;
+}
+
+#[tokio::test]
+async fn who_reads_up_to_input_that_was_not_taken_fails() {
+    let rig = Rig::new(|options| options.input_bytes = 300_000);
+    // What it has is neither passed for the whole, nor followed by the rest.
+    for (script, reads) in [("cat | wc -c; echo whole", true), ("head -c 5 >&2", false)] {
+        let command = rig.start(
+            &format!("trap 'exit 0' INT; until test -e go; do sleep 0.02; done; {script}"),
+            &[],
+        );
+        while command.input(&[b'x'; 10_000]).is_ok() {}
+        assert_eq!(command.input(b"more"), Err(NotTaken::Closed));
+        assert_eq!(command.input(b""), Err(NotTaken::Closed));
+        std::fs::write(rig.work().join("go"), "").unwrap();
+        let run = follow(&command).await;
+        std::fs::remove_file(rig.work().join("go")).unwrap();
+        let reason = run.ending.reason.clone().unwrap_or_default();
+        assert_eq!(
+            reason.starts_with("input_lost: "),
+            reads,
+            "{:?}",
+            run.ending
+        );
+        let outcome = if reads {
+            Outcome::Failed
+        } else {
+            Outcome::Completed
+        };
+        assert_eq!(run.ending.outcome, outcome);
+        assert!(!run.stdout().contains("whole"));
+    }
 }
 
 #[tokio::test]

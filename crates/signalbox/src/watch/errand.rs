@@ -190,6 +190,10 @@ impl Errand {
 /// The exit code that a command's end stands for.
 pub(super) fn exit_code(complete: &Message) -> u8 {
     if let Some(code) = complete.count("exitCode") {
+        // Interrupted for want of its input, it may still say that all is well.
+        if code == 0 && complete.text("status") == Some("failed") {
+            return UNKNOWN;
+        }
         // A greater one must not become 0 on its way.
         return u8::try_from(code).unwrap_or(UNKNOWN);
     }
@@ -297,5 +301,6 @@ mod tests {
             255
         );
         assert_eq!(code(json!({"exitCode": 256})), 255);
+        assert_eq!(code(json!({"exitCode": 0, "status": "failed"})), 255);
     }
 }
