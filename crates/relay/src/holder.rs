@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) agents_per_shard: usize,
     /// Memory for output, in KiB.
     pub(crate) memory: Arc<Semaphore>,
+    /// Turns to read a log again.
+    pub(crate) rereads: Arc<Semaphore>,
     /// The emergency stop.
     pub(crate) lock: watch::Receiver<EmergencyState>,
 }
@@ -352,6 +354,7 @@ impl Holder {
             (&self.agent_id, id),
             self.numbers.term,
             self.shared.output_bytes,
+            Arc::clone(&self.shared.rereads),
             self.recorded.0.clone(),
         );
         self.tasks.spawn(task.run());

@@ -102,6 +102,7 @@ mod output;
 mod publisher;
 mod queue;
 mod recorder;
+mod reread;
 mod shard;
 
 use std::sync::Arc;
@@ -120,6 +121,7 @@ pub use crate::config::{FleetArgs, Options, RelayArgs};
 pub use crate::error::Error;
 use crate::holder::Shared;
 use crate::metrics::Metrics;
+use crate::reread::REREADS;
 use crate::shard::Post;
 
 /// How long the leases may take to be released.
@@ -156,6 +158,7 @@ pub async fn run(options: Options, health: &Health, shutdown: Shutdown) -> Resul
         output_bytes: options.output_bytes,
         agents_per_shard: options.agents_per_shard,
         memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
+        rereads: Arc::new(Semaphore::new(REREADS)),
         lock,
     };
     let (of_stop, stop) = (bus.clone(), shutdown.clone());

@@ -31,6 +31,21 @@ pub(crate) struct Step {
     pub(crate) sums: Vec<StreamSum>,
 }
 
+/// What a log has, taken in from its beginning.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading([(u64, Sha256); STREAMS]);
+
+impl Reading {
+    /// Takes in a chunk of the log; in order.
+    pub(crate) fn add(&mut self, chunk: &OutputChunk) {
+        if let Some(stream) = index(chunk.stream) {
+            let (bytes, hash) = &mut self.0[stream];
+            *bytes += chunk.data.len() as u64;
+            hash.update(&chunk.data);
+        }
+    }
+}
+
 /// What became of a chunk.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Admitted {
@@ -89,18 +104,18 @@ impl Output {
         self.hashed
     }
 
-    /// Makes up the hashes from all chunks of the log, in order, those that were
-    /// admitted here among them.
-    pub(crate) fn rehash<'a>(&mut self, chunks: impl Iterator<Item = &'a OutputChunk>) {
-        for tally in &mut self.streams {
-            tally.hash = Sha256::new();
+    /// Makes up the hashes from the log, what was admitted here included; gives
+    /// whether all of it was read. Of a part they stay unknown.
+    pub(crate) fn rehash(&mut self, reading: Reading) -> bool {
+        let mut both = self.streams.iter().zip(&reading.0);
+        if !both.all(|(tally, (bytes, _))| tally.recorded == *bytes) {
+            return false;
         }
-        for chunk in chunks {
-            if let Some(stream) = index(chunk.stream) {
-                self.streams[stream].hash.update(&chunk.data);
-            }
+        for (tally, (_, hash)) in self.streams.iter_mut().zip(reading.0) {
+            tally.hash = hash;
         }
         self.hashed = true;
+        true
     }
 
     fn recorded(&self) -> u64 {
@@ -240,6 +255,14 @@ mod tests {
         }
     }
 
+    fn reading(parts: &[&[u8]]) -> Reading {
+        let mut reading = Reading::default();
+        for part in parts {
+            reading.add(&chunk(0, part, false));
+        }
+        reading
+    }
+
     fn bytes(steps: &[Step]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for step in steps {
@@ -282,13 +305,18 @@ mod tests {
         let mut resumed = Output::resume(4, &sums);
         assert_eq!(resumed.admit(chunk(8, b"i", false)).steps, []);
         assert!(!resumed.is_hashed());
-        resumed.rehash([chunk(0, b"abcd", false)].iter());
+        assert!(resumed.rehash(reading(&[b"abcd"])));
         assert_eq!(resumed.sums(true)[0].sha256, sums[0].sha256);
         let mut longer = Output::resume(9, &Output::new(9).sums(true));
         longer.admit(chunk(0, b"ab", false));
         let mut resumed = Output::resume(9, &longer.sums(true));
         resumed.admit(chunk(2, b"cd", false));
-        resumed.rehash([chunk(0, b"ab", false), chunk(2, b"cd", false)].iter());
+        let parts: [&[&[u8]]; 3] = [&[], &[b"ab"], &[b"cd"]];
+        for part in parts {
+            assert!(!resumed.rehash(reading(part)));
+            assert!(resumed.sums(true)[0].sha256.is_empty());
+        }
+        assert!(resumed.rehash(reading(&[b"ab", b"cd"])));
         assert_eq!(resumed.sums(true)[0].sha256, sums[0].sha256);
     }
 

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prost::Message as _;
-use signalbox_bus::history;
 use signalbox_bus::log::{LogError, LogWriter, RECORD_BYTES};
-use signalbox_bus::subject::{self, LogKind};
+use signalbox_bus::subject::LogKind;
 use signalbox_bus::{Bus, BusError};
 use signalbox_protocol::timestamp::Timestamp;
 use signalbox_protocol::wire::{
@@ -20,7 +19,7 @@ use signalbox_protocol::wire::{
     term_record::Record,
 };
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, warn};
 
@@ -28,6 +27,7 @@ use crate::agent::{Agent, Command, Outcome, Phase, Written};
 use crate::answer::Answer;
 use crate::metrics::Metrics;
 use crate::output::{Output, Step};
+use crate::reread;
 
 /// Entries that wait for one log; further output is to come again later.
 const ENTRY_CAPACITY: usize = 256;
@@ -39,9 +39,6 @@ const TIP: Duration = Duration::from_secs(1);
 const TIPS_PAST_END: Duration = Duration::from_secs(30);
 /// The pause before a log that could not be read is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Records that are read at once to make up a hash.
-const PAGE: usize = 64;
-
 /// What is to be written.
 #[expect(
     clippy::large_enum_variant,
@@ -108,6 +105,8 @@ pub(crate) struct Task {
     /// The holder's term.
     term: u64,
     cap: u64,
+    /// Turns to read a log again.
+    rereads: Arc<Semaphore>,
     entries: mpsc::Receiver<Entry>,
     offsets: Arc<Mutex<Option<Vec<OutputOffset>>>>,
     tell: mpsc::Sender<Recorded>,
@@ -139,6 +138,7 @@ pub(crate) fn recorder(
     (agent_id, command_id): (&str, &str),
     term: u64,
     cap: u64,
+    rereads: Arc<Semaphore>,
     tell: mpsc::Sender<Recorded>,
 ) -> (Recorder, Task) {
     let (sender, entries) = mpsc::channel(ENTRY_CAPACITY);
@@ -154,6 +154,7 @@ pub(crate) fn recorder(
         command_id: command_id.to_owned(),
         term,
         cap,
+        rereads,
         entries,
         offsets,
         tell,
@@ -417,34 +418,17 @@ impl Task {
     }
 
     /// Reads the log again where what a former owner has written is not hashed.
+    /// Where a part of it is gone, the hashes stay unknown.
     async fn make_up_hash(&self, log: &mut Open) {
-        while !log.output.is_hashed() {
-            match self.read_chunks().await {
-                Ok(chunks) => log.output.rehash(chunks.iter()),
-                Err(cause) => {
-                    debug!(command = %self.command_id, %cause, "log not read again");
-                    sleep(PAUSE).await;
-                }
-            }
+        if log.output.is_hashed() {
+            return;
         }
-    }
-
-    async fn read_chunks(&self) -> Result<Vec<OutputChunk>, BusError> {
-        let filter = subject::log(LogKind::Term, &self.command_id);
-        let (mut chunks, mut from) = (Vec::new(), 1);
-        loop {
-            let stream = LogKind::Term.stream();
-            let page = history::page(&self.bus, stream, &filter, from, PAGE).await?;
-            for message in page.messages {
-                from = message.sequence + 1;
-                let record = TermRecord::decode(message.payload).unwrap_or_default();
-                if let Some(Record::Output(output)) = record.record {
-                    chunks.extend(output.chunks);
-                }
-            }
-            if page.is_last {
-                return Ok(chunks);
-            }
+        // Never closed.
+        let _turn = self.rereads.acquire().await.ok();
+        let last = log.writer.sequence();
+        let reading = reread::read(&self.bus, &self.command_id, last).await;
+        if !log.output.rehash(reading) {
+            warn!(command = %self.command_id, "the log is not whole, its hash is not known");
         }
     }
 

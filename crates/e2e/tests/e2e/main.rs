@@ -90,6 +90,7 @@ mod publishing;
 mod raw;
 mod relay;
 mod relay_faults;
+mod relay_logs;
 mod resume;
 mod revocation;
 mod routers;
