@@ -8,7 +8,7 @@ use signalbox_protocol::wire::{
     TerminalCleared, fleet_update,
 };
 
-use crate::clock::{Clock, timestamp};
+use crate::clock::Clock;
 
 /// A shard, as it was told last.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Fleet {
         TerminalCleared {
             agent_id,
             by,
-            at: timestamp(clock.now_ms()),
+            at: clock.timestamp(clock.now_ms()),
         }
     }
 

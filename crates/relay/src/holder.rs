@@ -160,6 +160,8 @@ pub(crate) struct Holder {
     metrics_at: Instant,
     /// Connections that want to take another's place, and since when.
     candidates: VecDeque<(String, u64)>,
+    /// When it was warned last of a request that came too late.
+    late: Option<Instant>,
     /// Events that are not in the document.
     passing: u64,
     published: u64,
@@ -196,6 +198,7 @@ impl Holder {
             shown_queue: None,
             metrics_at: Instant::now(),
             candidates: VecDeque::new(),
+            late: None,
             passing: 0,
             published: 0,
         }

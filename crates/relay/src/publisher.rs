@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::agent::Announcement;
-use crate::clock::timestamp;
+use crate::clock::Clock;
 
 /// Who the events come from.
 const SOURCE: &str = "agent_service";
@@ -74,9 +74,11 @@ impl Publisher {
         id: String,
         announcement: Announcement,
         version: String,
+        clock: &Clock,
     ) {
+        let time = clock.timestamp(announcement.at_ms);
         let waiting = Waiting {
-            event: event(&agent_id, &id, &announcement, &version),
+            event: event(&agent_id, &id, &announcement, &version, time),
             number: announcement.number,
             agent_id,
         };
@@ -110,15 +112,18 @@ async fn publish_one(bus: &Bus, waiting: &mut Waiting) {
     }
 }
 
-fn event(agent_id: &str, id: &str, announcement: &Announcement, version: &str) -> Outgoing {
+fn event(
+    agent_id: &str,
+    id: &str,
+    announcement: &Announcement,
+    version: &str,
+    time: String,
+) -> Outgoing {
     let (free, places) = announcement.free;
     let mut metadata: Map<String, Value> =
         serde_json::from_str(&announcement.metrics).unwrap_or_default();
     metadata.insert("version".to_owned(), version.into());
-    metadata.insert(
-        "last_update".to_owned(),
-        timestamp(announcement.at_ms).into(),
-    );
+    metadata.insert("last_update".to_owned(), time.clone().into());
     let data = json!({
         "agent_id": agent_id,
         "agent_name": agent_id,
@@ -129,7 +134,7 @@ fn event(agent_id: &str, id: &str, announcement: &Announcement, version: &str) -
     let mut headers = HeaderMap::new();
     headers.insert(CE_ID, id);
     headers.insert(CE_SOURCE, SOURCE);
-    headers.insert(CE_TIME, timestamp(announcement.at_ms));
+    headers.insert(CE_TIME, time);
     Outgoing {
         subject: subject::event(Domain::Agent, &announcement.name),
         message_id: format!("{}/{SOURCE}/{id}", Domain::Agent),
@@ -152,12 +157,20 @@ mod tests {
             metrics: r#"{"cpuUsage":1.5}"#.to_owned(),
             at_ms: 1_700_000_000_000,
         };
-        let event = event("agent-1", "agent-1-7", &announcement, "2.0");
+        let time = "2023-11-14T22:13:20.000Z";
+        let event = event(
+            "agent-1",
+            "agent-1-7",
+            &announcement,
+            "2.0",
+            time.to_owned(),
+        );
         assert_eq!(event.subject, "events.agent.connected");
         assert_eq!(event.message_id, "agent/agent_service/agent-1-7");
         let data: Value = serde_json::from_slice(&event.payload).unwrap();
         assert_eq!(data["availability"], 25);
         assert_eq!(data["metadata"]["cpuUsage"], 1.5);
         assert_eq!(data["metadata"]["version"], "2.0");
+        assert_eq!(data["metadata"]["last_update"], time);
     }
 }

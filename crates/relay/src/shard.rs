@@ -370,7 +370,11 @@ impl Holding {
                 id,
                 announcement,
                 version,
-            } => self.publisher.publish(agent_id, id, announcement, version),
+            } => {
+                let clock = &self.shared.clock;
+                self.publisher
+                    .publish(agent_id, id, announcement, version, clock);
+            }
         }
     }
 

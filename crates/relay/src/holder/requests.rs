@@ -1,6 +1,7 @@
 //! What users ask and agents report, as it comes from the bus.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
 use signalbox_bus::BusError;
@@ -14,6 +15,7 @@ use signalbox_protocol::wire::{
     RunCommand, SessionOpened, TermRecord, TerminalOutput, agent_delivery::Delivery, agent_reply,
     agent_report, command_reply, command_request, term_record::Record,
 };
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{CANDIDATE_CAPACITY, Change, Holder, Input, Reply};
@@ -35,6 +37,8 @@ const MOST_KEY_BYTES: usize = 256;
 /// How much later a connection must say again that it is there; words that were
 /// held up somewhere come all at once.
 const AGAIN_MS: u64 = 25;
+/// The shortest time between two warnings of requests that come too late.
+const LATE_PAUSE: Duration = Duration::from_secs(60);
 const KIB: usize = 1024;
 
 impl Holder {
@@ -204,14 +208,27 @@ impl Holder {
             let words = "an emergency stop is in force";
             return Err(self.agent.refusal(CommandError::EmergencyStop, words));
         }
-        let now = self.now();
-        if run.expires_at_ms != 0 && run.expires_at_ms <= now {
+        if run.expires_at_ms != 0
+            && let Some(late_ms) = self.shared.clock.past(run.expires_at_ms)
+        {
+            self.warn_of_lateness(late_ms);
             let words = "the request has come too late";
             return Err(self.agent.refusal(CommandError::Unavailable, words));
         }
+        let now = self.now();
         let accepted = self.agent.run(run, by, id, trace, now)?;
         self.shared.metrics.accepted.add(1);
         Ok(accepted)
+    }
+
+    /// Says that a request came too late, which is so of all of them where the
+    /// clocks of two machines differ; not each time that it comes again.
+    fn warn_of_lateness(&mut self, late_ms: u64) {
+        let recent = self.late.is_some_and(|last| last.elapsed() < LATE_PAUSE);
+        if !recent {
+            self.late = Some(Instant::now());
+            warn!(agent = %self.agent_id, late_ms, "a request has come too late, or by a clock that differs");
+        }
     }
 
     /// The answer for a command that is over and in its log.

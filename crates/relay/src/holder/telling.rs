@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Change, Holder, METRICS_PAUSE};
 use crate::agent::Command;
-use crate::clock::timestamp;
+
 use crate::recorder::Entry;
 
 pub(super) fn execute(command: &Command) -> Delivery {
@@ -72,7 +72,7 @@ impl Holder {
                 self.pass_announcement().await;
             }
             let shown = AgentState {
-                at: timestamp(now),
+                at: self.shared.clock.timestamp(now),
                 ..state
             };
             self.shown = Some(shown.clone());
