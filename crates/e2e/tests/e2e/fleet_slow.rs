@@ -2,13 +2,16 @@
 //! gateways with one shard and with several, and what waits for a relay; and dashboards that read nothing
 //! cost a bounded amount of memory, are sent away, and can resume.
 
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use signalbox_bus::server::User;
+use signalbox_bus::stream::TERM;
 use signalbox_protocol::fleet::{Shard, command_id};
-use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually};
+use signalbox_testkit::{DEADLINE, Platform, Service, WsClient, eventually, settle};
 use tokio::net::TcpSocket;
 
 use crate::fleet_viewer::place;
-use crate::fleet_world::{Agent, Screen, UNLIMITED, World, find, hear, join, run};
+use crate::fleet_world::{Agent, Screen, UNLIMITED, World, connect, find, hear, join, run};
 use crate::metrics::Page;
 
 /// What the kernel keeps for a connection at the gateway.
@@ -318,6 +321,51 @@ async fn what_was_asked_for_is_done_though_the_dashboard_goes() {
     hasty.close().await;
     hear(&mut operator, "system:emergency-stop").await;
     hear(&mut agent.client, "system:emergency-stop").await;
+}
+
+/// Commands that run, and dashboards that come in meanwhile.
+const RUNNING: usize = 8;
+const ARRIVALS: usize = 10;
+
+/// Dashboards that come in have the gateway ask for the beginnings of the logs that
+/// are older than its watch once, and not for each of them.
+#[tokio::test]
+async fn the_beginnings_of_logs_are_asked_for_once() {
+    let world = World::start(2).await;
+    let mut operator = world.dashboard("operator").await;
+    let places = json!({"concurrency": RUNNING + 1});
+    let mut agent = world.agent_with(AGENT, places).await;
+    for _ in 0..RUNNING {
+        start(&mut operator, &mut agent).await;
+    }
+    let admin = world.platform.bus(User::Admin).await;
+    let subject = format!("$JS.API.STREAM.MSG.GET.{TERM}");
+    let mut questions = admin.client().subscribe(subject).await.unwrap();
+    settle(admin.client()).await;
+    let key = world.platform.api_key("viewer");
+    let mut watching = Vec::new();
+    for _ in 0..ARRIVALS {
+        let other = world.platform.gateways[1].listener();
+        let mut client = connect(other, &key).await;
+        let list = join(&mut client, json!({})).await;
+        assert_eq!(
+            list["agents"][0]["running"].as_array().unwrap().len(),
+            RUNNING
+        );
+        watching.push(client);
+    }
+    settle(admin.client()).await;
+    let mut asked = 0;
+    while let Some(Some(question)) = questions.next().now_or_never() {
+        let question: Value = serde_json::from_slice(&question.payload).unwrap();
+        asked += usize::from(question["next_by_subj"].is_string());
+    }
+    assert_eq!(asked, RUNNING);
+    // Each of them sees what goes on.
+    let id = start(&mut operator, &mut agent).await;
+    for client in &mut watching {
+        find(client, |message| message["commandId"] == id.as_str()).await;
+    }
 }
 
 /// What is written in a lap, and how often.

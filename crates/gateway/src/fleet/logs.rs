@@ -96,16 +96,13 @@ pub(super) async fn prime(bus: &Bus, transcript: &mut Transcript, entry: &Entry)
     transcript.adopt(&entry.command_id);
 }
 
-/// The position before the first record of any of these logs.
-pub(super) async fn before_all(bus: &Bus, commands: &[String]) -> Result<Option<u64>, BusError> {
-    let mut first: Option<u64> = None;
-    for command in commands {
-        let filter = subject::log(LogKind::Term, command);
-        if let Some(found) = history::first_at_leader(bus, TERM, &filter, 1).await? {
-            first = Some(first.map_or(found, |first| first.min(found)));
-        }
-    }
-    Ok(first.map(|first| first - 1))
+/// The first record of a command's log; `None` where nothing is stored yet.
+///
+/// # Errors
+/// When the bus does not answer.
+pub(super) async fn first(bus: &Bus, command_id: &str) -> Result<Option<u64>, BusError> {
+    let filter = subject::log(LogKind::Term, command_id);
+    history::first_at_leader(bus, TERM, &filter, 1).await
 }
 
 /// Reads all logs on from a position.

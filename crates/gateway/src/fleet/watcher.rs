@@ -1,7 +1,10 @@
 //! The gateway's one look at the fleet, for as long as it has dashboards: what
 //! relays tell of agents and queues, and the logs of all commands in the order
 //! in which they were stored. Each thing is written once, for all shards.
+//! How dashboards come in is in [`arrivals`].
 //! One file, since what relays tell and what logs tell must be in one order.
+
+mod arrivals;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,9 +26,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
+use self::arrivals::{Firsts, Inquiry};
 use super::frames::{now, write};
 use super::logs::{self, read};
-use super::stage::{Lacking, Line, Scene};
+use super::stage::{Line, Scene};
 use super::transcript::Transcript;
 use super::view::{Change, View};
 use crate::authority::Authority;
@@ -65,6 +69,13 @@ pub(super) struct Join {
     pub(super) request_id: Option<String>,
 }
 
+impl Join {
+    /// Whether it has seen this life of the stream before.
+    fn returns(&self, epoch: Epoch) -> bool {
+        self.resume.is_some_and(|resume| resume.epoch == epoch)
+    }
+}
+
 /// See the module.
 pub(super) struct Watcher {
     bus: Bus,
@@ -95,6 +106,10 @@ struct Watch {
     /// Shards that are being asked for a snapshot.
     asked: BTreeSet<Shard>,
     snapshots: JoinSet<(Shard, Option<FleetSnapshot>)>,
+    /// Where the logs begin that were read.
+    firsts: Firsts,
+    /// What is asked for those who wait; one thing at a time.
+    inquiry: JoinSet<Inquiry>,
 }
 
 impl Watch {
@@ -222,6 +237,8 @@ impl Watcher {
             disobeyed: false,
             asked: BTreeSet::new(),
             snapshots: JoinSet::new(),
+            firsts: Firsts::default(),
+            inquiry: JoinSet::new(),
         };
         self.tell(Scene::Start {
             epoch: watch.epoch,
@@ -240,9 +257,7 @@ impl Watcher {
         loop {
             let is_known = Shard::all().all(|shard| watch.view.knows(shard));
             if is_known || Instant::now() >= patience {
-                for join in std::mem::take(&mut self.waiting) {
-                    self.welcome(&watch, join).await?;
-                }
+                self.let_in(&mut watch).await?;
             }
             idle_since = match self.dashboards {
                 0 => idle_since.or_else(|| Some(Instant::now())),
@@ -267,6 +282,11 @@ impl Watcher {
                         }
                     }
                 }
+                Some(done) = watch.inquiry.join_next() => {
+                    if let Ok(answered) = done {
+                        self.answered(&mut watch, answered).await?;
+                    }
+                }
                 (mut reader, news) = &mut reading => {
                     match news {
                         Reading::Batch(batch) => {
@@ -287,6 +307,7 @@ impl Watcher {
                             watch.epoch = state.epoch;
                             watch.position = reader.position();
                             watch.transcript = Transcript::new(state.epoch);
+                            watch.firsts = Firsts::default();
                             self.tell(Scene::Start {
                                 epoch: watch.epoch,
                                 position: watch.position,
@@ -448,6 +469,7 @@ impl Watcher {
         for delivery in batch {
             let mut frames = Vec::new();
             if let Some(entry) = read(delivery) {
+                watch.firsts.note(&entry);
                 let (id, record) = (&entry.command_id, &entry.record);
                 if watch.transcript.needs_priming(id, record) {
                     logs::prime(&self.bus, &mut watch.transcript, &entry).await;
@@ -461,69 +483,6 @@ impl Watcher {
         }
         watch.position = batch.last().map_or(watch.position, |last| last.sequence);
         self.tell(Scene::Logs(lines.into())).await
-    }
-
-    /// Lets a dashboard in, at the present position.
-    async fn welcome(&self, watch: &Watch, join: Join) -> Option<()> {
-        let (lacking, recovered, seq) = self.lacking(watch, join.resume).await;
-        let list = watch.view.list(seq, recovered, join.request_id.as_deref());
-        let greeting: Vec<Frame> = std::iter::once(list)
-            .chain(watch.view.obedience())
-            .collect();
-        let scene = Scene::Welcome {
-            member: join.member,
-            serial: join.serial,
-            greeting: greeting.into(),
-            seq,
-            lacking,
-        };
-        let shard = self.scenes.get(join.shard)?;
-        shard.send(scene).await.ok()
-    }
-
-    /// What a dashboard lacks, whether that is all that it missed, and where it
-    /// stands before it has got it.
-    async fn lacking(
-        &self,
-        watch: &Watch,
-        resume: Option<FleetCursor>,
-    ) -> (Lacking, Option<bool>, FleetCursor) {
-        if let Some(resume) = resume
-            && resume.epoch == watch.epoch
-        {
-            let state = loop {
-                match stream::state(&self.bus, TERM).await {
-                    Ok(state) => break state,
-                    Err(error) => debug!(%error, "the stream of logs does not answer"),
-                }
-                sleep(PAUSE).await;
-            };
-            let next = resume.logs + u64::from(resume.part == 0);
-            let known = watch.position.max(state.last);
-            if next >= state.first && resume.logs <= known {
-                let lacking = Lacking::Missed {
-                    after: resume.logs,
-                    part: resume.part,
-                };
-                return (lacking, Some(true), resume);
-            }
-        }
-        let commands = watch.view.running();
-        // Without it, one that is cut off before the backlog would miss that.
-        let before = loop {
-            match logs::before_all(&self.bus, &commands).await {
-                Ok(before) => break before,
-                Err(error) => debug!(%error, "the beginnings of logs not found"),
-            }
-            sleep(PAUSE).await;
-        };
-        let mut seq = watch.seq();
-        seq.logs = before.map_or(seq.logs, |before| before.min(seq.logs));
-        let lacking = Lacking::Backlog {
-            commands,
-            until: watch.position,
-        };
-        (lacking, resume.map(|_| false), seq)
     }
 }
 
