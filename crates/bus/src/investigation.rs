@@ -185,6 +185,16 @@ fn sort(messages: &[Delivery]) -> Records {
     records
 }
 
+/// Whether there is room for one more note. Half of the bucket is left to who
+/// comes and goes: that can be refused to nobody.
+///
+/// # Errors
+/// When the bus does not answer.
+pub async fn has_room(bus: &Bus) -> Result<bool, BusError> {
+    let (taken, most) = stream::filling(bus, INVESTIGATIONS_STREAM).await?;
+    Ok(most.is_none_or(|most| taken < most / 2))
+}
+
 /// The records of one part of all investigations.
 ///
 /// # Errors

@@ -82,6 +82,9 @@ pub struct StreamSettings {
     pub chat_age: Duration,
     /// The most that CHAT keeps, in bytes; the oldest goes first.
     pub chat_bytes: u64,
+    /// The most that is kept of investigations, in bytes; notes are refused when
+    /// half of it is taken.
+    pub investigations_bytes: u64,
 }
 
 impl Default for StreamSettings {
@@ -100,6 +103,7 @@ impl Default for StreamSettings {
             term_bytes: 4 * GIB,
             chat_age: 30 * DAY,
             chat_bytes: 4 * GIB,
+            investigations_bytes: GIB,
         }
     }
 }
@@ -113,7 +117,8 @@ impl StreamSettings {
             + self.dlq_bytes
             + self.sessions_bytes
             + self.term_bytes
-            + self.chat_bytes;
+            + self.chat_bytes
+            + self.investigations_bytes;
         let room = free_bytes / 2;
         if wanted <= room {
             return self;
@@ -126,6 +131,7 @@ impl StreamSettings {
             sessions_bytes: share(self.sessions_bytes),
             term_bytes: share(self.term_bytes),
             chat_bytes: share(self.chat_bytes),
+            investigations_bytes: share(self.investigations_bytes),
             ..self
         }
     }
@@ -170,6 +176,11 @@ pub async fn init(bus: &Bus, settings: &StreamSettings) -> Result<(), BusError> 
             bucket: bucket.to_owned(),
             history: 1,
             num_replicas: settings.replicas,
+            // Anybody who may look on can have as many investigations as they like.
+            max_bytes: match bucket {
+                key::INVESTIGATIONS => bytes(settings.investigations_bytes),
+                _ => -1,
+            },
             // Without markers, those who watch would not hear of an expiry.
             limit_markers: expiring.contains(&bucket).then_some(LEASE_MARKER),
             ..kv::Config::default()
@@ -272,6 +283,13 @@ impl From<&Info> for StreamState {
 /// When the stream does not exist or the bus does not answer.
 pub async fn state(bus: &Bus, name: &'static str) -> Result<StreamState, BusError> {
     info(bus, name).await.map(|info| StreamState::from(&info))
+}
+
+/// How many bytes a stream takes, and how many it may.
+pub(crate) async fn filling(bus: &Bus, name: &'static str) -> Result<(u64, Option<u64>), BusError> {
+    let info = info(bus, name).await?;
+    let most = u64::try_from(info.config.max_bytes).ok();
+    Ok((info.state.bytes, most.filter(|most| *most > 0)))
 }
 
 /// How long the bucket of sessions keeps what is not refreshed, after a check
@@ -454,7 +472,8 @@ mod tests {
         assert_eq!(wanted.fitted_to(100 * GIB), wanted);
         let small = wanted.fitted_to(2 * GIB);
         let logs = small.events_bytes + small.topics_bytes + small.dlq_bytes + small.term_bytes;
-        assert!(logs + small.sessions_bytes + small.chat_bytes <= GIB);
+        let rest = small.sessions_bytes + small.chat_bytes + small.investigations_bytes;
+        assert!(logs + rest <= GIB);
         assert_eq!(small.topics_bytes / small.events_bytes, 2);
     }
 }

@@ -17,6 +17,9 @@ pub const MAX_ATTACHMENT_BYTES: usize = 1_024;
 pub const MAX_NOTE_ID_BYTES: usize = 64;
 /// Notes of an investigation; further ones are refused.
 pub const MAX_NOTES: usize = 1_000;
+/// Bytes of the notes of an investigation, as records are encoded; what is
+/// beyond it is refused, so that a gateway can read them all at once.
+pub const MAX_NOTES_BYTES: usize = 2 * 1024 * 1024;
 /// People who are in an investigation at once; further ones are sent away.
 pub const MAX_MEMBERS: usize = 256;
 

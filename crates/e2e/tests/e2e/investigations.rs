@@ -7,14 +7,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use signalbox_bus::server::User as BusUser;
 use signalbox_bus::{investigation, key};
-use signalbox_protocol::investigation::{
-    MAX_MEMBERS, MAX_NOTES, Member, MemberRecord, Note, NoteRecord, Standing,
-};
-use signalbox_protocol::timestamp::Timestamp;
+use signalbox_protocol::investigation::NoteRecord;
 use signalbox_testkit::{
     DEADLINE, NodeClient, Platform, Service, WsClient, eventually, orchestrator,
 };
-use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::investigation_side::{Analyst, Story, note, progress, subscribe, token_of};
@@ -310,95 +306,6 @@ async fn a_note_sent_again_is_the_same_note() {
     let kept = records.notes.iter().map(|one| &*one.record.note.content);
     let second = "what came first under the id stands";
     assert_eq!(kept.collect::<Vec<_>>(), ["once", second]);
-}
-
-fn now() -> Timestamp {
-    OffsetDateTime::now_utc().into()
-}
-
-#[tokio::test]
-async fn an_investigation_has_a_thousand_notes() {
-    let platform = Platform::start(1).await;
-    let bus = platform.bus(BusUser::Admin).await;
-    for number in 1..MAX_NOTES {
-        let id = format!("note-{number}");
-        let record = NoteRecord {
-            investigation_id: INV.to_owned(),
-            number: u32::try_from(number).unwrap(),
-            note: Note {
-                id: id.clone(),
-                author: "ada".to_owned(),
-                content: "x".repeat(1_000),
-                timestamp: now(),
-                attachments: Vec::new(),
-            },
-        };
-        let subject = key::investigation_record(key::InvestigationPart::Note, INV, &id);
-        investigation::write(&bus, subject, &record, 0)
-            .await
-            .unwrap();
-    }
-    let _orchestrator = orchestrator(&platform.nats, &[]).await;
-    let ada = token_of(&platform, "analyst", "ada");
-    let gateway = &platform.gateways[0];
-    let mut socket = WsClient::connect(&gateway.threat_url(), &[]).await;
-    socket.authenticate(&ada).await;
-    let asked = json!({"channel": "investigation_progress", "investigation_id": INV});
-    socket.subscribe(asked).await;
-    // More than fits into one message: the newest are told, and how many are not.
-    let state = socket.expect("investigation_state").await;
-    let told = state["notes"].as_array().unwrap();
-    let omitted = state["notes_omitted"].as_u64().unwrap();
-    assert_eq!(told.len() as u64 + omitted, 999);
-    assert_eq!(told.last().unwrap()["id"], "note-999");
-    let story = Story::of(&state);
-    let mut ada = Analyst { socket, story };
-    let recorded = ada.note(&note(INV, "the last")).await;
-    assert_eq!(
-        recorded["type"], "investigation_note_recorded",
-        "{recorded}"
-    );
-    let error = ada.note(&note(INV, "one too many")).await;
-    assert_eq!(error["code"], "RATE_LIMIT", "{error}");
-    assert!(error["message"].as_str().unwrap().contains("1000 notes"));
-}
-
-#[tokio::test]
-async fn a_full_investigation_turns_people_away() {
-    let platform = Platform::start(1).await;
-    let bus = platform.bus(BusUser::Admin).await;
-    for number in 0..MAX_MEMBERS {
-        let id = format!("user-{number}");
-        let record = MemberRecord {
-            investigation_id: INV.to_owned(),
-            user: Member {
-                id: id.clone(),
-                name: id.clone(),
-                role: "viewer".to_owned(),
-            },
-            standing: Standing::Joined,
-            event_id: id.clone(),
-            at: now(),
-        };
-        let subject = key::investigation_record(key::InvestigationPart::Member, INV, &id);
-        investigation::write(&bus, subject, &record, 0)
-            .await
-            .unwrap();
-    }
-    let gateway = &platform.gateways[0];
-    let known = token_of(&platform, "viewer", "user-7");
-    let known = Analyst::join(gateway, &known, INV).await;
-    assert_eq!(known.story.view.users.len(), MAX_MEMBERS);
-    let mut socket = WsClient::connect(&gateway.threat_url(), &[]).await;
-    socket
-        .authenticate(&token_of(&platform, "viewer", "ada"))
-        .await;
-    let asked = json!({"channel": "investigation_progress", "investigation_id": INV});
-    let confirmed = socket.subscribe(asked).await;
-    let error = socket.expect("error").await;
-    assert_eq!(error["code"], "RATE_LIMIT", "{error}");
-    let ended = socket.expect("unsubscription_confirmed").await;
-    assert_eq!(ended["subscription_id"], confirmed["subscription_id"]);
 }
 
 /// What was missed follows where it is asked for, and no state then.

@@ -68,6 +68,7 @@ mod ingest_faults;
 mod investigation_faults;
 mod investigation_side;
 mod investigations;
+mod investigations_full;
 mod investigator;
 mod io;
 mod keys;

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use signalbox_bus::investigation::{self, Kept};
 use signalbox_bus::key::{self, InvestigationPart};
 use signalbox_protocol::investigation::{
-    MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_NOTE_BYTES, MAX_NOTE_ID_BYTES, MAX_NOTES, Note,
-    NoteRecord,
+    MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_NOTE_BYTES, MAX_NOTE_ID_BYTES, MAX_NOTES,
+    MAX_NOTES_BYTES, Note, NoteRecord,
 };
 use signalbox_protocol::wire::investigation_reply::Outcome;
 use signalbox_protocol::wire::{AddNote, InvestigationError, InvestigationRefusal, NoteAdded};
@@ -24,6 +24,8 @@ use super::settlement::Matter;
 pub(super) struct Notes {
     /// The numbers of all notes, by id.
     known: HashMap<String, u32>,
+    /// The bytes of their records.
+    bytes: usize,
     /// Those whose event may not be stored yet, by id.
     fresh: BTreeMap<String, Kept<NoteRecord>>,
 }
@@ -36,6 +38,7 @@ impl Notes {
         fresh: &[Kept<NoteRecord>],
     ) -> Vec<Open> {
         let all = notes.iter().chain(fresh).map(|kept| &kept.record);
+        self.bytes = all.clone().map(weight).sum();
         self.known = all
             .map(|record| (record.note.id.clone(), record.number))
             .collect();
@@ -81,11 +84,7 @@ impl Keeper {
         }
         if self.notes.known.len() >= MAX_NOTES {
             let message = format!("the investigation has {MAX_NOTES} notes, the most there may be");
-            return Ok(Outcome::Refusal(refusal(
-                InvestigationError::Full,
-                "",
-                &message,
-            )));
+            return Ok(full(&message));
         }
         let record = NoteRecord {
             investigation_id: self.id.to_string(),
@@ -98,6 +97,18 @@ impl Keeper {
                 attachments: asked.attachments,
             },
         };
+        let bytes = self.notes.bytes + weight(&record);
+        if bytes > MAX_NOTES_BYTES {
+            let message = format!(
+                "the notes of the investigation take {MAX_NOTES_BYTES} bytes at most, and there \
+                 is no room for one of this size"
+            );
+            return Ok(full(&message));
+        }
+        let bus = self.shared.bus.clone();
+        if !self.insist(|| investigation::has_room(&bus)).await? {
+            return Ok(full("there is no room for further notes anywhere"));
+        }
         self.still_holds()?;
         self.note_change().await?;
         let subject = self.subject(InvestigationPart::FreshNote, &id);
@@ -107,6 +118,7 @@ impl Keeper {
         let event = announcement::of_note(&record);
         let at = record.note.timestamp;
         self.notes.known.insert(id.clone(), record.number);
+        self.notes.bytes = bytes;
         info!(investigation = %self.id, note = %id, number = record.number, "noted");
         self.notes
             .fresh
@@ -166,6 +178,15 @@ fn fault(note: &AddNote) -> Option<InvestigationRefusal> {
         return invalid("attachments", "a few strings that are not too long");
     }
     None
+}
+
+/// What a note's record takes.
+fn weight(record: &NoteRecord) -> usize {
+    serde_json::to_vec(record).map_or(MAX_NOTES_BYTES, |bytes| bytes.len())
+}
+
+fn full(message: &str) -> Outcome {
+    Outcome::Refusal(refusal(InvestigationError::Full, "", message))
 }
 
 pub(super) fn refusal(

@@ -4,10 +4,14 @@ use super::{Field, Kind, Message, SEQ};
 use crate::error_code::ErrorCode;
 use crate::investigation::{
     MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_NOTE_BYTES, MAX_NOTE_ID_BYTES, MAX_NOTES,
+    MAX_NOTES_BYTES,
 };
 
 const _: () = assert!(
-    MAX_NOTES == 1_000 && MAX_ATTACHMENTS == 16 && MAX_ATTACHMENT_BYTES == 1_024,
+    MAX_NOTES == 1_000
+        && MAX_NOTES_BYTES == 2 * 1024 * 1024
+        && MAX_ATTACHMENTS == 16
+        && MAX_ATTACHMENT_BYTES == 1_024,
     "the summaries say so"
 );
 
@@ -15,7 +19,7 @@ const INVESTIGATION: Field = Field::required("investigation_id", Kind::Id, "The 
 
 pub(super) const ADD_NOTE: Message = Message::client(
     "add_investigation_note",
-    "Notes something for everyone in an investigation, who get it as `investigation_note_added`; it is kept, and told to those who come later. Needs a subscription of this connection that names the investigation. An investigation has at most 1,000 notes.",
+    "Notes something for everyone in an investigation, who get it as `investigation_note_added`; it is kept, and told to those who come later. Needs a subscription of this connection that names the investigation. An investigation has at most 1,000 notes and 2 MiB of them.",
     &[
         INVESTIGATION,
         Field::required(
