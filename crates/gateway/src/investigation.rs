@@ -26,6 +26,7 @@ use std::time::Duration;
 use signalbox_bus::Bus;
 use signalbox_identity::Principal;
 use signalbox_protocol::investigation::Member;
+use tokio::sync::Semaphore;
 
 pub(crate) use self::found::State;
 use self::register::Register;
@@ -35,9 +36,14 @@ pub(crate) use self::register::{Attendance, Crowded};
 /// cut.
 const MAX_SHOWN_NAME_BYTES: usize = 256;
 
+/// Investigations that a gateway reads at once; each may take some megabytes.
+const READINGS: usize = 4;
+
 /// What all shards share of investigations.
 pub(crate) struct Investigations {
     bus: Bus,
+    /// Permits to read one; whoever comes next waits.
+    readings: Semaphore,
     register: Arc<Register>,
 }
 
@@ -46,6 +52,7 @@ impl Investigations {
     pub(crate) fn new(bus: Bus, gateway: &str) -> Self {
         Self {
             bus,
+            readings: Semaphore::new(READINGS),
             register: Arc::new(Register::new(gateway)),
         }
     }

@@ -38,6 +38,8 @@ impl Investigations {
         investigation_id: &str,
         until: u64,
     ) -> Result<State, BusError> {
+        // Held until everything that was read is added up; it is never closed.
+        let _turn = self.readings.acquire().await.ok();
         let records = investigation::read(self.bus(), investigation_id).await?;
         let topic = subject::investigation(investigation_id);
         // Behind the records: the events of all that are settled are up to here.
@@ -136,5 +138,45 @@ impl Investigations {
             until = after;
             width = width.saturating_mul(LOOK_BACK_GROWTH);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use signalbox_bus::Bus;
+    use signalbox_bus::connection::BusOptions;
+    use signalbox_bus::server::User;
+    use signalbox_bus::stream::{self, StreamSettings};
+    use signalbox_testkit::{DEADLINE, NatsServer};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::investigation::READINGS;
+
+    async fn bus(server: &NatsServer, user: User) -> Bus {
+        let options = BusOptions {
+            url: server.url(user),
+            wait: DEADLINE,
+        };
+        Bus::connect(&options, "test").await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn so_many_investigations_are_read_at_once() {
+        let server = NatsServer::start().await;
+        let admin = bus(&server, User::Admin).await;
+        stream::init(&admin, &StreamSettings::default())
+            .await
+            .unwrap();
+        let gateway = bus(&server, User::Gateway).await;
+        let history = History::new(gateway.clone());
+        let investigations = Investigations::new(gateway, "g1");
+        let all = u32::try_from(READINGS).unwrap();
+        let turns = investigations.readings.acquire_many(all).await.unwrap();
+        let mut state = Box::pin(investigations.state(&history, "inv-1", 0));
+        assert!(timeout(Duration::from_secs(1), &mut state).await.is_err());
+        drop(turns);
+        let state = timeout(DEADLINE, state).await.unwrap().unwrap();
+        assert!(state.notes.is_empty());
     }
 }
