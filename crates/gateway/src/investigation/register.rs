@@ -11,9 +11,10 @@ use signalbox_protocol::timestamp::Timestamp;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-/// Investigations that a user may be in at once on a gateway, which leaves room
-/// for others; a subscription to one more is refused.
-const MOST_OF_USER: usize = 16_384;
+/// Investigations that a user may be in at once on a gateway; a subscription to
+/// one more is refused. Their ids are the user's to choose, and orchestrators keep
+/// some thousands of one shard: it takes many users to fill that.
+const MOST_OF_USER: usize = 256;
 /// Pairs of user and investigation on a gateway; beyond it nobody comes in
 /// anywhere.
 const CAPACITY: usize = 65_536;
@@ -231,6 +232,23 @@ mod tests {
         assert_eq!(register.undeclared().await.len(), 1);
         register.doubt();
         assert_eq!(register.undeclared().await.len(), 1);
+    }
+
+    #[test]
+    fn a_few_users_leave_room_in_a_shard() {
+        /// What an orchestrator keeps of a shard.
+        const OF_SHARD: usize = 8_192;
+        let register = Arc::new(Register::new("g1"));
+        let mut held = Vec::new();
+        for user in 0..16 {
+            let user = Member {
+                id: format!("user-{user}"),
+                ..ada()
+            };
+            let enter = |number: usize| register.enter(&format!("inv-{number}"), user.clone());
+            held.extend((0..OF_SHARD).map_while(|number| enter(number).ok()));
+        }
+        assert!(held.len() <= OF_SHARD / 2);
     }
 
     #[test]
