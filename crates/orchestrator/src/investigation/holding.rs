@@ -1,7 +1,7 @@
 //! The holder of one shard of investigations: finds what is not complete, then
 //! hands to the keeper of each investigation what happens in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +73,10 @@ pub(super) struct Holding {
     tasks: JoinSet<(Arc<str>, Ended)>,
     /// The version of the attendance that the keepers know.
     seen: u64,
+    /// Since when it was certain who is not there, as the keepers know.
+    certain_since: Option<Instant>,
+    /// Whether there is no room for another keeper.
+    is_full: bool,
 }
 
 /// The way to a keeper.
@@ -89,6 +93,8 @@ impl Holding {
             keepers: HashMap::new(),
             tasks: JoinSet::new(),
             seen: 0,
+            certain_since: None,
+            is_full: false,
         }
     }
 
@@ -180,6 +186,8 @@ impl Holding {
 
     /// Tells the keepers that somebody may have come or gone.
     fn look(&mut self) {
+        let certain_since = self.shared.attendance.certain_since();
+        let is_same = std::mem::replace(&mut self.certain_since, certain_since) == certain_since;
         let (listed, version) = self
             .shared
             .attendance
@@ -192,17 +200,16 @@ impl Holding {
                 self.keep(id);
             }
         }
-        // Whoever is declared nowhere may have gone.
-        for kept in self.keepers.values() {
-            kept.look.notify_one();
-        }
+        wake(&self.keepers, &listed, is_same);
     }
 
     /// The keeper of an investigation; `None` where there is no room for one.
     fn keep(&mut self, id: &str) -> Option<&Kept> {
         if !self.keepers.contains_key(id) {
             if self.keepers.len() >= MOST_KEPT {
-                warn!(shard = %self.hold.part, "too many investigations at once");
+                if !std::mem::replace(&mut self.is_full, true) {
+                    warn!(shard = %self.hold.part, "too many investigations at once");
+                }
                 return None;
             }
             let id: Arc<str> = id.into();
@@ -227,6 +234,7 @@ impl Holding {
         match ended {
             Ok((id, ended)) => {
                 self.keepers.remove(&id);
+                self.is_full = false;
                 match ended {
                     Ended::Idle => {
                         // Somebody may have come in the same moment.
@@ -327,5 +335,50 @@ impl Holding {
             }
         }
         Ok(())
+    }
+}
+
+/// Has keepers look who is there: those of investigations that changed, and those
+/// of investigations that nobody is declared to be in any more. All of them, if it
+/// is not for as long certain who is not there as they know.
+fn wake(keepers: &HashMap<Arc<str>, Kept>, listed: &[(Arc<str>, bool)], is_as_certain: bool) {
+    let untouched = listed.iter().filter(|(_, is_touched)| !is_touched);
+    let quiet: HashSet<&str> = untouched.map(|(id, _)| &**id).collect();
+    for (id, kept) in keepers {
+        if !is_as_certain || !quiet.contains(&**id) {
+            kept.look.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_who_has_something_to_see_is_woken() {
+        let ids: [Arc<str>; 3] = ["changed".into(), "quiet".into(), "left".into()];
+        let keepers: HashMap<_, _> = ids
+            .iter()
+            .map(|id| {
+                let (inbox, _) = mpsc::channel(1);
+                let look = Arc::new(Notify::new());
+                (Arc::clone(id), Kept { inbox, look })
+            })
+            .collect();
+        let woken = || -> Vec<bool> {
+            let looks = ids.iter().map(|id| &keepers[id].look);
+            looks
+                .map(|look| look.notified().now_or_never().is_some())
+                .collect()
+        };
+        let listed = [(Arc::clone(&ids[0]), true), (Arc::clone(&ids[1]), false)];
+        wake(&keepers, &listed, true);
+        assert_eq!(woken(), [true, false, true]);
+        wake(&keepers, &listed, false);
+        assert_eq!(woken(), [true, true, true]);
+        assert_eq!(woken(), [false, false, false]);
     }
 }
