@@ -41,6 +41,10 @@ struct Inner {
     version: u64,
     /// Since when changes have been followed without a break; `None` during one.
     certain_since: Option<Instant>,
+    /// Whether there is a link to the bus.
+    is_linked: bool,
+    /// Since when declarations have not been followed, with or without a link.
+    absent_since: Option<Instant>,
     /// What is declared, by subject.
     declared: HashMap<String, Declared>,
     /// The gateways that live.
@@ -146,7 +150,6 @@ impl Attendance {
         self.note_link(*link.borrow_and_update());
         let mut leases = LeaseWatch::new(bus.clone());
         let mut reader = None;
-        let mut absent_since = None;
         loop {
             let Some(reading) = &mut reader else {
                 reader = self.start(&bus).await;
@@ -158,11 +161,10 @@ impl Attendance {
                     Reading::Batch(batch) => self.take_in(&batch),
                     Reading::Interrupted(cause) => {
                         debug!(%cause, "declarations not followed");
-                        absent_since.get_or_insert_with(Instant::now);
+                        self.note_absence();
                     }
                     Reading::Resumed => {
-                        let absent = absent_since.take();
-                        if absent.is_some_and(|since: Instant| since.elapsed() > LONGEST_ABSENCE) {
+                        if self.note_return() > LONGEST_ABSENCE {
                             reader = None;
                         }
                     }
@@ -194,7 +196,8 @@ impl Attendance {
         self.change(|inner| {
             inner.declared.clear();
             inner.investigations.clear();
-            inner.certain_since = inner.certain_since.map(|_| Instant::now());
+            inner.absent_since = None;
+            inner.renew();
         });
         Some(OrderedReader::new(
             bus.clone(),
@@ -234,7 +237,32 @@ impl Attendance {
                 "following who is in investigations"
             );
         }
-        self.change(|inner| inner.certain_since = link.up.then(Instant::now));
+        self.change(|inner| {
+            inner.is_linked = link.up;
+            inner.renew();
+        });
+    }
+
+    /// Declarations are followed no more, be there a link or not.
+    fn note_absence(&self) {
+        if self.inner.lock().absent_since.is_some() {
+            return;
+        }
+        self.change(|inner| {
+            inner.absent_since = Some(Instant::now());
+            inner.renew();
+        });
+    }
+
+    /// Declarations are followed again; gives how long they were not.
+    fn note_return(&self) -> Duration {
+        let mut absence = Duration::ZERO;
+        self.change(|inner| {
+            let since = inner.absent_since.take();
+            absence = since.map_or(absence, |since| since.elapsed());
+            inner.renew();
+        });
+        absence
     }
 
     fn change(&self, change: impl FnOnce(&mut Inner)) {
@@ -249,6 +277,12 @@ impl Attendance {
 }
 
 impl Inner {
+    /// Begins anew to be certain, where changes are followed.
+    fn renew(&mut self) {
+        let is_followed = self.is_linked && self.absent_since.is_none();
+        self.certain_since = is_followed.then(Instant::now);
+    }
+
     fn insert(&mut self, subject: String, revision: u64, declaration: Declaration) {
         let id: Arc<str> = declaration.investigation_id.as_str().into();
         if !self.living.contains(&declaration.gateway) {

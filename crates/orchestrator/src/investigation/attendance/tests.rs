@@ -113,3 +113,23 @@ async fn declarations_of_gateways_that_stay_away_are_removed() {
     tokio::time::advance(age).await;
     assert!(attendance.buried(shard, age).is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_certain_to_be_gone_while_declarations_are_not_followed() {
+    let attendance = Attendance::new();
+    let link = |generation| Link {
+        up: true,
+        generation,
+    };
+    attendance.note_link(link(1));
+    assert!(attendance.certain_since().is_some());
+    // The server that has the declarations is gone, another has the link.
+    attendance.note_absence();
+    assert_eq!(attendance.certain_since(), None);
+    attendance.note_link(link(2));
+    assert_eq!(attendance.certain_since(), None);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    attendance.note_absence();
+    assert_eq!(attendance.note_return(), Duration::from_secs(5));
+    assert_eq!(attendance.certain_since(), Some(Instant::now()));
+}
