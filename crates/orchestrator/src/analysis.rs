@@ -36,11 +36,19 @@ impl Schema {
     /// # Errors
     /// Says what is wrong with it.
     pub fn compile(source: Value) -> Result<Self, String> {
-        if source.get("type").and_then(Value::as_str) != Some("object") {
-            return Err("expected a JSON schema with \"type\": \"object\"".to_owned());
-        }
-        let validator =
-            jsonschema::validator_for(&source).map_err(|error| shortened(&error.to_string()))?;
+        let validator = validator(&source)?;
+        Ok(Self { source, validator })
+    }
+
+    /// Compiles a schema in whose place another is `checked`: one that takes all
+    /// that it takes, and not more effort.
+    ///
+    /// # Errors
+    /// Says what is wrong with either.
+    pub(crate) fn compile_as(source: Value, checked: &Value) -> Result<Self, String> {
+        let valid = jsonschema::meta::options().validate(&source);
+        valid.map_err(|error| shortened(&error.to_string()))?;
+        let validator = validator(checked)?;
         Ok(Self { source, validator })
     }
 
@@ -67,6 +75,13 @@ impl Schema {
             })
             .collect()
     }
+}
+
+fn validator(schema: &Value) -> Result<jsonschema::Validator, String> {
+    if schema.get("type").and_then(Value::as_str) != Some("object") {
+        return Err("expected a JSON schema with \"type\": \"object\"".to_owned());
+    }
+    jsonschema::validator_for(schema).map_err(|error| shortened(&error.to_string()))
 }
 
 impl fmt::Debug for Schema {

@@ -10,9 +10,8 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::config::ServerConfig;
-use super::schema::check;
+use super::schema::compile;
 use super::wire;
-use crate::analysis::Schema;
 use crate::tools::{Runner, Tool, contain_text};
 
 /// The most tools of one server; more are left out.
@@ -125,8 +124,7 @@ fn tool(
             "its schema is longer than {MAX_SCHEMA_BYTES} bytes"
         ));
     }
-    check(schema)?;
-    let schema = Schema::compile(schema.clone())?;
+    let schema = compile(schema)?;
     let text = |key: &str| entry.get(key).and_then(Value::as_str);
     let description = text("description")
         .or_else(|| text("title"))

@@ -1,13 +1,15 @@
-//! Whether a schema that a stranger wrote may be compiled and used: a validator
-//! follows references as they stand, and one that leads back to where it began
-//! without going into the value would never end. What ends after too long is
-//! found when there is a value to check: [`weight`].
+//! Schemas that a stranger wrote, and whether they may be compiled and used: a
+//! validator follows references as they stand, and one that leads back to where
+//! it began without going into the value would never end. What ends after too
+//! long is found when there is a value to check: [`weight`].
+
+mod patterns;
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::analysis::weight;
+use crate::analysis::{Schema, weight};
 
 /// Keywords whose schemas are applied to the same value.
 const IN_PLACE: [&str; 9] = [
@@ -27,11 +29,19 @@ const IDS: [&str; 2] = ["$id", "id"];
 /// requests that offer the tool.
 const NOT_AT_TOP: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 
-/// Checks a schema.
+/// Compiles a schema; its patterns are for models only.
 ///
 /// # Errors
 /// Says why it is not to be used.
-pub(super) fn check(schema: &Value) -> Result<(), String> {
+pub(super) fn compile(schema: &Value) -> Result<Schema, String> {
+    check(schema)?;
+    match patterns::without(schema) {
+        None => Schema::compile(schema.clone()),
+        Some(checked) => Schema::compile_as(schema.clone(), &checked),
+    }
+}
+
+fn check(schema: &Value) -> Result<(), String> {
     let refused = |key: &&&str| schema.get(**key).is_some();
     if let Some(key) = NOT_AT_TOP.iter().find(refused) {
         return Err(format!("its schema has {key} at the top"));
@@ -61,20 +71,8 @@ impl<'a> Walk<'a> {
                     self.ends(value)?;
                 }
                 for (key, inner) in fields {
-                    let names = !names
-                        && matches!(
-                            key.as_str(),
-                            "properties"
-                                | "patternProperties"
-                                | "$defs"
-                                | "definitions"
-                                | "dependentSchemas"
-                                | "dependencies"
-                        );
-                    let literal =
-                        !names && matches!(key.as_str(), "enum" | "const" | "default" | "examples");
-                    if !literal {
-                        self.everywhere(inner, names)?;
+                    if names || !is_literal(key) {
+                        self.everywhere(inner, !names && holds_names(key))?;
                     }
                 }
                 Ok(())
@@ -147,12 +145,29 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Whether a keyword's value is an object of names and their schemas.
+fn holds_names(keyword: &str) -> bool {
+    matches!(
+        keyword,
+        "properties"
+            | "patternProperties"
+            | "$defs"
+            | "definitions"
+            | "dependentSchemas"
+            | "dependencies"
+    )
+}
+
+/// Whether a keyword's value is no schema, whatever it looks like.
+fn is_literal(keyword: &str) -> bool {
+    matches!(keyword, "enum" | "const" | "default" | "examples")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::analysis::Schema;
 
     #[test]
     fn schemas_that_end_are_fine() {
