@@ -6,12 +6,15 @@
 use serde_json::{Map, Value};
 
 /// The most steps of a check: schemas that are applied, their keywords and what
-/// these list. Each may come to be a problem, which is kept.
+/// these list, and texts that are read. Each may come to be a problem, which is
+/// kept.
 const MAX_STEPS: usize = 100_000;
 /// How many schemas may be applied within each other: each takes of the stack.
 const MAX_NESTED: usize = 256;
 /// How much of a reference is followed in a step, in bytes.
 const REFERENCE_BYTES: usize = 64;
+/// How much of a text is read in a step, in bytes.
+const TEXT_BYTES: usize = 256;
 
 /// A check that takes too much.
 #[derive(Debug)]
@@ -46,17 +49,20 @@ impl<'a> Weight<'a> {
     }
 
     fn apply(&mut self, schema: &'a Value, value: &Value) -> Result<(), TooMuch> {
+        self.take(1 + read(value))?;
         let Some(fields) = schema.as_object() else {
-            return self.take(1 + listed(schema));
+            return self.take(listed(schema));
         };
         self.nested += 1;
         if self.nested > MAX_NESTED {
             return Err(TooMuch);
         }
-        self.take(1)?;
         for (key, inner) in fields {
-            if !matches!(key.as_str(), "$defs" | "definitions") {
-                self.take(listed(inner))?;
+            match (key.as_str(), inner) {
+                ("$defs" | "definitions", _) => {}
+                // Each item is compared as a whole.
+                ("uniqueItems", Value::Bool(true)) => self.take(size(value))?,
+                _ => self.take(listed(inner))?,
             }
         }
         let parts = listed_once(value);
@@ -135,8 +141,9 @@ impl<'a> Weight<'a> {
             }
         }
         if let Some(schema) = fields.get("propertyNames") {
-            // A name is a text, which has no parts.
-            self.apply_to_all(schema, values.values().map(|_| &Value::Null))?;
+            for name in values.keys() {
+                self.apply(schema, &Value::from(name.as_str()))?;
+            }
         }
         Ok(())
     }
@@ -195,6 +202,27 @@ fn listed_once(value: &Value) -> usize {
     }
 }
 
+/// The steps of reading a text, in whatever way.
+const fn read(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() / TEXT_BYTES,
+        _ => 0,
+    }
+}
+
+/// The steps of reading a value with all its parts, and their names.
+fn size(value: &Value) -> usize {
+    let parts: usize = match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, part)| name.len() / TEXT_BYTES + size(part))
+            .sum(),
+        Value::Array(items) => items.iter().map(size).sum(),
+        _ => 0,
+    };
+    1 + read(value) + parts
+}
+
 /// What a reference within a schema stands for.
 pub(crate) fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     let pointer = reference.strip_prefix('#')?;
@@ -240,7 +268,19 @@ mod tests {
         let unevaluated = |next| json!({"unevaluatedProperties": false, "anyOf": [next]});
         let doubled = |next| json!({"allOf": [next, next]});
         let item = json!({"items": again, "contains": again});
+        let text = "x".repeat(60_000);
+        let email = json!({"format": "email"});
+        let unique = json!({"uniqueItems": true});
+        let numbers = Value::from_iter(0..10_000);
         for (schema, value) in [
+            // Few steps, each of which reads much.
+            (chain(10, doubled, email.clone()), json!({"x": text})),
+            (
+                chain(10, doubled, json!({"propertyNames": email})),
+                json!({"x": {text: 1}}),
+            ),
+            (chain(5, doubled, unique.clone()), json!({"x": numbers})),
+            (chain(5, doubled, unique), json!({"x": [numbers]})),
             (
                 chain(17, doubled, json!({"type": "string"})),
                 json!({"x": 1}),
@@ -279,12 +319,16 @@ mod tests {
             json!({"field": "a"}),
             |inner, _| json!({"all": [inner, inner]}),
         );
-        let numbers =
-            json!({"type": "object", "properties": {"x": {"items": {"type": "integer"}}}});
+        let x = |schema| json!({"type": "object", "properties": {"x": schema}});
+        let numbers = x(json!({"items": {"type": "integer"}, "uniqueItems": true}));
+        let others = (0..100).map(|number| json!({"const": number}));
+        let text =
+            x(json!({"anyOf": others.chain([json!({"maxLength": 70_000})]).collect::<Value>()}));
         for (schema, value) in [
             (tree, trees),
             (filter, filters),
-            (numbers, Value::from(vec![1; 30_000])),
+            (numbers, Value::from_iter(0..30_000)),
+            (text, Value::from("x".repeat(60_000))),
         ] {
             assert_eq!(problems(schema, &json!({"x": value})), Vec::<String>::new());
         }
