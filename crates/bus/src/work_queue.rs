@@ -93,10 +93,6 @@ impl Receipt {
 }
 
 /// What the queue has to tell.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once per event; a box would cost more"
-)]
 pub enum Taken {
     /// The next event.
     Work(Work),

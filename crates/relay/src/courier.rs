@@ -61,10 +61,6 @@ impl Parcel {
 }
 
 /// Why an agent is told something.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved through one channel; a box would cost more"
-)]
 pub(crate) enum Purpose {
     /// A command is to run.
     Execute(String),

@@ -40,10 +40,6 @@ const TIPS_PAST_END: Duration = Duration::from_secs(30);
 /// The pause before a log that could not be read is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What is to be written.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "output is what there is most of; a box would cost more"
-)]
 pub(crate) enum Entry {
     /// Whatever the log lacks of this.
     State(Box<Command>),
@@ -77,7 +73,6 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     /// Hands on what is to be written; gives it back when there is no room.
-    #[expect(clippy::result_large_err, reason = "it is what was given")]
     pub(crate) fn write(&self, entry: Entry) -> Result<(), Entry> {
         self.entries
             .try_send(entry)

@@ -77,10 +77,6 @@ pub(crate) enum Ended {
 }
 
 /// What a worker has to see to next.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once per event; a box would cost more"
-)]
 enum Turn {
     Stop,
     Settle(Done),
