@@ -8,11 +8,12 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull, push};
 use async_nats::{HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use signalbox_protocol::cursor::Epoch;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
@@ -50,7 +51,7 @@ pub enum Reading {
     Batch(Vec<Delivery>),
     /// The stream was made anew, or has lost its tail: positions in the former one
     /// mean nothing. Reading goes on from its beginning, unless
-    /// [`skip_to`](OrderedReader::skip_to) says from where else.
+    /// [`skip_handed_on`](OrderedReader::skip_handed_on) is called.
     Recreated(StreamState),
     /// The bus is out of reach or refuses; reading goes on when it is back.
     Interrupted(String),
@@ -65,6 +66,11 @@ pub struct OrderedReader {
     epoch: Epoch,
     /// The last stream sequence handed on.
     position: u64,
+    /// When the server stored that message, in nanoseconds of Unix time; 0 while
+    /// nothing was handed on.
+    stored: u64,
+    /// The last sequence of what was handed on before the stream was another.
+    handed_on: u64,
     /// Messages that the server had for this reader behind its last delivery.
     lag: u64,
     consumer: Option<Consumer>,
@@ -86,8 +92,8 @@ struct Consumer {
 
 /// What one message from the server means.
 enum Heard {
-    /// A message, and how many the server has behind it.
-    Delivery(Delivery, u64),
+    /// A message, how many the server has behind it, and when it was stored.
+    Delivery(Delivery, u64, u64),
     Nothing,
     OutOfTurn,
 }
@@ -109,6 +115,8 @@ impl OrderedReader {
             stream,
             epoch,
             position,
+            stored: 0,
+            handed_on: position,
             lag: 0,
             consumer: None,
             pending: Vec::new(),
@@ -130,10 +138,11 @@ impl OrderedReader {
         self.position
     }
 
-    /// Goes on behind `position`, which must not be beyond the stream's end; for
-    /// whoever has just been told that the stream is another.
-    pub const fn skip_to(&mut self, position: u64) {
-        self.position = position;
+    /// Leaves out what was handed on before the stream was another: all that is
+    /// left of one that lost its tail, but for what was stored since. For whoever
+    /// has just been told so.
+    pub const fn skip_handed_on(&mut self) {
+        self.position = self.handed_on;
     }
 
     /// How many consumers were started. It changes with every interruption,
@@ -192,8 +201,9 @@ impl OrderedReader {
         while let (Some(message), Some(consumer)) = (next.take(), &mut self.consumer) {
             match consumer.hear(&self.bus, message).await {
                 Heard::Nothing => {}
-                Heard::Delivery(delivery, behind) => {
+                Heard::Delivery(delivery, behind, stored) => {
                     self.lag = behind;
+                    self.stored = stored;
                     // A fresh consumer may begin with what was handed on.
                     if delivery.sequence > self.position {
                         self.position = delivery.sequence;
@@ -256,8 +266,14 @@ impl OrderedReader {
         if state.epoch != self.epoch || state.last < self.position {
             let lost_tail = state.epoch == self.epoch;
             warn!(stream = self.stream, lost_tail, "stream is another");
+            let beginning = state.first.saturating_sub(1);
+            self.handed_on = match lost_tail {
+                true => self.last_handed_on(&state).await?,
+                false => beginning,
+            };
             self.epoch = state.epoch;
-            self.position = state.first.saturating_sub(1);
+            self.position = beginning;
+            self.stored = 0;
             return Ok(Some(state));
         }
         let inbox = self.bus.client().new_inbox();
@@ -303,6 +319,40 @@ impl OrderedReader {
         Ok(None)
     }
 
+    /// The last message that a stream without its tail still has of those that were
+    /// handed on: others may have been stored since, under the numbers of what was
+    /// lost. The server finds it by time, which its clock must not have set back.
+    async fn last_handed_on(&self, state: &StreamState) -> Result<u64, BusError> {
+        if self.stored == 0 {
+            return Ok(state.last);
+        }
+        let stored = i128::from(self.stored) + 1;
+        let start_time = OffsetDateTime::from_unix_timestamp_nanos(stored)
+            .map_err(|error| BusError::api("read the time of a message", error))?;
+        let inbox = self.bus.client().new_inbox();
+        // Nothing is ever asked of it: where it would begin is the answer.
+        let config = pull::Config {
+            name: inbox.rsplit('.').next().map(str::to_owned),
+            deliver_policy: DeliverPolicy::ByStartTime { start_time },
+            ack_policy: AckPolicy::None,
+            num_replicas: 1,
+            memory_storage: true,
+            inactive_threshold: INACTIVE,
+            ..pull::Config::default()
+        };
+        let subject = format!("$JS.API.CONSUMER.CREATE.{}.", self.stream);
+        let create = self
+            .bus
+            .jetstream()
+            .create_consumer_on_stream(config, self.stream);
+        let consumer = self
+            .bus
+            .unless_refused(&subject, create)
+            .await?
+            .map_err(|error| BusError::api(format!("look into {}", self.stream), error))?;
+        Ok(consumer.cached_info().delivered.stream_sequence)
+    }
+
     fn interrupt(&mut self, cause: &str) -> Reading {
         self.interrupted = true;
         Reading::Interrupted(cause.to_owned())
@@ -321,6 +371,7 @@ impl Consumer {
         let Positions {
             sequence,
             delivered,
+            stored,
             behind,
         } = positions;
         if delivered != self.delivered + 1 {
@@ -333,7 +384,7 @@ impl Consumer {
             headers: message.headers,
             payload: message.payload,
         };
-        Heard::Delivery(delivery, behind)
+        Heard::Delivery(delivery, behind, stored)
     }
 
     /// Answers flow control, and compares a heartbeat's count with ours.
@@ -372,6 +423,8 @@ struct Positions {
     sequence: u64,
     /// The number of the delivery.
     delivered: u64,
+    /// When it was stored, in nanoseconds of Unix time.
+    stored: u64,
     /// How many messages it has behind this one.
     behind: u64,
 }
@@ -385,6 +438,7 @@ fn positions(reply: &str) -> Option<Positions> {
     Some(Positions {
         sequence: number(at)?,
         delivered: number(at + 1)?,
+        stored: number(at + 2)?,
         behind: number(at + 3).unwrap_or(0),
     })
 }
@@ -398,6 +452,7 @@ mod tests {
         let expected = Some(Positions {
             sequence: 42,
             delivered: 7,
+            stored: 1_700_000_000_000_000_000,
             behind: 5,
         });
         assert_eq!(

@@ -91,7 +91,6 @@ pub(crate) async fn run(
     // The life of the reader up to which revocations are known to be applied.
     let mut settled = 0;
     let mut known = HashSet::new();
-    let mut epoch = reader.epoch();
     loop {
         let reading = tokio::select! {
             () = shutdown.wait() => return,
@@ -126,12 +125,8 @@ pub(crate) async fn run(
                 }
             }
             Reading::Recreated(state) => {
-                // What a stream that lost its tail still has was handed on before.
-                if state.epoch == epoch {
-                    reader.skip_to(state.last);
-                }
-                epoch = state.epoch;
-                warn!(%epoch, position = reader.position(), "the event stream is another");
+                reader.skip_handed_on();
+                warn!(epoch = %state.epoch, position = reader.position(), "the event stream is another");
                 News::Restart {
                     epoch: state.epoch,
                     position: reader.position(),

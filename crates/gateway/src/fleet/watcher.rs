@@ -300,10 +300,7 @@ impl Watcher {
                         }
                         Reading::Recreated(state) => {
                             warn!("the stream of logs is another");
-                            // What one that lost its tail has was shown before.
-                            if state.epoch == watch.epoch {
-                                reader.skip_to(state.last);
-                            }
+                            reader.skip_handed_on();
                             watch.epoch = state.epoch;
                             watch.position = reader.position();
                             watch.transcript = Transcript::new(state.epoch);
